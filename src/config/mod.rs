@@ -1,0 +1,270 @@
+//! The checked configuration: what every other module may rely on.
+//!
+//! [`Config`] is built whole by [`load`] (from a TOML file) or [`from_env`] (from `DATABASE_URL`)
+//! and never changes afterwards: a reload makes a new one. Durations and sizes are already in
+//! their types, secrets already resolved, every name that refers to another section already found.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Everything that a running proxy was told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub listen: Listen,
+    pub http: Option<Http>,
+    pub log: Log,
+    /// Defaults for every pool; a database may override them.
+    pub pool: PoolSettings,
+    /// By cluster name.
+    pub clusters: BTreeMap<String, Arc<ClusterConfig>>,
+    /// By the name that clients connect to. The key `*` serves every name without an entry of its own.
+    pub databases: BTreeMap<String, Arc<DatabaseConfig>>,
+    /// By user name.
+    pub users: BTreeMap<String, Arc<UserConfig>>,
+    /// In the order of the file: the first match wins.
+    pub tenants: Vec<Arc<TenantConfig>>,
+    /// What holds for a client that no tenant matches.
+    pub default_tier: Arc<Tier>,
+    /// How long running transactions may go on after SIGTERM.
+    pub shutdown_timeout: Duration,
+    /// Runtime threads.
+    pub workers: usize,
+}
+
+/// The client-facing side.
+#[derive(Debug, Clone)]
+pub struct Listen {
+    pub addresses: Vec<SocketAddr>,
+    /// A directory in which `.s.PGSQL.<port>` is made; the port is that of the first address.
+    pub unix_socket_dir: Option<PathBuf>,
+    pub tls: Option<ListenTls>,
+    /// Ceiling on authenticated and unauthenticated client connections together.
+    pub max_clients: usize,
+    /// Ceiling on connections that have not finished authentication.
+    pub max_unauthenticated: usize,
+    /// From accept to the end of authentication.
+    pub startup_timeout: Duration,
+    /// Largest startup packet, in bytes (PostgreSQL's own limit is 10,000).
+    pub max_startup_packet: usize,
+    pub tcp_keepalive: Duration,
+}
+
+/// TLS offered to clients.
+#[derive(Debug, Clone)]
+pub struct ListenTls {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    /// Certificates are asked of clients and checked against these authorities.
+    pub client_ca: Option<PathBuf>,
+    /// Refuse clients that do not use TLS (Unix sockets excepted).
+    pub required: bool,
+}
+
+/// Metrics and health.
+#[derive(Debug, Clone)]
+pub struct Http {
+    pub address: SocketAddr,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// A `tracing` filter such as `info` or `pgweir=debug`.
+    pub level: String,
+    pub format: LogFormat,
+    /// Log the text of statements (they may hold personal data).
+    pub statements: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    Text,
+    Json,
+}
+
+/// When a server connection goes back to its pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PoolMode {
+    Transaction,
+    Session,
+    Statement,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct PoolSettings {
+    pub mode: PoolMode,
+    /// Server connections per (database, user, host).
+    pub size: usize,
+    /// Connections kept open even when idle.
+    pub min_idle: usize,
+    /// How long a client may wait for a server connection.
+    pub queue_timeout: Duration,
+    /// An unused server connection above `min_idle` is closed after this.
+    pub idle_timeout: Duration,
+    /// A server connection is not reused after this age (spread by up to 10 %).
+    pub max_lifetime: Duration,
+    /// A connection that has been idle for longer is checked with a round trip before use.
+    pub check_after: Duration,
+    pub connect_timeout: Duration,
+    /// Bytes of statement text kept prepared on one server connection.
+    pub prepared_cache: usize,
+}
+
+/// One primary and its replicas.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClusterConfig {
+    pub name: String,
+    pub primary: HostConfig,
+    pub replicas: Vec<HostConfig>,
+    pub consistency: Consistency,
+    /// How often the hosts are asked for their WAL positions while reads come.
+    pub poll_interval: Duration,
+    /// A replica that lags by more takes no reads.
+    pub max_staleness: Option<Duration>,
+    /// The login of the monitor and of the catalog reader; else the users' own.
+    pub monitor: Option<MonitorConfig>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct MonitorConfig {
+    pub user: String,
+    pub password: Option<Secret>,
+    pub database: String,
+}
+
+/// Which writes a read has to see (design: freshness).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Consistency {
+    Session,
+    Tenant,
+    Eventual,
+}
+
+/// Where a PostgreSQL server is and how to reach it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct HostConfig {
+    /// A short name for metrics and logs: `host:port` unless the file names it.
+    pub name: String,
+    pub address: HostAddress,
+    pub tls: ServerTls,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum HostAddress {
+    Tcp {
+        host: String,
+        port: u16,
+    },
+    /// The socket file itself.
+    Unix(PathBuf),
+}
+
+/// libpq's `sslmode` and its files (PostgreSQL, "SSL Support").
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ServerTls {
+    pub mode: SslMode,
+    pub root_cert: Option<PathBuf>,
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SslMode {
+    Disable,
+    Allow,
+    Prefer,
+    Require,
+    VerifyCa,
+    VerifyFull,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct DatabaseConfig {
+    /// The name that clients use.
+    pub name: String,
+    pub cluster: String,
+    /// The name on the server; that of the client when `None`.
+    pub server_name: Option<String>,
+    /// `Config::pool` with this database's overrides.
+    pub pool: PoolSettings,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct UserConfig {
+    pub name: String,
+    pub auth: UserAuth,
+    /// The user of the server connections; the same name when `None`.
+    pub server_user: Option<String>,
+    /// For the server connections; the password in `auth` when `None`.
+    pub server_password: Option<Secret>,
+    /// Empty: all databases.
+    pub databases: Vec<String>,
+    pub max_clients: Option<usize>,
+}
+
+/// How a client proves that it is this user.
+#[derive(Debug, Clone, PartialEq)]
+pub enum UserAuth {
+    /// SCRAM-SHA-256 (or -PLUS) against a password that is known in plain.
+    Password(Secret),
+    /// SCRAM against a stored `SCRAM-SHA-256$…` verifier.
+    Scram(Secret),
+    /// PostgreSQL's md5 challenge, with a plain password or a stored `md5…` hash.
+    Md5(Secret),
+    /// A client certificate whose common name is the user's.
+    Certificate,
+    /// No proof asked.
+    Trust,
+}
+
+/// A string that is never shown: `Debug` and `Display` hide it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+
+    /// The value itself, for the one place that needs it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+/// Limits that a tenant is held to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tier {
+    pub name: String,
+    /// `None`: no ceiling.
+    pub statement_timeout: Option<Duration>,
+    pub max_clients: Option<usize>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct TenantConfig {
+    pub name: String,
+    pub matches: TenantMatch,
+    /// The tier with the tenant's overrides already applied.
+    pub limits: Arc<Tier>,
+}
+
+/// All the conditions that are present must hold; at least one is present.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct TenantMatch {
+    pub user: Option<String>,
+    pub database: Option<String>,
+    /// The value of the startup option `pgweir.tenant`.
+    pub option: Option<String>,
+}

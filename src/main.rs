@@ -1,0 +1,3 @@
+//! The `pgweir` command.
+
+fn main() {}

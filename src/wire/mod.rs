@@ -1,0 +1,4 @@
+//! Frames over bytes, borrowed views of messages, and the messages that we author ourselves.
+//! No I/O and no state here (PostgreSQL, "Frontend/Backend Protocol").
+
+pub mod error;
