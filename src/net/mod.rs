@@ -1,1 +1,3 @@
-//! net
+//! Streams to clients and servers, and their buffers.
+
+pub mod buffer;

@@ -1,1 +1,20 @@
-//! pool
+//! Server connections that many sessions share: one [`Pool`] per database, user and host.
+//!
+//! A [`Lease`] is the right to one connection. Dropping it closes the connection; handing it back is
+//! an explicit call. Waiters are served first in, first out.
+
+mod conn;
+mod fence;
+mod lease;
+mod pool;
+mod prepared;
+mod probe;
+mod settings;
+
+pub use conn::{Conn, Settings};
+pub use fence::{CancelTarget, Fence, FenceGuard};
+pub use lease::Lease;
+pub use pool::{AcquireError, Pool, PoolCensus, PoolKey, Waiting};
+pub use prepared::{Prepared, Statement, Statements, server_name};
+pub use probe::{Held, Holdings, probe};
+pub use settings::difference;

@@ -1,1 +1,284 @@
-//! session
+//! A session: one client from its greeting to its end, and the server connections that it is lent.
+//!
+//! One task owns the client's socket and, while it holds a lease, the server's. It gathers a batch
+//! ([`intake`]), has it routed and leased ([`leasing`]), sends it on, relays both ways ([`relay`],
+//! [`replies`]) until the [`ledger`] is settled, and hands the lease back.
+
+mod batch;
+mod deadline;
+mod intake;
+mod leasing;
+pub mod ledger;
+mod refusal;
+mod relay;
+mod replies;
+mod request;
+mod slot;
+mod state;
+mod statements;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+
+pub use deadline::enforce_ceilings;
+pub use slot::{Activity, Registry, Signal, Slot};
+
+use crate::cluster::{Greeting, Group, Moment, Place};
+use crate::config::{Consistency, PoolMode};
+use crate::metrics::{Metrics, PoolMetrics, TenantMetrics};
+use crate::net::buffer::{ReadBuffer, WriteBuffer};
+use crate::net::stream::Stream;
+use crate::pool::Lease;
+use crate::router::RouteReason;
+use crate::sql::{Catalog, Class, Classifier, Effects, Reason, Verdict};
+use crate::tenant::Tenant;
+use crate::wire::author;
+use crate::wire::error::PgError;
+use intake::Intake;
+use ledger::Ledger;
+use state::State;
+use statements::{Change, Names, Unnamed};
+
+/// What all sessions of the process share.
+pub struct Shared {
+    pub classifier: Classifier,
+    pub registry: Registry,
+    pub metrics: Arc<Metrics>,
+    /// Log the text of statements.
+    pub log_statements: bool,
+    routes: Vec<(RouteReason, [prometheus::IntCounter; 2])>,
+}
+
+impl Shared {
+    /// `cache` is the size of the classifier's cache in bytes.
+    pub fn new(metrics: Arc<Metrics>, cache: usize, log_statements: bool) -> Self {
+        let counters =
+            |reason: RouteReason| ["primary", "replica"].map(|target| metrics.route_counter(target, reason.label()));
+        let routes = RouteReason::all().map(|reason| (reason, counters(reason))).collect();
+        Self { classifier: Classifier::new(cache), registry: Registry::default(), metrics, log_statements, routes }
+    }
+}
+
+/// Everything that a client brought from its handshake, and what the configuration says of it.
+pub struct Arrival {
+    pub stream: Stream,
+    /// Bytes that came behind the handshake.
+    pub unread: BytesMut,
+    /// Messages of the handshake that are not written yet (`AuthenticationOk` is the last).
+    pub out: BytesMut,
+    pub user: Arc<str>,
+    pub database: Arc<str>,
+    pub protocol_minor: u16,
+    /// Settings of the startup packet, the tenant's ceilings included.
+    pub settings: crate::pool::Settings,
+    pub tenant: Tenant,
+    pub mode: PoolMode,
+    pub consistency: Consistency,
+}
+
+/// See the module's page.
+pub struct Session {
+    client: Stream,
+    inbound: ReadBuffer,
+    outbound: WriteBuffer,
+    shared: Arc<Shared>,
+    group: Arc<Group>,
+    slot: Arc<Slot>,
+    tenant: Tenant,
+    mode: PoolMode,
+    consistency: Consistency,
+    metrics: PoolMetrics,
+    tenant_metrics: TenantMetrics,
+    catalog: Arc<Catalog>,
+    intake: Intake,
+    ledger: Ledger<Change>,
+    lease: Option<Leased>,
+    names: Names,
+    unnamed: Unnamed,
+    state: State,
+    /// Of what was sent since the server was last known to be idle.
+    effects: Effects,
+    /// When this session's last write was answered.
+    last_write: Moment,
+    /// The client has closed its side.
+    client_gone: bool,
+}
+
+/// A lease, and what is known of its use.
+struct Leased {
+    lease: Lease,
+    place: Place,
+    /// Bytes of statement text that the connection may keep prepared.
+    prepared_limit: usize,
+    /// Bytes of the server's current frame that are still to come.
+    passing: usize,
+    /// That frame is not for the client.
+    swallowing: bool,
+    /// The connection's unnamed statement is this session's.
+    has_unnamed: bool,
+    /// Something that may have changed the schema was sent.
+    schema_changed: bool,
+    /// Something that may have written was sent.
+    writes: bool,
+    /// Nothing of an answer has reached the client.
+    untouched: bool,
+    /// The client's bytes are still held, and running them again elsewhere changes nothing.
+    repeatable: bool,
+    /// Why the batch has to be run again.
+    again: Option<Again>,
+    /// When the batch was sent on.
+    since: Instant,
+}
+
+/// Where a batch is run again whose error the client has not seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Again {
+    /// A replica could not run it.
+    OnPrimary,
+    /// A statement has to be prepared again.
+    Prepared,
+}
+
+impl Session {
+    /// Greets the client and serves it until it leaves. What ends a session early has been said to the
+    /// client; the reason is returned for the log.
+    pub async fn serve(shared: Arc<Shared>, group: Arc<Group>, arrival: Arrival) -> Result<(), PgError> {
+        let Arrival { mut stream, mut out, .. } = arrival;
+        let greeting = match group.greeting(&arrival.settings).await {
+            Ok(greeting) => greeting,
+            Err(error) => {
+                let error = leasing::not_greeted(error, &group);
+                error.encode(&mut out);
+                relay::farewell(&mut stream, out).await;
+                return Err(error);
+            }
+        };
+        let labels = [arrival.user.clone(), arrival.database.clone(), arrival.tenant.name.clone()];
+        let ceiling = arrival.tenant.limits.statement_timeout;
+        let slot = shared.registry.register(labels, arrival.protocol_minor, ceiling);
+        let registered = Registered { shared: shared.clone(), slot: slot.clone() };
+        greet(&mut out, &greeting, &slot);
+        let mut session = Self {
+            client: stream,
+            inbound: ReadBuffer::default(),
+            outbound: WriteBuffer::default(),
+            metrics: shared.metrics.pool(&arrival.database, &arrival.user),
+            tenant_metrics: shared.metrics.tenant(&arrival.tenant.name),
+            catalog: group.catalog(),
+            group,
+            slot,
+            tenant: arrival.tenant,
+            mode: arrival.mode,
+            consistency: arrival.consistency,
+            intake: Intake::default(),
+            ledger: Ledger::default(),
+            lease: None,
+            names: Names::default(),
+            unnamed: Unnamed::default(),
+            state: State::new(&greeting, ceiling),
+            effects: Effects::NONE,
+            last_write: Moment::NEVER,
+            client_gone: false,
+            shared,
+        };
+        session.outbound.push(&out);
+        session.inbound.preload(&arrival.unread);
+        drop((out, arrival.unread, greeting, arrival.settings));
+        let outcome = session.run().await;
+        drop(registered);
+        outcome
+    }
+
+    fn classify(&mut self, text: &[u8]) -> Verdict {
+        if self.shared.log_statements {
+            tracing::info!(pid = self.slot.pid, statement = %String::from_utf8_lossy(text), "statement");
+        }
+        self.shared.classifier.classify(text, &self.catalog, Some(self.state.search_path()))
+    }
+
+    /// The lease stays with the session while nothing is going on.
+    fn keeps_lease(&self) -> bool {
+        self.mode == PoolMode::Session || self.state.held.is_some()
+    }
+
+    /// Enters into the books what a statement may do; says no to what would do the wrong thing.
+    fn note(&mut self, leased: &mut Leased, verdict: Verdict, text: &[u8]) -> Result<(), PgError> {
+        if leased.place == Place::Primary {
+            leased.writes |= verdict.class == Class::Primary;
+        } else if matches!(verdict.reason, Reason::AdvisoryLock | Reason::ServerControl) {
+            return Err(refusal::not_on_a_replica(verdict.reason.describe()));
+        }
+        if self.mode == PoolMode::Statement && verdict.tx != crate::sql::TxControl::None {
+            return Err(refusal::no_transactions());
+        }
+        self.effects |= verdict.effects;
+        leased.schema_changed |= verdict.effects.contains(Effects::DDL);
+        if batch::needs_probe(verdict.effects) {
+            self.state.note(text, verdict.effects);
+            if state::drops_statements(text) {
+                self.names.clear();
+                leased.lease.prepared.clear();
+                leased.has_unnamed = false;
+                self.unnamed = Unnamed::None;
+            }
+        }
+        Ok(())
+    }
+
+    /// The same for a message that is too long to be looked at.
+    fn note_unseen(&mut self, leased: &mut Leased) {
+        self.effects |= Effects::STATE | Effects::DDL;
+        (leased.writes, leased.schema_changed) = (true, true);
+    }
+
+    fn begin_statement(&mut self, leased: &mut Leased) {
+        if self.ledger.is_empty() {
+            leased.since = Instant::now();
+            self.slot.statement_starts(leased.since);
+        }
+    }
+
+    fn tenant_timed_out(&self) {
+        self.tenant_metrics.timeouts.inc();
+    }
+
+    fn ceiling_error(&self) -> PgError {
+        let ceiling = self.tenant.limits.statement_timeout.unwrap_or(Duration::ZERO);
+        refusal::over_ceiling(&self.tenant.name, ceiling)
+    }
+}
+
+impl Leased {
+    /// The session has no unnamed statement: nor may the connection, on which it would be another's.
+    fn forget_unnamed(&mut self, ledger: &mut Ledger<Change>) {
+        const CLOSE_UNNAMED: &[u8] = b"C\0\0\0\x06S\0";
+        if !self.has_unnamed {
+            self.lease.outbound.push(CLOSE_UNNAMED);
+            ledger.push(ledger::Awaits::Close, ledger::Fate::Swallow, None);
+            self.has_unnamed = true;
+        }
+    }
+}
+
+/// PostgreSQL's order: parameters, the key to cancel with, and the first `ReadyForQuery`.
+fn greet(out: &mut BytesMut, greeting: &Greeting, slot: &Slot) {
+    for (name, value) in &greeting.parameters {
+        author::parameter_status(out, name, value);
+    }
+    author::backend_key_data(out, slot.pid, slot.key());
+    author::ready_for_query(out, b'I');
+}
+
+/// Takes the session out of the registry, however it ends.
+struct Registered {
+    shared: Arc<Shared>,
+    slot: Arc<Slot>,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.shared.registry.unregister(&self.slot);
+    }
+}

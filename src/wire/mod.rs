@@ -2,3 +2,5 @@
 //! No I/O and no state here (PostgreSQL, "Frontend/Backend Protocol").
 
 pub mod error;
+pub mod frame;
+pub mod view;

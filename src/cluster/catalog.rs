@@ -1,0 +1,129 @@
+//! Keeps the catalog of one database: loaded at first use, loaded again when the schema changes,
+//! whether through us or elsewhere.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+
+use super::group::{Group, Place};
+use crate::sql::{CATALOG_QUERIES, CATALOG_STAMP_QUERY, Catalog, CatalogRows};
+
+/// How often the catalog's stamp is compared while reads come.
+const CHECK: Duration = Duration::from_secs(2);
+/// After a failed attempt to load.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The catalog of one database, shared by all its groups.
+#[derive(Debug)]
+pub struct CatalogKeeper {
+    current: ArcSwap<Catalog>,
+    generation: AtomicU64,
+    changed: Notify,
+    /// Held by the one group whose connections read the catalog.
+    reader: tokio::sync::Mutex<()>,
+}
+
+impl Default for CatalogKeeper {
+    fn default() -> Self {
+        Self {
+            current: ArcSwap::from_pointee(Catalog::unloaded()),
+            generation: AtomicU64::new(1),
+            changed: Notify::new(),
+            reader: tokio::sync::Mutex::default(),
+        }
+    }
+}
+
+impl CatalogKeeper {
+    pub fn current(&self) -> Arc<Catalog> {
+        self.current.load_full()
+    }
+
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// What is known is void until it has been read again, which starts at once.
+    pub fn invalidate(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.current.store(Arc::new(Catalog::unloaded()));
+        self.changed.notify_one();
+    }
+
+    /// Publishes what was read under `generation`, unless the schema has changed meanwhile.
+    fn publish(&self, generation: u64, catalog: Catalog) -> bool {
+        self.current.store(Arc::new(catalog));
+        let stale = self.generation() != generation;
+        if stale {
+            self.current.store(Arc::new(Catalog::unloaded()));
+        }
+        !stale
+    }
+}
+
+/// Reads the catalog through `group`'s connections until the group is gone.
+pub(super) async fn keep(group: Weak<Group>) {
+    let Some(keeper) = group.upgrade().map(|group| group.keeper().clone()) else { return };
+    // One reader per database; when its group goes, the next takes over.
+    let _reader = keeper.reader.lock().await;
+    let mut stamp = None;
+    let mut loaded = 0;
+    loop {
+        let Some(group) = group.upgrade().filter(|group| !group.is_closed()) else { return };
+        let generation = keeper.generation();
+        let quiet = group.clock.now().since(group.last_read()) > CHECK * 2;
+        let outcome = if loaded != generation {
+            load(&group, generation).await.map(|(fresh_stamp, catalog)| {
+                loaded = if keeper.publish(generation, catalog) { generation } else { 0 };
+                stamp = Some(fresh_stamp);
+            })
+        } else if quiet {
+            Ok(())
+        } else {
+            ask(&group, CATALOG_STAMP_QUERY).await.map(|answer| {
+                if stamp.is_some() && stamp != first(answer) {
+                    keeper.invalidate();
+                }
+            })
+        };
+        drop(group);
+        let pause = match outcome {
+            Ok(()) if loaded == 0 => Duration::ZERO,
+            Ok(()) => CHECK,
+            Err(error) => {
+                tracing::debug!(%error, "cannot read the catalog");
+                RETRY
+            }
+        };
+        let _ = tokio::time::timeout(pause, keeper.changed.notified()).await;
+    }
+}
+
+async fn load(group: &Arc<Group>, generation: u64) -> Result<(String, Catalog), String> {
+    // The stamp first: a change during the load then shows as another stamp.
+    let stamp = first(ask(group, CATALOG_STAMP_QUERY).await?).ok_or("the catalog's stamp is empty")?;
+    let mut results = Vec::new();
+    for (_, sql) in CATALOG_QUERIES {
+        results.push(ask(group, sql).await?.into_iter().next().unwrap_or_default());
+    }
+    let rows = CatalogRows::from_results(results).map_err(|error| error.to_string())?;
+    Ok((stamp, Catalog::build(generation, rows)))
+}
+
+type Sets = Vec<Vec<Vec<Option<String>>>>;
+
+/// On the primary: a replica may not have the newest catalog yet.
+async fn ask(group: &Arc<Group>, sql: &str) -> Result<Sets, String> {
+    let pool = group.pool(Place::Primary);
+    let mut lease = pool.wait().lease().await.map_err(|error| format!("{error:?}"))?;
+    let answer = lease.ask(sql).await.map_err(|error| error.to_string())?;
+    lease.hand_back();
+    Ok(answer.sets)
+}
+
+fn first(sets: Sets) -> Option<String> {
+    sets.into_iter().flatten().flatten().flatten().next()
+}

@@ -1,0 +1,164 @@
+//! The clock of freshness: which moments of the primary a replica has replayed.
+//!
+//! The primary's WAL position is sampled with the moment *before* the question was sent. A replica
+//! that has replayed a sample's position shows everything that was committed before that sample's
+//! moment. So one comparison of two moments answers "does this replica show my last write?".
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Samples kept: at 20 ms these cover 40 s of lag; older ones are thinned, not lost.
+const KEPT: usize = 2048;
+/// Bytes of a WAL page, of its header, and of the longer header that starts a segment.
+const PAGE: u64 = 8192;
+const PAGE_HEADER: u64 = 24;
+const SEGMENT_HEADER: u64 = 40;
+
+/// An instant on a cluster's clock, in microseconds since the clock was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Moment(u64);
+
+impl Moment {
+    /// Before every other.
+    pub const NEVER: Self = Self(0);
+
+    pub fn from_raw(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    pub fn raw(self) -> u64 {
+        self.0
+    }
+
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+
+    pub fn minus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(duration.as_micros() as u64))
+    }
+}
+
+/// A position in the WAL, in bytes (PostgreSQL, "pg_lsn Type").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Lsn(pub u64);
+
+impl Lsn {
+    pub fn parse(text: &str) -> Option<Self> {
+        let (high, low) = text.split_once('/')?;
+        let (high, low) = (u64::from_str_radix(high, 16).ok()?, u64::from_str_radix(low, 16).ok()?);
+        Some(Self(high << 32 | low))
+    }
+
+    /// The insert position right after a page header is where the page began: nothing was written
+    /// behind the header yet, and a standby's replay position stops at the page's end.
+    pub fn without_header(self) -> Self {
+        match self.0 % PAGE {
+            PAGE_HEADER => Self(self.0 - PAGE_HEADER),
+            SEGMENT_HEADER => Self(self.0 - SEGMENT_HEADER),
+            _ => self,
+        }
+    }
+}
+
+/// The samples of one primary.
+#[derive(Debug)]
+pub struct Clock {
+    base: Instant,
+    samples: Mutex<VecDeque<(Moment, Lsn)>>,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        // One microsecond in the past, so that no moment is `NEVER`.
+        Self { base: Instant::now() - Duration::from_micros(1), samples: Mutex::default() }
+    }
+}
+
+impl Clock {
+    pub fn now(&self) -> Moment {
+        self.at(Instant::now())
+    }
+
+    pub fn at(&self, instant: Instant) -> Moment {
+        Moment(instant.saturating_duration_since(self.base).as_micros() as u64)
+    }
+
+    /// The primary was at `lsn` at some time after `asked`.
+    pub fn sample(&self, asked: Moment, lsn: Lsn) {
+        let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        // While the primary writes nothing, one sample that moves on is enough.
+        if let [.., (_, before), (last_asked, last)] = samples.make_contiguous()
+            && *last == lsn
+            && *before == lsn
+        {
+            *last_asked = asked;
+            return;
+        }
+        samples.push_back((asked, lsn));
+        if samples.len() > KEPT {
+            let mut index = 0;
+            samples.retain(|_| {
+                index += 1;
+                index % 2 == 0 || index > KEPT / 2
+            });
+        }
+    }
+
+    /// The latest sample that a replica at `replayed` has reached, and how many bytes it lacks to
+    /// the newest one.
+    pub fn reached(&self, replayed: Lsn) -> Option<(Moment, u64)> {
+        let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        let behind = samples.partition_point(|(_, lsn)| *lsn <= replayed);
+        let (moment, _) = samples.get(behind.checked_sub(1)?)?;
+        let newest = samples.back().map_or(0, |(_, lsn)| lsn.0);
+        Some((*moment, newest.saturating_sub(replayed.0)))
+    }
+
+    /// The primary was restarted or replaced: positions before and after cannot be compared.
+    pub fn reset(&self) {
+        self.samples.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_is_as_fresh_as_the_last_sample_it_reached() {
+        let clock = Clock::default();
+        clock.sample(Moment(10), Lsn(100));
+        clock.sample(Moment(20), Lsn(200));
+        assert_eq!(clock.reached(Lsn(99)), None);
+        assert_eq!(clock.reached(Lsn(150)), Some((Moment(10), 50)));
+        assert_eq!(clock.reached(Lsn(200)), Some((Moment(20), 0)));
+    }
+
+    #[test]
+    fn a_quiet_primary_keeps_its_replicas_fresh_with_two_samples() {
+        let clock = Clock::default();
+        (1..100).for_each(|moment| clock.sample(Moment(moment), Lsn(7)));
+        assert_eq!(clock.reached(Lsn(7)), Some((Moment(99), 0)));
+        assert_eq!(clock.samples.lock().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn thinning_keeps_both_ends() {
+        let clock = Clock::default();
+        (1..=5000).for_each(|n| clock.sample(Moment(n), Lsn(n)));
+        assert!(clock.samples.lock().unwrap().len() <= KEPT);
+        assert_eq!(clock.reached(Lsn(5000)), Some((Moment(5000), 0)));
+        assert!(clock.reached(Lsn(100)).is_some());
+    }
+
+    #[test]
+    fn positions_are_read_and_freed_of_page_headers() {
+        assert_eq!(Lsn::parse("1/0000002A"), Some(Lsn(0x1_0000_002A)));
+        assert_eq!(Lsn::parse("nonsense"), None);
+        assert_eq!(Lsn(8192 + 24).without_header(), Lsn(8192));
+        assert_eq!(Lsn(16 << 20 | 40).without_header(), Lsn(16 << 20));
+        assert_eq!(Lsn(8192 + 56).without_header(), Lsn(8192 + 56));
+    }
+}

@@ -1,0 +1,178 @@
+//! What clients of one database and user share: pools on every host, prepared statements, the
+//! database's catalog, and what a new client is greeted with.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::Cluster;
+use super::catalog::CatalogKeeper;
+use super::freshness::{Clock, Moment};
+use super::greeting::Greeting;
+use super::host::{Host, Role};
+use crate::config::PoolSettings;
+use crate::metrics::Metrics;
+use crate::pool::{Pool, PoolCensus, PoolKey, Settings, Statements};
+use crate::server::connect::Login;
+use crate::sql::Catalog;
+
+/// Where in a group a session's lease is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    Primary,
+    /// By index.
+    Replica(usize),
+}
+
+#[derive(Debug)]
+pub struct Group {
+    pub key: PoolKey,
+    pub statements: Statements,
+    pub clock: Arc<Clock>,
+    pub max_staleness: Option<Duration>,
+    primary: (Arc<Host>, Arc<Pool>),
+    replicas: Vec<(Arc<Host>, Arc<Pool>)>,
+    catalog: Arc<CatalogKeeper>,
+    pub(super) greetings: Mutex<HashMap<Settings, Arc<Greeting>>>,
+    /// Where the next search among equally loaded replicas begins.
+    turn: AtomicU64,
+    /// When a read was last asked for, as a raw moment.
+    last_read: AtomicU64,
+    closed: AtomicBool,
+}
+
+impl Group {
+    pub(super) fn new(
+        key: PoolKey,
+        cluster: &Cluster,
+        catalog: Arc<CatalogKeeper>,
+        login: Login,
+        settings: PoolSettings,
+        metrics: &Metrics,
+    ) -> Arc<Self> {
+        let pool = |host: &Arc<Host>| {
+            let metrics = metrics.host(&key.database, &key.user, &host.config.name, host.role.label());
+            let load = host.load.clone();
+            let pool = Pool::new(key.clone(), host.config.clone(), login.clone(), settings.clone(), metrics, load);
+            (host.clone(), pool)
+        };
+        Arc::new(Self {
+            primary: pool(&cluster.primary),
+            replicas: cluster.replicas.iter().map(pool).collect(),
+            clock: cluster.clock.clone(),
+            max_staleness: cluster.config.max_staleness,
+            statements: Statements::default(),
+            catalog,
+            greetings: Mutex::default(),
+            turn: AtomicU64::new(0),
+            last_read: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+            key,
+        })
+    }
+
+    pub fn has_replicas(&self) -> bool {
+        !self.replicas.is_empty()
+    }
+
+    pub fn pool(&self, place: Place) -> &Arc<Pool> {
+        match place {
+            Place::Primary => &self.primary.1,
+            Place::Replica(index) => &self.replicas[index].1,
+        }
+    }
+
+    pub fn host(&self, place: Place) -> &Arc<Host> {
+        match place {
+            Place::Primary => &self.primary.0,
+            Place::Replica(index) => &self.replicas[index].0,
+        }
+    }
+
+    /// The replica with the least outstanding work among those that answer and show everything
+    /// written before `wanted`; `None` when there is none.
+    pub fn pick_replica(&self, wanted: Moment) -> Option<Place> {
+        let now = self.clock.now();
+        self.last_read.store(now.raw(), Ordering::Relaxed);
+        let floor = self.max_staleness.map_or(wanted, |limit| wanted.max(now.minus(limit)));
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) as usize;
+        let count = self.replicas.len();
+        (0..count)
+            .map(|offset| (turn + offset) % count)
+            .filter(|&index| {
+                let host = &self.replicas[index].0;
+                host.is_up() && (floor == Moment::NEVER || host.fresh_as_of() > floor)
+            })
+            .min_by_key(|&index| self.replicas[index].0.load.load(Ordering::Relaxed))
+            .map(Place::Replica)
+    }
+
+    /// When reads were last asked for.
+    pub(super) fn last_read(&self) -> Moment {
+        Moment::from_raw(self.last_read.load(Ordering::Relaxed))
+    }
+
+    pub fn catalog(&self) -> Arc<Catalog> {
+        self.catalog.current()
+    }
+
+    pub(super) fn keeper(&self) -> &Arc<CatalogKeeper> {
+        &self.catalog
+    }
+
+    /// The schema may have changed: statements prepared before are prepared again, and until the
+    /// catalog has been read again only statements that name no function go to a replica.
+    pub fn schema_changed(&self) {
+        self.catalog.invalidate();
+    }
+
+    /// Changes with the schema. See [`crate::pool::Conn::schema_generation`].
+    pub fn schema_generation(&self) -> u64 {
+        self.catalog.generation()
+    }
+
+    pub fn maintain(&self) {
+        self.pools().for_each(|(_, pool)| pool.maintain());
+    }
+
+    /// True when the group has left the configuration: its sessions look for their successor.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.pools().for_each(|(_, pool)| pool.close());
+    }
+
+    pub(super) fn login_differs(&self, login: &Login) -> bool {
+        self.primary.1.login() != *login
+    }
+
+    pub(super) fn reconfigure(&self, settings: &PoolSettings, login: &Login) {
+        self.greetings.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.pools().for_each(|(_, pool)| pool.reconfigure(settings.clone(), login.clone()));
+    }
+
+    pub(super) fn pools_on<'a>(&'a self, host: &'a Host) -> impl Iterator<Item = &'a Arc<Pool>> {
+        self.pools().filter(move |(on, _)| std::ptr::eq(on.as_ref(), host)).map(|(_, pool)| pool)
+    }
+
+    pub(super) fn census(&self) -> Vec<(PoolKey, Arc<Host>, PoolCensus)> {
+        self.pools().map(|(host, pool)| (self.key.clone(), host.clone(), pool.census())).collect()
+    }
+
+    fn pools(&self) -> impl Iterator<Item = &(Arc<Host>, Arc<Pool>)> {
+        std::iter::once(&self.primary).chain(&self.replicas)
+    }
+}
+
+impl Place {
+    pub fn role(self) -> Role {
+        match self {
+            Self::Primary => Role::Primary,
+            Self::Replica(_) => Role::Replica,
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Watches one host on a connection of its own: does it answer, and where in the WAL is it?
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use super::freshness::Lsn;
+use super::host::{Host, Role};
+use super::{Clock, Cluster};
+use crate::server::connect::{ConnectError, Connected, Login, connect};
+use crate::server::query::simple_query;
+
+const PATIENCE: Duration = Duration::from_secs(2);
+/// While no reads come, and between attempts to reach a host that is gone.
+const SLOW_BEAT: Duration = Duration::from_millis(500);
+
+const PRIMARY: &str = "SELECT pg_catalog.pg_current_wal_insert_lsn() WHERE NOT pg_catalog.pg_is_in_recovery()";
+const REPLICA: &str = "SELECT pg_catalog.pg_last_wal_replay_lsn() WHERE pg_catalog.pg_is_in_recovery()";
+
+/// Runs until the cluster is gone.
+pub(super) async fn watch(cluster: Weak<Cluster>, host: Arc<Host>, login: Login) {
+    loop {
+        let outcome = connect(&host.config, &login, PATIENCE).await;
+        match (cluster.upgrade(), outcome) {
+            (None, _) => return,
+            (Some(_), Ok(mut connection)) => {
+                let Some(()) = follow(&cluster, &host, &mut connection).await else { return };
+                if let Some(cluster) = cluster.upgrade() {
+                    lost(&cluster, &host, ConnectError::closed(&host.config));
+                }
+            }
+            (Some(cluster), Err(error)) => lost(&cluster, &host, error),
+        }
+        tokio::time::sleep(SLOW_BEAT).await;
+    }
+}
+
+/// Asks again and again until the connection fails; `None` when the cluster is gone.
+async fn follow(cluster: &Weak<Cluster>, host: &Host, connection: &mut Connected) -> Option<()> {
+    let sql = match host.role {
+        Role::Primary => PRIMARY,
+        Role::Replica => REPLICA,
+    };
+    loop {
+        let asked = cluster.upgrade()?.clock.now();
+        let answer = tokio::time::timeout(PATIENCE, simple_query(&mut connection.stream, sql, 4096)).await;
+        let Ok(Ok(answer)) = answer else { return Some(()) };
+        let position = answer.sets.into_iter().flatten().flatten().flatten().next();
+        let lsn = position.as_deref().and_then(Lsn::parse)?.without_header();
+        let cluster = cluster.upgrade()?;
+        note(&cluster.clock, host, asked, lsn);
+        if host.set_up(true) {
+            found(&cluster, host);
+        }
+        let beat = if cluster.clock_is_wanted() { cluster.config.poll_interval } else { SLOW_BEAT };
+        drop(cluster);
+        tokio::time::sleep(beat).await;
+    }
+}
+
+fn note(clock: &Clock, host: &Host, asked: super::Moment, lsn: Lsn) {
+    match host.role {
+        Role::Primary => clock.sample(asked, lsn),
+        Role::Replica => {
+            if let Some((moment, lag)) = clock.reached(lsn) {
+                host.set_fresh(moment, lag);
+            }
+        }
+    }
+}
+
+fn found(cluster: &Cluster, host: &Host) {
+    tracing::info!(cluster = %cluster.config.name, host = %host.config.name, role = host.role.label(), "host answers");
+    for group in cluster.all_groups() {
+        group.pools_on(host).for_each(|pool| pool.host_is_back());
+    }
+}
+
+fn lost(cluster: &Cluster, host: &Host, error: ConnectError) {
+    if host.role == Role::Primary {
+        cluster.clock.reset();
+    }
+    if !host.set_up(false) {
+        return;
+    }
+    tracing::warn!(cluster = %cluster.config.name, host = %host.config.name, role = host.role.label(), %error, "host does not answer");
+    let error = Arc::new(error);
+    for group in cluster.all_groups() {
+        group.pools_on(host).for_each(|pool| pool.host_is_gone(&error));
+    }
+}

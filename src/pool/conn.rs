@@ -1,0 +1,107 @@
+//! One server connection: its stream, its buffers, and what is known of its session state.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use super::fence::{CancelTarget, Fence};
+use super::prepared::Prepared;
+use crate::config::HostConfig;
+use crate::net::buffer::{ReadBuffer, WriteBuffer};
+use crate::net::stream::Stream;
+use crate::server::connect::Connected;
+use crate::server::query::{Answer, QueryError, simple_query};
+use crate::wire::frame::{HEADER, backend, backend_header};
+
+/// Settings of a session by lower-case name, values as `set_config` takes them.
+pub type Settings = BTreeMap<String, String>;
+
+/// The longest answer to a question of our own, in bytes.
+const ANSWER_LIMIT: usize = 4 << 20;
+
+/// A connection to a server, logged in. Its books (`settings`, `prepared`) say what the server's
+/// session has; whoever sends something that changes it keeps them true.
+#[derive(Debug)]
+pub struct Conn {
+    pub stream: Stream,
+    pub inbound: ReadBuffer,
+    pub outbound: WriteBuffer,
+    /// What `SET` has done in this server session, as far as it differs from its defaults.
+    pub settings: Arc<Settings>,
+    pub prepared: Prepared,
+    /// The generation of the schema that `prepared` was made under.
+    pub schema_generation: u64,
+    pub cancel: Arc<CancelTarget>,
+    /// `ParameterStatus` as reported at login.
+    pub parameters: Arc<[(String, String)]>,
+    pub(super) opened: Instant,
+    pub(super) lifetime: Duration,
+    pub(super) idle_since: Instant,
+}
+
+impl Conn {
+    pub fn new(connected: Connected, host: Arc<HostConfig>, lifetime: Duration) -> Self {
+        let now = Instant::now();
+        let fence = Arc::new(Fence::default());
+        Self {
+            stream: connected.stream,
+            inbound: ReadBuffer::default(),
+            outbound: WriteBuffer::default(),
+            settings: Arc::default(),
+            prepared: Prepared::default(),
+            schema_generation: 0,
+            cancel: Arc::new(CancelTarget { host, pid: connected.pid, key: connected.key, fence }),
+            parameters: connected.parameters.into(),
+            opened: now,
+            lifetime,
+            idle_since: now,
+        }
+    }
+
+    /// Asks a question of our own. Only when nothing is owed on the connection; after an error of
+    /// [`QueryError::Broken`] it must be dropped.
+    pub async fn ask(&mut self, sql: &str) -> Result<Answer, QueryError> {
+        simple_query(&mut self.stream, sql, ANSWER_LIMIT).await
+    }
+
+    /// Reads what the server may have sent while nobody used the connection. False when it is to be
+    /// dropped: closed, about to be (57P01), or saying things that nobody asked for.
+    pub fn is_quiet(&mut self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        loop {
+            match self.inbound.poll_fill(&mut cx, &mut self.stream) {
+                Poll::Pending => return self.inbound.is_empty(),
+                Poll::Ready(Ok(count)) if count > 0 => {}
+                Poll::Ready(_) => return false,
+            }
+            if !self.skip_harmless() {
+                return false;
+            }
+        }
+    }
+
+    /// Drops whole notices and parameter reports from the front of what came in.
+    fn skip_harmless(&mut self) -> bool {
+        loop {
+            let data = self.inbound.data();
+            let header = match backend_header(data) {
+                Ok(Some(header)) => header,
+                Ok(None) => return data.len() < HEADER,
+                Err(_) => return false,
+            };
+            if !matches!(header.tag, backend::NOTICE | backend::PARAMETER_STATUS) {
+                return false;
+            }
+            if data.len() < header.len {
+                self.inbound.reserve_frame(header.len);
+                return header.len < ANSWER_LIMIT;
+            }
+            self.inbound.consume(header.len);
+        }
+    }
+
+    pub(super) fn is_too_old(&self, now: Instant) -> bool {
+        now.duration_since(self.opened) >= self.lifetime
+    }
+}

@@ -1,0 +1,161 @@
+//! Prepared statements that sessions share: one [`Statement`] per text and parameter types, under a
+//! server-side name of ours, and per server connection the set of those that it has ([`Prepared`]).
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use lru::LruCache;
+use xxhash_rust::xxh3::xxh3_128;
+
+/// Added to a statement's text for what PostgreSQL keeps beside it; a round figure.
+const OVERHEAD: usize = 512;
+
+/// A statement that some client prepared by name.
+#[derive(Debug)]
+pub struct Statement {
+    id: u64,
+    server_name: String,
+    /// Text, NUL, and parameter types: the rest of its `Parse` after the name.
+    identity: Box<[u8]>,
+}
+
+impl Statement {
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The name that it has on server connections.
+    pub fn server_name(&self) -> &str {
+        &self.server_name
+    }
+
+    /// See [`crate::wire::view::Parse::identity`].
+    pub fn identity(&self) -> &[u8] {
+        &self.identity
+    }
+
+    /// The statement as the client wrote it.
+    pub fn text(&self) -> &[u8] {
+        crate::wire::view::cstring(&self.identity).map_or(&[], |(text, _)| text)
+    }
+
+    /// Bytes that it is charged for.
+    pub fn cost(&self) -> usize {
+        self.identity.len() + OVERHEAD
+    }
+}
+
+/// All statements that clients of one database and user hold, so that equal ones are one.
+/// A statement that nobody holds any more is forgotten.
+#[derive(Debug, Default)]
+pub struct Statements {
+    by_hash: Mutex<HashMap<u128, Weak<Statement>>>,
+    next: AtomicU64,
+}
+
+impl Statements {
+    /// The statement with this text and these types.
+    pub fn intern(&self, identity: &[u8]) -> Arc<Statement> {
+        let hash = xxh3_128(identity);
+        let mut by_hash = self.by_hash.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = by_hash.get(&hash).and_then(Weak::upgrade)
+            && *known.identity == *identity
+        {
+            return known;
+        }
+        if by_hash.len() == by_hash.capacity() {
+            by_hash.retain(|_, statement| statement.strong_count() > 0);
+        }
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let made = Arc::new(Statement { id, server_name: format!("pgweir_{id}"), identity: identity.into() });
+        by_hash.insert(hash, Arc::downgrade(&made));
+        made
+    }
+}
+
+/// What one server connection has prepared, bounded in bytes, least recently used first out.
+#[derive(Debug)]
+pub struct Prepared {
+    kept: LruCache<u64, usize>,
+    bytes: usize,
+}
+
+impl Default for Prepared {
+    fn default() -> Self {
+        Self { kept: LruCache::unbounded(), bytes: 0 }
+    }
+}
+
+impl Prepared {
+    /// True when the connection has it; it then counts as used.
+    pub fn touch(&mut self, id: u64) -> bool {
+        self.kept.get(&id).is_some()
+    }
+
+    pub fn insert(&mut self, statement: &Statement) {
+        if self.kept.put(statement.id, statement.cost()).is_none() {
+            self.bytes += statement.cost();
+        }
+    }
+
+    pub fn remove(&mut self, id: u64) {
+        if let Some(cost) = self.kept.pop(&id) {
+            self.bytes -= cost;
+        }
+    }
+
+    /// Takes out the one that was not used for longest, as long as there are more than `limit` bytes
+    /// and more than one statement. The caller closes it on the server.
+    pub fn evict(&mut self, limit: usize) -> Option<u64> {
+        if self.bytes <= limit || self.kept.len() <= 1 {
+            return None;
+        }
+        let (id, cost) = self.kept.pop_lru()?;
+        self.bytes -= cost;
+        Some(id)
+    }
+
+    pub fn clear(&mut self) {
+        self.kept.clear();
+        self.bytes = 0;
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+}
+
+/// The server-side name of a statement of which only the id is known.
+pub fn server_name(id: u64) -> String {
+    format!("pgweir_{id}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_statements_are_one_until_nobody_holds_them() {
+        let statements = Statements::default();
+        let first = statements.intern(b"SELECT 1\0\0\0");
+        assert_eq!(first.id(), statements.intern(b"SELECT 1\0\0\0").id());
+        assert_ne!(first.id(), statements.intern(b"SELECT 2\0\0\0").id());
+        let id = first.id();
+        drop(first);
+        assert_ne!(id, statements.intern(b"SELECT 1\0\0\0").id());
+    }
+
+    #[test]
+    fn the_set_is_bounded_in_bytes() {
+        let statements = Statements::default();
+        let mut prepared = Prepared::default();
+        let made: Vec<_> = (0..3).map(|i| statements.intern(format!("SELECT {i}\0\0\0").as_bytes())).collect();
+        made.iter().for_each(|statement| prepared.insert(statement));
+        assert!(prepared.touch(made[0].id()));
+        let limit = 2 * made[0].cost();
+        assert_eq!(prepared.evict(limit), Some(made[1].id()));
+        assert_eq!(prepared.evict(limit), None);
+        assert!(!prepared.touch(made[1].id()));
+    }
+}

@@ -1,0 +1,105 @@
+//! Asks a server session what it holds: the settings that were made in it, and the state that only
+//! this connection has. Whatever a statement did in whatever way (a function, a `DO` block, a
+//! rolled-back `SET`), the server knows.
+
+use std::collections::BTreeSet;
+
+use super::conn::{Conn, Settings};
+use super::settings::literal;
+use crate::server::query::QueryError;
+
+/// State of a server session that no other connection can be given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Held {
+    /// `CREATE TEMPORARY …`, `SELECT INTO TEMP`.
+    Temporary,
+    /// `LISTEN`.
+    Listen,
+    /// `pg_advisory_lock` and its kin.
+    AdvisoryLock,
+    /// `DECLARE … WITH HOLD`.
+    HoldableCursor,
+    /// SQL's `PREPARE`.
+    Prepare,
+    /// `SET ROLE`, `SET SESSION AUTHORIZATION`.
+    Role,
+    /// `LOAD`, `setseed()`: nothing shows it and nothing undoes it.
+    Sticky,
+}
+
+impl Held {
+    pub const ALL: [Self; 7] = [
+        Self::Temporary,
+        Self::Listen,
+        Self::AdvisoryLock,
+        Self::HoldableCursor,
+        Self::Prepare,
+        Self::Role,
+        Self::Sticky,
+    ];
+
+    /// For metrics and messages.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Temporary => "temporary",
+            Self::Listen => "listen",
+            Self::AdvisoryLock => "advisory_lock",
+            Self::HoldableCursor => "holdable_cursor",
+            Self::Prepare => "prepare",
+            Self::Role => "role",
+            Self::Sticky => "sticky",
+        }
+    }
+}
+
+/// What a server session holds.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Holdings {
+    /// In the server's own spelling.
+    pub settings: Settings,
+    pub held: Option<Held>,
+    /// `ParameterStatus` that came with the answer.
+    pub reports: Vec<(String, String)>,
+}
+
+/// Names and operators are qualified: the session's `search_path` is the client's.
+const HELD: &str = "SELECT CASE \
+    WHEN EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
+      OR EXISTS (SELECT FROM pg_catalog.pg_proc WHERE pronamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
+      OR EXISTS (SELECT FROM pg_catalog.pg_type WHERE typnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
+      THEN 'temporary' \
+    WHEN EXISTS (SELECT FROM pg_catalog.pg_listening_channels()) THEN 'listen' \
+    WHEN EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype OPERATOR(pg_catalog.=) 'advisory' \
+      AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()) THEN 'advisory_lock' \
+    WHEN EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) THEN 'holdable_cursor' \
+    WHEN EXISTS (SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql) THEN 'prepare' \
+    WHEN pg_catalog.current_setting('role') OPERATOR(pg_catalog.<>) 'none' THEN 'role' \
+    WHEN session_user OPERATOR(pg_catalog.<>) ";
+
+/// Asks. `custom` are names of settings that `pg_settings` may not show (`app.tenant`): those that
+/// the session has mentioned. Only on a connection that is settled and idle.
+pub async fn probe(conn: &mut Conn, login_user: &str, custom: &BTreeSet<String>) -> Result<Holdings, QueryError> {
+    let mut sql = String::from(
+        "SELECT name, setting FROM pg_catalog.pg_settings WHERE source OPERATOR(pg_catalog.=) 'session' \
+         AND name OPERATOR(pg_catalog.<>) ALL (ARRAY['role', 'session_authorization', 'is_superuser', \
+         'transaction_isolation', 'transaction_read_only', 'transaction_deferrable'])",
+    );
+    for name in custom {
+        let name = literal(name);
+        sql += &format!(
+            " UNION SELECT {name}, pg_catalog.current_setting({name}, true) \
+             WHERE pg_catalog.current_setting({name}, true) OPERATOR(pg_catalog.<>) ''"
+        );
+    }
+    sql += &format!("; {HELD}{}::pg_catalog.name THEN 'role' END", literal(login_user));
+    let answer = conn.ask(&sql).await?;
+    let mut sets = answer.sets.into_iter();
+    let pairs = sets.next().unwrap_or_default().into_iter().filter_map(|row| {
+        let mut columns = row.into_iter().flatten();
+        Some((columns.next()?.to_lowercase(), columns.next()?))
+    });
+    let settings = pairs.collect();
+    let held = sets.next().and_then(|rows| rows.into_iter().flatten().flatten().next());
+    let held = held.and_then(|label| Held::ALL.into_iter().find(|held| held.label() == label));
+    Ok(Holdings { settings, held, reports: answer.reports })
+}

@@ -1,0 +1,61 @@
+//! From the settings that a server session has to those that a client's session wants: by
+//! difference, as one statement string.
+
+use super::conn::Settings;
+
+/// The statements that turn `have` into `want`; `None` when they are the same.
+///
+/// `set_config` takes values as `pg_settings` shows them, also lists such as `search_path`, where
+/// `SET` would need them split and quoted (PostgreSQL, "Configuration Settings Functions").
+pub fn difference(have: &Settings, want: &Settings) -> Option<String> {
+    let gone = have.keys().filter(|name| !want.contains_key(*name));
+    let mut sql = String::new();
+    for name in gone {
+        sql += &format!("RESET {};", identifier(name));
+    }
+    let changed = want.iter().filter(|(name, value)| have.get(*name) != Some(value));
+    for (index, (name, value)) in changed.enumerate() {
+        sql += if index == 0 { "SELECT " } else { "," };
+        sql += &format!("pg_catalog.set_config({},{},false)", literal(name), literal(value));
+    }
+    (!sql.is_empty()).then_some(sql)
+}
+
+/// `text` as a string constant that means the same under any `standard_conforming_strings`.
+pub fn literal(text: &str) -> String {
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+/// A setting's name, quoted part by part (`app.tenant` is two).
+fn identifier(name: &str) -> String {
+    let parts: Vec<_> = name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect();
+    parts.join(".")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(pairs: &[(&str, &str)]) -> Settings {
+        pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
+    }
+
+    #[test]
+    fn only_the_difference_is_applied() {
+        let have = settings(&[("datestyle", "ISO, MDY"), ("app.tenant", "a"), ("timezone", "UTC")]);
+        let want = settings(&[("datestyle", "ISO, MDY"), ("timezone", "Europe/Berlin"), ("work_mem", "4096")]);
+        assert_eq!(
+            difference(&have, &want).as_deref(),
+            Some(
+                "RESET \"app\".\"tenant\";SELECT pg_catalog.set_config(E'timezone',E'Europe/Berlin',false)\
+                 ,pg_catalog.set_config(E'work_mem',E'4096',false)"
+            )
+        );
+        assert_eq!(difference(&want, &want), None);
+    }
+
+    #[test]
+    fn literals_cannot_be_escaped_from() {
+        assert_eq!(literal(r"a'b\'c"), r"E'a''b\\''c'");
+    }
+}

@@ -1,0 +1,61 @@
+//! A batch, the unit of routing: one simple `Query`, or extended messages up to a `Sync` or `Flush`.
+
+use crate::sql::{Class, Effects, Reason, TxControl, Verdict};
+
+/// What is known of a batch before it is sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch {
+    /// Bytes in the client's buffer that belong to it.
+    pub len: usize,
+    /// The worst of its statements.
+    pub verdict: Option<Verdict>,
+    /// Something in it needs a server: a batch of nothing but `Close` and `Sync` does not.
+    pub needs_server: bool,
+    /// It is a single simple `Query`: an error of ours is followed by `ReadyForQuery` at once.
+    pub simple: bool,
+    /// Its end (`Query`, `Sync`, `Flush`) is in the buffer; an open one goes on after it.
+    pub complete: bool,
+    /// Its end is one that the server answers with `ReadyForQuery`.
+    pub synced: bool,
+}
+
+impl Batch {
+    pub fn empty() -> Self {
+        Self { len: 0, verdict: None, needs_server: false, simple: false, complete: false, synced: false }
+    }
+
+    /// Adds a statement.
+    pub fn add(&mut self, verdict: Verdict) {
+        self.needs_server = true;
+        self.verdict = Some(match self.verdict {
+            Some(so_far) => worse(so_far, verdict),
+            None => verdict,
+        });
+    }
+
+    /// The verdict for routing; a batch without any statement (`Execute` of an old portal, a part of
+    /// a batch whose end was not seen) belongs on the primary.
+    pub fn verdict(&self) -> Verdict {
+        match self.verdict {
+            Some(verdict) if self.complete => verdict,
+            Some(verdict) => Verdict { class: Class::Primary, reason: Reason::Oversized, ..verdict },
+            None => Verdict::opaque(Reason::Oversized),
+        }
+    }
+}
+
+fn worse(a: Verdict, b: Verdict) -> Verdict {
+    let (worst, other) = if a.class == Class::Read { (b, a) } else { (a, b) };
+    let tx = match (a.tx, b.tx) {
+        (TxControl::None, tx) | (tx, TxControl::None) => tx,
+        // `Parse` and then `Bind` of one statement.
+        (one, two) if one == two => one,
+        _ => TxControl::Mixed,
+    };
+    Verdict { tx, effects: a.effects | b.effects, hint: worst.hint.or(other.hint), ..worst }
+}
+
+/// Effects after which the server session has to be asked what it holds.
+pub fn needs_probe(effects: Effects) -> bool {
+    effects.intersects(Effects::STATE | Effects::STICKY)
+}

@@ -1,0 +1,665 @@
+//! From the client to the server: gathers a batch before it is routed, then sends its messages on
+//! and enters into the ledger what the server will owe for them.
+
+use std::collections::VecDeque;
+
+use bytes::BufMut;
+
+use super::batch::Batch;
+use super::ledger::{Awaits, Fate, Status};
+use super::request::{Malformed, Read, Request, read};
+use super::statements::{Change, Named, Unnamed};
+use super::{Leased, Session, refusal};
+use crate::cluster::Place;
+use crate::net::buffer::ReadBuffer;
+use crate::pool::server_name;
+use crate::sql::{Class, Effects, Reason, Verdict};
+use crate::wire::error::PgError;
+use crate::wire::frame::{HEADER, frontend};
+use crate::wire::view::{BindHead, Parse, Target};
+
+/// Bytes waiting to be written beyond which no more are taken from the other side.
+pub(super) const HIGH_WATER: usize = 64 * 1024;
+/// Bytes of a batch that are held before it is routed; a longer one goes to the primary.
+const LONGEST_BATCH: usize = 128 * 1024;
+/// Bytes of statement text that one client may keep prepared by name.
+const LONGEST_NAMES: usize = 32 << 20;
+
+/// How far the client's bytes have been taken.
+#[derive(Debug, Default)]
+pub(super) struct Intake {
+    /// The rest of a frame that is not looked at any more.
+    streaming: Option<Streaming>,
+    /// Bytes at the front of the buffer that belong to a routed batch.
+    admitted: usize,
+    /// The routed batch goes on after those bytes, and what follows goes the same way.
+    open: bool,
+    /// The batch that is being gathered.
+    batch: Option<Batch>,
+    /// Verdicts on the admitted or gathered statements, in order.
+    verdicts: VecDeque<Verdict>,
+    /// After an error of ours: everything up to the next `Sync` is dropped.
+    skipping: bool,
+}
+
+/// What became of a message.
+enum Sent {
+    /// It was here whole, and is taken.
+    Done,
+    /// It goes to the server as it is, as it comes.
+    Verbatim,
+    /// Its first bytes are taken; the rest goes to the server as it comes.
+    Head(usize),
+    /// It is dropped, also what has not come yet.
+    Dropped,
+    /// It stays where it is.
+    Not(Step),
+}
+
+/// What gathering came to.
+enum Gathered {
+    Batch(Batch),
+    Partial {
+        before: usize,
+    },
+    /// A message that belongs to nothing.
+    Stray {
+        len: usize,
+    },
+    Terminate,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Streaming {
+    left: usize,
+    to_server: bool,
+}
+
+/// What has to happen before more can be taken from the client.
+#[derive(Debug)]
+pub(super) enum Step {
+    NeedClient,
+    /// The server has not taken what it was sent.
+    NeedRoom,
+    /// What was sent has to be answered first.
+    Stalled,
+    NeedLease(Batch),
+    /// The client said goodbye.
+    Left,
+}
+
+impl Intake {
+    /// The batch is routed: its messages may be sent.
+    pub(super) fn admit(&mut self, batch: &Batch) {
+        self.admitted = batch.len;
+        self.open = !batch.complete;
+        self.batch = None;
+    }
+
+    /// The batch is refused before anything of it was sent. True when the client is to be told that
+    /// it may go on at once.
+    pub(super) fn refuse(&mut self, batch: &Batch) -> bool {
+        self.batch = None;
+        self.verdicts.clear();
+        self.skipping = !batch.simple;
+        batch.simple
+    }
+
+    /// The batch will be routed again: its bytes are unread once more.
+    pub(super) fn restart(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Nothing of a batch is half sent.
+    pub(super) fn at_boundary(&self) -> bool {
+        self.streaming.is_none() && self.admitted == 0
+    }
+
+    pub(super) fn settled(&mut self) {
+        self.open = false;
+    }
+}
+
+impl Session {
+    /// Takes what the client has sent, as far as that is possible now.
+    pub(super) fn take_requests(&mut self) -> Result<Step, Malformed> {
+        loop {
+            if let Some(streaming) = self.intake.streaming {
+                if let Some(step) = self.stream(streaming) {
+                    return Ok(step);
+                }
+                continue;
+            }
+            if self.inbound.is_empty() {
+                return Ok(Step::NeedClient);
+            }
+            let taken = if self.intake.skipping {
+                self.skip()?
+            } else if self.intake.admitted > 0 || self.follows() {
+                self.pass_on()?
+            } else {
+                self.gather_batch()?
+            };
+            if let Some(step) = taken {
+                return Ok(step);
+            }
+        }
+    }
+
+    /// Messages go where those before them went, without being routed.
+    fn follows(&self) -> bool {
+        let Some(leased) = &self.lease else { return false };
+        let waiting = !self.ledger.settled();
+        self.intake.open
+            || self.keeps_lease()
+            || self.ledger.status() != Status::Idle
+            || self.ledger.is_unsynced()
+            || (waiting && leased.place == Place::Primary)
+    }
+
+    fn stream(&mut self, Streaming { left, to_server }: Streaming) -> Option<Step> {
+        let data = self.inbound.data();
+        let count = left.min(data.len());
+        if to_server {
+            let Some(leased) = &mut self.lease else { return Some(Step::Stalled) };
+            if leased.lease.outbound.len() >= HIGH_WATER {
+                return Some(Step::NeedRoom);
+            }
+            leased.lease.outbound.push(&data[..count]);
+        }
+        self.inbound.consume(count);
+        self.intake.admitted = self.intake.admitted.saturating_sub(count);
+        let left = left - count;
+        self.intake.streaming = (left > 0).then_some(Streaming { left, to_server });
+        (left > 0).then_some(Step::NeedClient)
+    }
+
+    /// After an error of ours: drops messages up to `Sync`, as PostgreSQL does after one of its own.
+    fn skip(&mut self) -> Result<Option<Step>, Malformed> {
+        let Read::Request { request, len } = read(self.inbound.data())? else { return Ok(self.partial(0)) };
+        match request {
+            Request::Terminate => return Ok(Some(Step::Left)),
+            Request::Sync => {
+                self.intake.skipping = false;
+                self.inbound.consume(len);
+                refusal::ready(&mut self.outbound);
+            }
+            _ => self.intake.streaming = Some(Streaming { left: len, to_server: false }),
+        }
+        Ok(None)
+    }
+
+    /// A message is not whole yet. `before`: bytes of the buffer that come before it.
+    fn partial(&mut self, before: usize) -> Option<Step> {
+        if let Ok(Read::Partial { reserve: Some(len) }) = read(&self.inbound.data()[before..]) {
+            self.inbound.reserve_frame(before + len);
+        } else if self.inbound.is_full() {
+            self.inbound.reserve_frame(self.inbound.data().len() + HEADER);
+        }
+        Some(Step::NeedClient)
+    }
+
+    fn gather_batch(&mut self) -> Result<Option<Step>, Malformed> {
+        // Taken out while a request borrows from it.
+        let inbound = std::mem::take(&mut self.inbound);
+        let gathered = self.gather_from(&inbound);
+        self.inbound = inbound;
+        Ok(match gathered? {
+            Gathered::Batch(batch) => self.place_batch(batch),
+            Gathered::Partial { before } => self.partial(before),
+            Gathered::Stray { len } => {
+                self.intake.streaming = Some(Streaming { left: len, to_server: false });
+                None
+            }
+            Gathered::Terminate => Some(if self.lease.is_some() { Step::Stalled } else { Step::Left }),
+        })
+    }
+
+    fn gather_from(&mut self, inbound: &ReadBuffer) -> Result<Gathered, Malformed> {
+        let mut batch = self.intake.batch.take().unwrap_or_else(Batch::empty);
+        loop {
+            let rest = &inbound.data()[batch.len..];
+            let Read::Request { request, len } = read(rest)? else {
+                if batch.len > 0 && inbound.data().len() >= LONGEST_BATCH {
+                    return Ok(Gathered::Batch(batch));
+                }
+                self.intake.batch = Some(batch);
+                return Ok(Gathered::Partial { before: batch.len });
+            };
+            match request {
+                Request::Terminate if batch.len == 0 => return Ok(Gathered::Terminate),
+                Request::Terminate => return Ok(Gathered::Batch(batch)),
+                // Left over from a COPY that has failed: PostgreSQL ignores it as well.
+                Request::CopyData | Request::CopyEnd if batch.len == 0 && self.lease.is_none() => {
+                    return Ok(Gathered::Stray { len });
+                }
+                _ => {}
+            }
+            let ended = self.weigh(&mut batch, request);
+            if len > rest.len() {
+                return Ok(Gathered::Batch(batch));
+            }
+            batch.len += len;
+            if ended {
+                batch.complete = true;
+                return Ok(Gathered::Batch(batch));
+            }
+        }
+    }
+
+    /// Adds a message to a batch's balance; true when it is the batch's last.
+    fn weigh(&mut self, batch: &mut Batch, request: Request<'_>) -> bool {
+        match request {
+            Request::Query(text) => {
+                let verdict = self.classify(text);
+                self.intake.verdicts.push_back(verdict);
+                batch.add(verdict);
+                (batch.simple, batch.synced) = (true, true);
+                return true;
+            }
+            Request::LongQuery | Request::FunctionCall => {
+                batch.add(Verdict::opaque(Reason::Oversized));
+                (batch.simple, batch.synced) = (true, true);
+                return true;
+            }
+            Request::Parse(parse) => {
+                let verdict = self.classify_parse(&parse);
+                self.intake.verdicts.push_back(verdict);
+                batch.add(verdict);
+            }
+            Request::LongParse { .. } => batch.add(Verdict::opaque(Reason::Oversized)),
+            Request::Bind(BindHead { statement, .. }) | Request::Describe(Target::Statement(statement)) => {
+                batch.needs_server = true;
+                if let Some(verdict) = self.verdict_of(statement) {
+                    batch.add(verdict);
+                }
+            }
+            Request::Describe(_) | Request::Execute | Request::Close(Target::Portal(_)) => batch.needs_server = true,
+            Request::CopyData | Request::CopyEnd => batch.needs_server = true,
+            Request::Close(Target::Statement(name)) => batch.needs_server |= name.is_empty(),
+            Request::Sync => {
+                batch.synced = true;
+                return true;
+            }
+            Request::Flush => return true,
+            Request::Terminate => {}
+        }
+        false
+    }
+
+    fn place_batch(&mut self, batch: Batch) -> Option<Step> {
+        let settled = self.ledger.settled();
+        if self.lease.is_none() {
+            if batch.needs_server || !batch.complete {
+                return Some(Step::NeedLease(batch));
+            }
+            // `Close` and `Sync` outside any transaction: nothing that a server knows of.
+            self.intake.admit(&batch);
+            return None;
+        }
+        let verdict = batch.verdict();
+        let rides = !settled && batch.complete && batch.needs_server && verdict.class == Class::Read;
+        if rides && verdict.tx == crate::sql::TxControl::None && !crate::session::batch::needs_probe(verdict.effects) {
+            self.intake.admit(&batch);
+            return None;
+        }
+        self.intake.batch = Some(batch);
+        Some(Step::Stalled)
+    }
+
+    /// Sends one message on.
+    fn pass_on(&mut self) -> Result<Option<Step>, Malformed> {
+        if self.lease.as_ref().is_some_and(|leased| leased.lease.outbound.len() >= HIGH_WATER) {
+            return Ok(Some(Step::NeedRoom));
+        }
+        // Taken out while a request borrows from it.
+        let inbound = std::mem::take(&mut self.inbound);
+        let sent = match read(inbound.data()) {
+            Ok(Read::Request { request, len }) => {
+                let sent = match self.lease.take() {
+                    Some(mut leased) => {
+                        let sent =
+                            self.send(&mut leased, request, &inbound.data()[..len.min(inbound.data().len())], len);
+                        self.lease = Some(leased);
+                        sent
+                    }
+                    None => self.answer_locally(request),
+                };
+                Ok(Some((sent, len)))
+            }
+            Ok(Read::Partial { .. }) => Ok(None),
+            Err(malformed) => Err(malformed),
+        };
+        self.inbound = inbound;
+        let Some((sent, len)) = sent? else { return Ok(self.partial(0)) };
+        match sent {
+            Sent::Done => self.consume(len),
+            Sent::Verbatim => self.intake.streaming = Some(Streaming { left: len, to_server: true }),
+            Sent::Head(head) => {
+                self.consume(head);
+                self.intake.streaming = (len > head).then_some(Streaming { left: len - head, to_server: true });
+            }
+            Sent::Dropped => self.intake.streaming = Some(Streaming { left: len, to_server: false }),
+            Sent::Not(step) => return Ok(Some(step)),
+        }
+        Ok(None)
+    }
+
+    /// A message of a batch that needs no server.
+    fn answer_locally(&mut self, request: Request<'_>) -> Sent {
+        match request {
+            Request::Close(Target::Statement(name)) => {
+                self.names.set(name, None);
+                refusal::close_complete(&mut self.outbound);
+            }
+            Request::Sync => refusal::ready(&mut self.outbound),
+            // `Flush`: there is nothing to flush.
+            _ => {}
+        }
+        Sent::Done
+    }
+
+    /// The one place where a message of the client meets a server connection. `frame` is what is here
+    /// of its `len` bytes.
+    fn send(&mut self, leased: &mut Leased, request: Request<'_>, frame: &[u8], len: usize) -> Sent {
+        let mut change = None;
+        let awaits = match request {
+            Request::Terminate if self.ledger.is_empty() => return Sent::Not(Step::Left),
+            Request::Terminate => return Sent::Not(Step::Stalled),
+            Request::Query(text) => {
+                let verdict = self.next_verdict(text);
+                if let Err(error) = self.note(leased, verdict, text) {
+                    return self.poison_query(leased, error);
+                }
+                self.unnamed = Unnamed::None;
+                Some(Awaits::Query)
+            }
+            Request::LongQuery | Request::FunctionCall => {
+                self.note_unseen(leased);
+                self.unnamed = Unnamed::None;
+                Some(if matches!(request, Request::LongQuery) { Awaits::Query } else { Awaits::FunctionCall })
+            }
+            Request::Parse(parse) if parse.name.is_empty() => {
+                let verdict = self.parse_verdict(&parse);
+                if let Err(error) = self.note(leased, verdict, parse.text) {
+                    return self.poison(leased, error);
+                }
+                self.keep_unnamed(parse.identity, verdict);
+                leased.has_unnamed = true;
+                change = Some(Change::Unnamed);
+                Some(Awaits::Parse)
+            }
+            Request::Parse(parse) => return self.send_parse(leased, parse),
+            Request::LongParse { named: true } => return self.poison(leased, refusal::statement_too_long(len)),
+            Request::LongParse { named: false } => {
+                self.note_unseen(leased);
+                self.unnamed = Unnamed::TooLong;
+                leased.has_unnamed = true;
+                change = Some(Change::Unnamed);
+                Some(Awaits::Parse)
+            }
+            Request::Bind(BindHead { statement: b"", .. }) | Request::Describe(Target::Statement(b"")) => {
+                if let Err(error) = self.ready_unnamed(leased) {
+                    return self.poison(leased, error);
+                }
+                Some(if matches!(request, Request::Bind(_)) { Awaits::Bind } else { Awaits::Describe })
+            }
+            Request::Bind(head) => return self.send_bind(leased, head, len),
+            Request::Describe(Target::Statement(name)) => {
+                return match self.ready_named(leased, name) {
+                    Ok(named) => {
+                        put_target(leased, frontend::DESCRIBE, named.statement.server_name().as_bytes());
+                        self.ledger.push(Awaits::Describe, Fate::Forward, None);
+                        Sent::Done
+                    }
+                    Err(error) => self.poison(leased, error),
+                };
+            }
+            Request::Describe(Target::Portal(_)) => Some(Awaits::Describe),
+            Request::Close(Target::Statement(b"")) => {
+                self.unnamed = Unnamed::None;
+                Some(Awaits::Close)
+            }
+            Request::Close(Target::Statement(name)) => {
+                let before = self.names.set(name, None);
+                let change = before.is_some().then(|| Change::Name { name: name.into(), before, prepared: None });
+                self.ledger.push(Awaits::Close, Fate::Synthesise, change);
+                return Sent::Done;
+            }
+            Request::Close(Target::Portal(_)) => Some(Awaits::Close),
+            Request::Execute => Some(Awaits::Execute),
+            Request::Sync => Some(Awaits::Sync),
+            Request::CopyEnd => {
+                self.ledger.copy_ended();
+                None
+            }
+            Request::Flush | Request::CopyData => None,
+        };
+        if let Some(awaits) = awaits {
+            self.begin_statement(leased);
+            self.ledger.push(awaits, Fate::Forward, change);
+        }
+        if frame.len() < len {
+            return Sent::Verbatim;
+        }
+        leased.lease.outbound.push(frame);
+        Sent::Done
+    }
+
+    /// `Parse` of a statement with a name.
+    fn send_parse(&mut self, leased: &mut Leased, parse: Parse<'_>) -> Sent {
+        if self.names.get(parse.name).is_some() && self.ledger.reaches_back() {
+            // An earlier batch may still fail and leave the name free.
+            return Sent::Not(Step::Stalled);
+        }
+        let verdict = self.parse_verdict(&parse);
+        let kept = self.names.bytes() + parse.identity.len();
+        let refused = match self.note(leased, verdict, parse.text) {
+            _ if self.names.get(parse.name).is_some() => Some(refusal::statement_exists(parse.name)),
+            _ if kept > LONGEST_NAMES => Some(refusal::too_many_statements(kept, LONGEST_NAMES)),
+            noted => noted.err(),
+        };
+        if let Some(error) = refused {
+            return self.poison(leased, error);
+        }
+        self.begin_statement(leased);
+        let statement = self.group.statements.intern(parse.identity);
+        let named = Named { statement: statement.clone(), verdict, generation: self.catalog.generation() };
+        let before = self.names.set(parse.name, Some(named));
+        let change = |prepared| Some(Change::Name { name: parse.name.into(), before, prepared });
+        let known = leased.lease.prepared.touch(statement.id());
+        // In a failed transaction PostgreSQL refuses to parse, and after a change of the schema what was
+        // prepared before may be out of date: the server is asked again.
+        if known && !leased.schema_changed && self.ledger.status() != Status::Failed {
+            conn_metrics(leased).prepared_hits.inc();
+            self.ledger.push(Awaits::Parse, Fate::Synthesise, change(None));
+            return Sent::Done;
+        }
+        if known {
+            put_target(leased, frontend::CLOSE, statement.server_name().as_bytes());
+            self.ledger.push(Awaits::Close, Fate::Swallow, None);
+        }
+        conn_metrics(leased).prepared_misses.inc();
+        self.put_parse(leased, &statement);
+        self.ledger.push(Awaits::Parse, Fate::Forward, change(Some(statement.id())));
+        Sent::Done
+    }
+
+    /// `Bind` of a statement with a name: the server knows it by another.
+    fn send_bind(&mut self, leased: &mut Leased, head: BindHead<'_>, len: usize) -> Sent {
+        let named = match self.ready_named(leased, head.statement) {
+            Ok(named) => named,
+            Err(error) => return self.poison(leased, error),
+        };
+        if let Err(error) = self.note(leased, named.verdict, named.statement.text()) {
+            return self.poison(leased, error);
+        }
+        self.begin_statement(leased);
+        let name = named.statement.server_name().as_bytes();
+        let rewritten = len - head.statement.len() + name.len();
+        let out = leased.lease.outbound.bytes();
+        out.put_u8(frontend::BIND);
+        out.put_u32((rewritten - 1) as u32);
+        out.put_slice(head.portal);
+        out.put_u8(0);
+        out.put_slice(name);
+        out.put_u8(0);
+        self.ledger.push(Awaits::Bind, Fate::Forward, None);
+        Sent::Head(head.len())
+    }
+
+    /// Makes sure that the server connection has the statement that the client calls `name`; a name
+    /// that stands for nothing fails as PostgreSQL would fail it.
+    fn ready_named(&mut self, leased: &mut Leased, name: &[u8]) -> Result<Named, PgError> {
+        let named = self.names.get(name).cloned().ok_or_else(|| refusal::no_such_statement(name))?;
+        let metrics = conn_metrics(leased);
+        if leased.lease.prepared.touch(named.statement.id()) {
+            metrics.prepared_hits.inc();
+        } else {
+            metrics.prepared_misses.inc();
+            self.put_parse(leased, &named.statement);
+            self.ledger.push(Awaits::Parse, Fate::Swallow, Some(Change::Prepared(named.statement.id())));
+        }
+        Ok(named)
+    }
+
+    /// Makes sure that the server connection has this session's unnamed statement. When there is none
+    /// the server says so itself.
+    fn ready_unnamed(&mut self, leased: &mut Leased) -> Result<(), PgError> {
+        match &self.unnamed {
+            Unnamed::None => {
+                leased.forget_unnamed(&mut self.ledger);
+                Ok(())
+            }
+            Unnamed::TooLong if leased.has_unnamed => Ok(()),
+            Unnamed::TooLong => Err(refusal::unnamed_too_long()),
+            Unnamed::Kept { identity, verdict } => {
+                let verdict = *verdict;
+                if !leased.has_unnamed {
+                    put_parse(leased, b"", identity);
+                    self.ledger.push(Awaits::Parse, Fate::Swallow, None);
+                    leased.has_unnamed = true;
+                }
+                self.note(leased, verdict, b"")
+            }
+        }
+    }
+
+    fn put_parse(&mut self, leased: &mut Leased, statement: &crate::pool::Statement) {
+        put_parse(leased, statement.server_name().as_bytes(), statement.identity());
+        leased.lease.prepared.insert(statement);
+        let limit = leased.prepared_limit;
+        while let Some(id) = leased.lease.prepared.evict(limit) {
+            put_target(leased, frontend::CLOSE, server_name(id).as_bytes());
+            self.ledger.push(Awaits::Close, Fate::Swallow, None);
+        }
+    }
+
+    fn keep_unnamed(&mut self, identity: &[u8], verdict: Verdict) {
+        let mut kept = match std::mem::take(&mut self.unnamed) {
+            Unnamed::Kept { identity, .. } => identity,
+            _ => Vec::new(),
+        };
+        kept.clear();
+        kept.extend_from_slice(identity);
+        self.unnamed = Unnamed::Kept { identity: kept, verdict };
+    }
+
+    /// Makes the server fail where the client's message would have failed, so that it skips and
+    /// aborts as it should; the client gets `error` in place of the server's.
+    fn poison(&mut self, leased: &mut Leased, error: PgError) -> Sent {
+        const NO_SUCH_PORTAL: &[u8] = b"pgweir: no such portal\0\0\0\0\0";
+        let out = leased.lease.outbound.bytes();
+        out.put_u8(frontend::EXECUTE);
+        out.put_u32(NO_SUCH_PORTAL.len() as u32 + 4);
+        out.put_slice(NO_SUCH_PORTAL);
+        self.begin_statement(leased);
+        self.ledger.push(Awaits::Execute, Fate::Replace(Box::new(error)), None);
+        Sent::Dropped
+    }
+
+    /// The same for a simple `Query`, which is its own `Sync`.
+    fn poison_query(&mut self, leased: &mut Leased, error: PgError) -> Sent {
+        let sent = self.poison(leased, error);
+        leased.lease.outbound.push(&SYNC);
+        self.ledger.push(Awaits::Sync, Fate::Forward, None);
+        sent
+    }
+
+    fn parse_verdict(&mut self, parse: &Parse<'_>) -> Verdict {
+        match self.intake.verdicts.pop_front() {
+            Some(verdict) => verdict,
+            None => self.classify_parse(parse),
+        }
+    }
+
+    fn next_verdict(&mut self, text: &[u8]) -> Verdict {
+        match self.intake.verdicts.pop_front() {
+            Some(verdict) => verdict,
+            None => self.classify(text),
+        }
+    }
+
+    fn classify_parse(&mut self, parse: &Parse<'_>) -> Verdict {
+        let verdict = self.classify(parse.text);
+        let custom = |oid: &[u8]| u32::from_be_bytes([oid[0], oid[1], oid[2], oid[3]]) >= FIRST_CUSTOM_OID;
+        let types = parse.identity.get(parse.text.len() + 3..).unwrap_or_default();
+        if verdict.effects.contains(Effects::PARAMETER_TYPES) && types.chunks_exact(4).any(custom) {
+            return Verdict { class: Class::Primary, reason: Reason::OpaqueFunction, ..verdict };
+        }
+        verdict
+    }
+
+    /// The verdict on a statement that the client has prepared, under the catalog of now.
+    fn verdict_of(&mut self, name: &[u8]) -> Option<Verdict> {
+        if name.is_empty() {
+            return match &self.unnamed {
+                Unnamed::Kept { verdict, .. } if self.intake.verdicts.is_empty() => Some(*verdict),
+                _ => None,
+            };
+        }
+        let generation = self.catalog.generation();
+        let named = self.names.get(name)?;
+        if named.generation == generation {
+            return Some(named.verdict);
+        }
+        let statement = named.statement.clone();
+        let verdict = self.classify_parse(&Parse { name, text: statement.text(), identity: statement.identity() });
+        let named = self.names.get_mut(name)?;
+        (named.verdict, named.generation) = (verdict, generation);
+        Some(verdict)
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.inbound.consume(count);
+        self.intake.admitted = self.intake.admitted.saturating_sub(count);
+    }
+}
+
+/// A whole `Sync`.
+const SYNC: [u8; HEADER] = [frontend::SYNC, 0, 0, 0, 4];
+
+/// PostgreSQL's `FirstNormalObjectId`: types from here on are the database's own.
+const FIRST_CUSTOM_OID: u32 = 16384;
+
+fn conn_metrics(leased: &Leased) -> &crate::metrics::HostMetrics {
+    &leased.lease.pool().metrics
+}
+
+fn put_parse(leased: &mut Leased, name: &[u8], identity: &[u8]) {
+    let out = leased.lease.outbound.bytes();
+    out.put_u8(frontend::PARSE);
+    out.put_u32((4 + name.len() + 1 + identity.len()) as u32);
+    out.put_slice(name);
+    out.put_u8(0);
+    out.put_slice(identity);
+}
+
+fn put_target(leased: &mut Leased, tag: u8, statement: &[u8]) {
+    let out = leased.lease.outbound.bytes();
+    out.put_u8(tag);
+    out.put_u32((4 + 1 + statement.len() + 1) as u32);
+    out.put_u8(b'S');
+    out.put_slice(statement);
+    out.put_u8(0);
+}

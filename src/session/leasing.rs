@@ -1,0 +1,367 @@
+//! From a batch to a server connection and back: routing, waiting, making the connection this
+//! session's, and finding out whether it may be handed on.
+
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Instant;
+
+use bytes::BufMut;
+
+use super::batch::{self, Batch};
+use super::ledger::{Awaits, Fate, Status};
+use super::slot::Signal;
+use super::statements::Unnamed;
+use super::{Leased, Session, refusal};
+use crate::cluster::{GreetingError, Group, Moment, Place};
+use crate::config::{Consistency, PoolMode};
+use crate::pool::{AcquireError, Lease, Waiting, difference, probe};
+use crate::router::{Decision, RouteReason, SessionView, Target, route};
+use crate::server::query::QueryError;
+use crate::sql::{Effects, TxControl};
+use crate::wire::error::PgError;
+use crate::wire::frame::frontend;
+
+/// Why a batch was not given a server connection.
+#[derive(Debug)]
+pub(super) enum NoLease {
+    /// The client is told; it may go on.
+    Refused(PgError),
+    /// The client is told, and the connection ends.
+    Ended(PgError),
+    ClientGone,
+}
+
+/// What became of a lease whose batch is settled.
+#[derive(Debug)]
+pub(super) enum Settled {
+    /// It stays with the session or went back to its pool.
+    Fine,
+    /// The server was lost while it was asked what it holds.
+    Lost(PgError),
+}
+
+impl Session {
+    /// Leases a connection for the batch and makes it this session's.
+    pub(super) async fn lease_for(&mut self, batch: &Batch, again: bool) -> Result<(), NoLease> {
+        let asked = Instant::now();
+        self.catalog = self.group.catalog();
+        let decision = self.decide(batch);
+        let (lease, place, reason) = self.find_lease(decision, again).await?;
+        self.count_route(place, reason);
+        self.metrics.wait_seconds.observe(asked.elapsed().as_secs_f64());
+        self.slot.leases(&lease.cancel);
+        self.take(lease, place, batch);
+        Ok(())
+    }
+
+    fn decide(&mut self, batch: &Batch) -> Decision {
+        if self.mode == PoolMode::Session {
+            return Decision { target: Target::Primary, reason: RouteReason::SessionMode };
+        }
+        let view = SessionView {
+            in_transaction: None,
+            pinned: None,
+            default_read_only: self.state.default_read_only(),
+            replicas: self.group.has_replicas(),
+        };
+        route(&batch.verdict(), &view)
+    }
+
+    /// A read tries the replicas one after the other, and then the primary: one that is gone never
+    /// costs a read.
+    async fn find_lease(&mut self, decision: Decision, again: bool) -> Result<(Lease, Place, RouteReason), NoLease> {
+        let mut reason = decision.reason;
+        if decision.target == Target::Replica && !again {
+            loop {
+                let Some(place) = self.group.pick_replica(self.wanted_freshness()) else {
+                    let any = self.group.pick_replica(Moment::NEVER).is_some();
+                    reason = if any { RouteReason::NotFresh } else { RouteReason::ReplicaDown };
+                    break;
+                };
+                match self.acquire(place).await {
+                    Ok(lease) => return Ok((lease, place, reason)),
+                    Err(Ok(AcquireError::Connect(_))) => {
+                        self.group.host(place).set_up(false);
+                    }
+                    Err(Ok(error)) => return Err(self.not_acquired(&error, place)),
+                    Err(Err(no_lease)) => return Err(no_lease),
+                }
+            }
+        }
+        match self.acquire(Place::Primary).await {
+            Ok(lease) => Ok((lease, Place::Primary, reason)),
+            Err(Ok(error)) => Err(self.not_acquired(&error, Place::Primary)),
+            Err(Err(no_lease)) => Err(no_lease),
+        }
+    }
+
+    fn wanted_freshness(&self) -> Moment {
+        match self.consistency {
+            Consistency::Eventual => Moment::NEVER,
+            Consistency::Session => self.last_write,
+            Consistency::Tenant => self.last_write.max(Moment::from_raw(self.tenant.last_write())),
+        }
+    }
+
+    fn not_acquired(&self, error: &AcquireError, place: Place) -> NoLease {
+        let error = refusal::acquire(error, &self.group.host(place).config.name);
+        self.tenant_metrics.rejected("server_connection");
+        match error.severity {
+            crate::wire::error::Severity::Error => NoLease::Refused(error),
+            crate::wire::error::Severity::Fatal => NoLease::Ended(error),
+        }
+    }
+
+    /// A connection of one pool: an idle one at once, or a place in the queue. The inner error is the
+    /// pool's, the outer one what happened to the client meanwhile.
+    async fn acquire(&mut self, place: Place) -> Result<Lease, Result<AcquireError, NoLease>> {
+        let pool = self.group.pool(place).clone();
+        if let Some(lease) = pool.try_acquire() {
+            return Ok(lease);
+        }
+        self.slot.waits();
+        let outcome = self.wait(pool.wait()).await;
+        self.slot.rests();
+        outcome
+    }
+
+    async fn wait(&mut self, mut waiting: Waiting) -> Result<Lease, Result<AcquireError, NoLease>> {
+        let slot = self.slot.clone();
+        let mut lease = std::pin::pin!(waiting.lease());
+        poll_fn(|cx| {
+            if let Poll::Ready(outcome) = lease.as_mut().poll(cx) {
+                return Poll::Ready(outcome.map_err(Ok));
+            }
+            let signals = slot.take_signals(cx.waker());
+            if signals & Signal::Cancel as u32 != 0 {
+                return Poll::Ready(Err(Err(NoLease::Refused(refusal::cancelled_in_queue()))));
+            }
+            if signals & Signal::Shutdown as u32 != 0 {
+                return Poll::Ready(Err(Err(NoLease::Ended(refusal::shutting_down()))));
+            }
+            match self.poll_client(cx) {
+                Poll::Ready(()) if self.client_gone => Poll::Ready(Err(Err(NoLease::ClientGone))),
+                _ => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    fn count_route(&self, place: Place, reason: RouteReason) {
+        let target = usize::from(place != Place::Primary);
+        if let Some((_, counters)) = self.shared.routes.iter().find(|(known, _)| *known == reason) {
+            counters[target].inc();
+        }
+    }
+
+    /// The connection becomes this session's: its settings are made, in the same write as the batch.
+    fn take(&mut self, lease: Lease, place: Place, batch: &Batch) {
+        let repeatable = batch.synced
+            && batch.complete
+            && batch.verdict.is_none_or(|verdict| verdict.tx == TxControl::None)
+            && self.mode != PoolMode::Session;
+        let prepared_limit = lease.pool().prepared_limit();
+        let mut leased = Leased {
+            lease,
+            place,
+            prepared_limit,
+            passing: 0,
+            swallowing: false,
+            has_unnamed: false,
+            schema_changed: false,
+            writes: false,
+            untouched: true,
+            repeatable,
+            again: None,
+            since: Instant::now(),
+        };
+        if repeatable {
+            self.inbound.hold();
+        }
+        let generation = self.group.schema_generation();
+        let conn = &mut *leased.lease;
+        let mut sql = String::new();
+        if conn.schema_generation != generation {
+            if !conn.prepared.is_empty() {
+                sql += "DEALLOCATE ALL;";
+                conn.prepared.clear();
+            }
+            conn.schema_generation = generation;
+        }
+        if conn.settings != self.state.settings {
+            sql += &difference(&conn.settings, &self.state.settings).unwrap_or_default();
+            conn.settings = self.state.settings.clone();
+        }
+        if !sql.is_empty() {
+            self.inject(&mut leased, &sql);
+        }
+        self.lease = Some(leased);
+        self.intake.admit(batch);
+    }
+
+    /// Sends a statement of our own; the client does not see its answer.
+    fn inject(&mut self, leased: &mut Leased, sql: &str) {
+        let out = leased.lease.outbound.bytes();
+        out.put_u8(frontend::QUERY);
+        out.put_u32(sql.len() as u32 + 5);
+        out.put_slice(sql.as_bytes());
+        out.put_u8(0);
+        self.ledger.push(Awaits::Query, Fate::Swallow, None);
+    }
+
+    /// Everything is answered. Decides what becomes of the lease.
+    pub(super) async fn settle(&mut self) -> Settled {
+        let Some(mut leased) = self.lease.take() else { return Settled::Fine };
+        self.count_batch(&leased);
+        self.intake.settled();
+        if self.ledger.status() != Status::Idle {
+            self.keep_ceiling(&mut leased);
+            self.lease = Some(leased);
+            return Settled::Fine;
+        }
+        if leased.schema_changed {
+            self.group.schema_changed();
+            leased.schema_changed = false;
+        }
+        if leased.writes {
+            self.last_write = self.group.clock.now();
+            self.tenant.wrote(self.last_write.raw());
+            leased.writes = false;
+        }
+        if self.ledger.ambiguous() {
+            // Dropped, and so closed.
+            self.ledger.abandon();
+            self.slot.rests();
+            return Settled::Fine;
+        }
+        let effects = std::mem::replace(&mut self.effects, Effects::NONE);
+        if batch::needs_probe(effects)
+            && let Err(error) = self.look(&mut leased).await
+        {
+            self.slot.rests();
+            return Settled::Lost(self.lost(leased.place, &error.to_string(), false));
+        }
+        if self.keeps_lease() {
+            self.lease = Some(leased);
+        } else {
+            self.slot.rests();
+            leased.lease.hand_back();
+        }
+        Settled::Fine
+    }
+
+    /// Asks the server session what it holds after statements that may have changed it, and brings it
+    /// to what the session is to have: a `RESET` goes back to the startup packet's values, a timeout
+    /// over the tenant's ceiling to the ceiling.
+    async fn look(&mut self, leased: &mut Leased) -> Result<(), QueryError> {
+        let user = leased.lease.pool().key.user.clone();
+        let mut holdings = probe(&mut leased.lease, &user, self.state.mentioned()).await?;
+        let found = std::sync::Arc::new(holdings.settings.clone());
+        let mut reports = std::mem::take(&mut holdings.reports);
+        self.state.take(holdings);
+        if let Some(sql) = difference(&found, &self.state.settings) {
+            reports.extend(leased.lease.ask(&sql).await?.reports);
+        }
+        leased.lease.settings = self.state.settings.clone();
+        for (name, value) in reports {
+            crate::wire::author::parameter_status(self.outbound.bytes(), &name, &value);
+        }
+        Ok(())
+    }
+
+    /// Inside a transaction that has made settings: no timeout above the tenant's ceiling.
+    fn keep_ceiling(&mut self, leased: &mut Leased) {
+        let Some(ceiling) = self.state.ceiling() else { return };
+        if self.ledger.status() != Status::Transaction || !self.effects.contains(Effects::TIMEOUT) {
+            return;
+        }
+        self.effects = self.effects.without(Effects::TIMEOUT);
+        let sql = format!(
+            "SELECT pg_catalog.set_config('statement_timeout', '{ceiling}', true) FROM pg_catalog.pg_settings \
+             WHERE name OPERATOR(pg_catalog.=) 'statement_timeout' \
+             AND NOT (setting::pg_catalog.int4 BETWEEN 1 AND {ceiling})"
+        );
+        self.inject(leased, &sql);
+    }
+
+    /// The batch is to be run again: everything that was sent for it is forgotten.
+    pub(super) async fn repeat(&mut self, again: super::Again) -> Result<(), NoLease> {
+        let Some(mut leased) = self.lease.take() else { return Ok(()) };
+        self.effects = Effects::NONE;
+        leased.has_unnamed = false;
+        if again == super::Again::Prepared {
+            // Everything that this connection has prepared is suspect.
+            leased.lease.prepared.clear();
+            if leased.lease.ask("DEALLOCATE ALL").await.is_ok() {
+                leased.lease.hand_back();
+            }
+        } else {
+            leased.lease.hand_back();
+        }
+        self.slot.rests();
+        self.rewind().await
+    }
+
+    /// Routes and leases again for the batch whose bytes are still held.
+    pub(super) async fn rewind(&mut self) -> Result<(), NoLease> {
+        self.intake.restart();
+        self.inbound.rewind();
+        Ok(())
+    }
+
+    /// What a client is told when its server connection is lost.
+    pub(super) fn lost(&self, place: Place, cause: &str, in_transaction: bool) -> PgError {
+        refusal::server_lost(&self.group.host(place).config.name, cause, in_transaction)
+    }
+
+    /// The client leaves: its connection is made clean, or closed.
+    pub(super) async fn release(&mut self) {
+        let Some(mut leased) = self.lease.take() else { return };
+        self.slot.rests();
+        let clean = self.ledger.settled() && !self.ledger.ambiguous() && leased.lease.outbound.is_empty();
+        if !clean || self.state.held == Some(crate::pool::Held::Sticky) {
+            return;
+        }
+        tokio::spawn(async move {
+            let reset = async {
+                leased.lease.ask("ROLLBACK").await?;
+                leased.lease.ask("DISCARD ALL").await
+            };
+            if let Ok(Ok(_)) = tokio::time::timeout(RESET_TIMEOUT, reset).await {
+                leased.lease.settings = Default::default();
+                leased.lease.prepared.clear();
+                leased.lease.hand_back();
+            }
+        });
+    }
+
+    fn count_batch(&self, leased: &Leased) {
+        let metrics = &leased.lease.pool().metrics;
+        metrics.queries.inc();
+        metrics.query_seconds.observe(leased.since.elapsed().as_secs_f64());
+        let status = self.ledger.status();
+        if status == Status::Idle {
+            metrics.transactions.inc();
+        }
+        self.slot.statement_ends(status != Status::Idle);
+    }
+
+    pub(super) fn forget_unnamed(&mut self) {
+        self.unnamed = Unnamed::None;
+    }
+}
+
+/// For making a connection clean whose client has left.
+const RESET_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// What a client is told that cannot be greeted.
+pub(super) fn not_greeted(error: GreetingError, group: &Group) -> PgError {
+    use crate::wire::error::Severity::Fatal;
+    let host = &group.host(Place::Primary).config.name;
+    let error = match error {
+        GreetingError::Acquire(error) => refusal::acquire(&error, host),
+        GreetingError::Refused(error) => error,
+        GreetingError::Lost(cause) => refusal::server_lost(host, &cause, false),
+    };
+    PgError { severity: Fatal, ..error }
+}

@@ -1,0 +1,119 @@
+//! What a session says in its own name: errors, and the replies to messages that no server saw.
+
+use std::time::Duration;
+
+use bytes::BufMut;
+
+use crate::net::buffer::WriteBuffer;
+use crate::pool::AcquireError;
+use crate::wire::author;
+use crate::wire::error::PgError;
+use crate::wire::frame::backend;
+
+/// `ReadyForQuery`, idle: only when no server owes anything and no transaction is open.
+pub(super) fn ready(out: &mut WriteBuffer) {
+    author::ready_for_query(out.bytes(), b'I');
+}
+
+pub(super) fn parse_complete(out: &mut WriteBuffer) {
+    out.bytes().put_slice(&[backend::PARSE_COMPLETE, 0, 0, 0, 4]);
+}
+
+pub(super) fn close_complete(out: &mut WriteBuffer) {
+    out.bytes().put_slice(&[backend::CLOSE_COMPLETE, 0, 0, 0, 4]);
+}
+
+/// PostgreSQL's own words (`FetchPreparedStatement`).
+pub(super) fn no_such_statement(name: &[u8]) -> PgError {
+    PgError::error("26000", format!("prepared statement \"{}\" does not exist", lossy(name)))
+}
+
+/// PostgreSQL's own words (`StorePreparedStatement`).
+pub(super) fn statement_exists(name: &[u8]) -> PgError {
+    PgError::error("42P05", format!("prepared statement \"{}\" already exists", lossy(name)))
+}
+
+pub(super) fn statement_too_long(len: usize) -> PgError {
+    let limit = super::request::LONGEST_PARSE;
+    PgError::error("54000", "prepared statement is too long")
+        .detail(format!("Its message has {len} bytes; that of a statement with a name may have {limit}."))
+        .hint("Use the unnamed statement, or send the text as a simple query.")
+}
+
+pub(super) fn unnamed_too_long() -> PgError {
+    let limit = super::request::LONGEST_PARSE;
+    PgError::error("54000", "the unnamed statement is too long to be kept beyond its batch")
+        .detail(format!("Up to {limit} bytes are kept, for use on another server connection."))
+        .hint("Send Parse, Bind and Execute before the next Sync, or within one transaction.")
+}
+
+pub(super) fn too_many_statements(bytes: usize, limit: usize) -> PgError {
+    PgError::error("53200", "too many prepared statements")
+        .detail(format!("This connection's statements would take {bytes} bytes; the limit is {limit}."))
+        .hint("Close statements that are no longer needed, or raise the driver's reuse of them.")
+}
+
+/// A statement that would do the wrong thing on the replica where its transaction is.
+pub(super) fn not_on_a_replica(reason: &str) -> PgError {
+    PgError::error("0A000", "this statement cannot run in a read-only transaction that was routed to a replica")
+        .detail(format!("Reason: {reason}."))
+        .hint("Begin the transaction with READ WRITE, or with the comment /* pgweir: primary */.")
+}
+
+pub(super) fn no_transactions() -> PgError {
+    PgError::error("0A000", "transactions are not allowed in statement pooling mode")
+        .hint("Use pool mode \"transaction\" for this database.")
+}
+
+pub(super) fn acquire(error: &AcquireError, host: &str) -> PgError {
+    match error {
+        AcquireError::Timeout { waited, size } => PgError::error("53300", "no server connection became free in time")
+            .detail(format!(
+                "Waited {:.1} s in the queue; all {size} server connections to {host} are in use.",
+                waited.as_secs_f64()
+            ))
+            .hint("Make transactions shorter, or raise size or queue_timeout of the pool."),
+        AcquireError::Connect(error) => error.to_client(),
+        AcquireError::Closed => {
+            PgError::fatal("57P01", "terminating connection due to a change of configuration").hint("Connect again.")
+        }
+    }
+}
+
+/// The client cancelled while it waited for a server connection.
+pub(super) fn cancelled_in_queue() -> PgError {
+    PgError::error("57014", "canceling statement due to user request")
+        .detail("It was still waiting for a server connection and has not run.")
+}
+
+/// The statement was over its tenant's ceiling.
+pub(super) fn over_ceiling(tenant: &str, ceiling: Duration) -> PgError {
+    PgError::error("57014", "canceling statement due to statement timeout")
+        .detail(format!("The ceiling of tenant \"{tenant}\" is {} ms.", ceiling.as_millis()))
+}
+
+/// The server connection was lost.
+pub(super) fn server_lost(host: &str, cause: &str, in_transaction: bool) -> PgError {
+    let what = if in_transaction {
+        "The transaction was rolled back."
+    } else {
+        "It is not known whether the statement has run."
+    };
+    PgError::fatal("08006", format!("connection to server {host} was lost"))
+        .detail(format!("{cause}. {what}"))
+        .hint("Connect again, and check the outcome before you repeat a statement that writes.")
+}
+
+/// The server sent what could not be assigned to any request.
+pub(super) fn server_confused(host: &str, tag: u8) -> PgError {
+    PgError::fatal("08P01", format!("unexpected message from server {host}"))
+        .detail(format!("A message of type {:?} answers nothing that was asked.", char::from(tag)))
+}
+
+pub(super) fn shutting_down() -> PgError {
+    PgError::fatal("57P01", "terminating connection due to administrator command").hint("Connect again.")
+}
+
+fn lossy(name: &[u8]) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(name)
+}

@@ -1,0 +1,309 @@
+//! Moves bytes both ways until something has to be decided, and decides it: the session's main loop.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+
+use super::intake::{HIGH_WATER, Step};
+use super::leasing::{NoLease, Settled};
+use super::ledger::Status;
+use super::replies::Broken;
+use super::request::Malformed;
+use super::slot::Signal;
+use super::{Again, Leased, Session, refusal};
+use crate::cluster::Place;
+use crate::net::stream::Stream;
+use crate::wire::error::PgError;
+
+/// How long a client may take to take the last words.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Why the relay stops.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A batch wants a server connection.
+    Batch(super::batch::Batch),
+    /// Everything that was sent is answered.
+    Settled,
+    /// The client has left, with or without saying so.
+    Left,
+    Malformed(Malformed),
+    ServerLost(io::Error),
+    Broken(Broken),
+    Signal(u32),
+}
+
+impl Session {
+    /// Serves the client until it leaves or has to be sent away.
+    pub(super) async fn run(&mut self) -> Result<(), PgError> {
+        let mut again = false;
+        loop {
+            let event = poll_fn(|cx| self.poll_relay(cx)).await;
+            let end = match event {
+                Event::Batch(batch) => match self.lease_for(&batch, std::mem::take(&mut again)).await {
+                    Ok(()) => None,
+                    Err(NoLease::Refused(error)) => {
+                        self.refuse(&batch, &error);
+                        None
+                    }
+                    Err(NoLease::Ended(error)) => Some(Err(error)),
+                    Err(NoLease::ClientGone) => Some(Ok(())),
+                },
+                Event::Settled => match self.lease.as_ref().and_then(|leased| leased.again) {
+                    Some(how) => {
+                        again = how == Again::OnPrimary;
+                        self.repeat(how).await.err().map(no_lease)
+                    }
+                    None => match self.settle().await {
+                        Settled::Fine => None,
+                        Settled::Lost(error) => Some(Err(error)),
+                    },
+                },
+                Event::Left => Some(Ok(())),
+                Event::Malformed(malformed) => Some(Err(malformed.to_error())),
+                Event::ServerLost(error) => self.server_lost(&error),
+                Event::Broken(broken) => Some(Err(self.broken(broken))),
+                Event::Signal(signals) => self.signalled(signals),
+            };
+            if let Some(outcome) = end {
+                return self.end(outcome).await;
+            }
+        }
+    }
+
+    fn poll_relay(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        loop {
+            let signals = self.slot.take_signals(cx.waker());
+            if signals & self.heeded() != 0 {
+                return Poll::Ready(Event::Signal(signals));
+            }
+            let step = match self.take_requests() {
+                Ok(step) => step,
+                Err(malformed) => return Poll::Ready(Event::Malformed(malformed)),
+            };
+            match step {
+                Step::NeedLease(batch) => return Poll::Ready(Event::Batch(batch)),
+                Step::Left => return Poll::Ready(Event::Left),
+                Step::NeedClient | Step::NeedRoom | Step::Stalled => {}
+            }
+            let mut progress = false;
+            if let Some(mut leased) = self.lease.take() {
+                let event = self.poll_server(&mut leased, cx);
+                self.lease = Some(leased);
+                match event {
+                    Poll::Ready(Ok(())) => progress = true,
+                    Poll::Ready(Err(event)) => return Poll::Ready(event),
+                    Poll::Pending => {}
+                }
+            }
+            if self.outbound.poll_flush(cx, &mut self.client).is_ready_err() {
+                return Poll::Ready(Event::Left);
+            }
+            if self.has_settled() {
+                return Poll::Ready(Event::Settled);
+            }
+            if self.client_gone {
+                if self.nothing_to_wait_for() {
+                    return Poll::Ready(Event::Left);
+                }
+            } else if self.wants_client(&step) {
+                progress |= self.poll_client(cx).is_ready();
+            }
+            if !progress {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Reads from the client once. Ready when something happened, which may be its end.
+    pub(super) fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.client_gone || self.inbound.is_full() {
+            return Poll::Pending;
+        }
+        let outcome = ready!(self.inbound.poll_fill(cx, &mut self.client));
+        self.client_gone = !matches!(outcome, Ok(count) if count > 0);
+        Poll::Ready(())
+    }
+
+    fn wants_client(&self, step: &Step) -> bool {
+        !matches!(step, Step::NeedRoom) && !self.inbound.is_full()
+    }
+
+    /// A lease whose every message is answered and of which nobody has been told yet.
+    fn has_settled(&self) -> bool {
+        let Some(leased) = &self.lease else { return false };
+        leased.active && self.ledger.settled() && leased.passing == 0 && self.intake.at_boundary()
+    }
+
+    /// The client is gone: what it has sent is carried out, as PostgreSQL would, unless that is the
+    /// middle of something, or a read.
+    fn nothing_to_wait_for(&self) -> bool {
+        match &self.lease {
+            Some(leased) => !leased.active || self.ledger.is_empty() || !leased.writes,
+            None => true,
+        }
+    }
+
+    /// Both directions of the server's socket. Ready when bytes moved.
+    fn poll_server(&mut self, leased: &mut Leased, cx: &mut Context<'_>) -> Poll<Result<(), Event>> {
+        let conn = &mut *leased.lease;
+        if !conn.outbound.is_empty() {
+            leased.active = true;
+            match conn.outbound.poll_flush(cx, &mut conn.stream) {
+                Poll::Ready(Err(error)) => {
+                    // What the server said before it closed may explain it.
+                    leased.write_error.get_or_insert(error);
+                    conn.outbound.clear();
+                }
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+            }
+        }
+        if self.outbound.len() >= HIGH_WATER {
+            return Poll::Pending;
+        }
+        match ready!(conn.inbound.poll_fill(cx, &mut conn.stream)) {
+            Ok(0) => {
+                let error = leased.write_error.take();
+                return Poll::Ready(Err(Event::ServerLost(
+                    error.unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()),
+                )));
+            }
+            Ok(_) => {}
+            Err(error) => return Poll::Ready(Err(Event::ServerLost(error))),
+        }
+        self.pass_replies(leased, cx).map_err(Event::Broken)?;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes the replies; a run that the client is to get as it is goes straight from the server's
+    /// buffer to the client's socket.
+    fn pass_replies(&mut self, leased: &mut Leased, cx: &mut Context<'_>) -> Result<(), Broken> {
+        let mut run = self.take_replies(leased)?;
+        if run > 0 {
+            self.inbound_is_answered(leased);
+        }
+        if run > 0
+            && self.outbound.is_empty()
+            && let Poll::Ready(Ok(count)) =
+                Pin::new(&mut self.client).poll_write(cx, &leased.lease.inbound.data()[..run])
+        {
+            leased.lease.inbound.consume(count);
+            run -= count;
+        }
+        self.outbound.push(&leased.lease.inbound.data()[..run]);
+        leased.lease.inbound.consume(run);
+        Ok(())
+    }
+
+    /// The client has got a part of the answer: what it asked cannot be asked again.
+    fn inbound_is_answered(&mut self, leased: &mut Leased) {
+        if leased.repeatable && !leased.untouched {
+            leased.repeatable = false;
+            self.inbound.release();
+        }
+    }
+
+    /// Signals that matter in the state that the session is in.
+    fn heeded(&self) -> u32 {
+        let between = self.lease.is_none() || (self.ledger.settled() && self.ledger.status() == Status::Idle);
+        let kill = Signal::Kill as u32;
+        if between && self.intake.at_boundary() { kill | Signal::Shutdown as u32 } else { kill }
+    }
+
+    fn signalled(&mut self, signals: u32) -> Option<Result<(), PgError>> {
+        if signals & Signal::Shutdown as u32 != 0 {
+            return Some(Err(refusal::shutting_down()));
+        }
+        // The cancel had no effect: the server connection is closed, and with it the client's, which
+        // is in the middle of an answer that will never be complete.
+        if signals & Signal::Kill as u32 != 0 && self.lease.take().is_some() {
+            self.ledger.abandon();
+            let error = self.ceiling_error();
+            return Some(Err(PgError { severity: crate::wire::error::Severity::Fatal, ..error }));
+        }
+        None
+    }
+
+    /// A read that has not been answered at all runs elsewhere; everything else is lost with its server.
+    fn server_lost(&mut self, error: &io::Error) -> Option<Result<(), PgError>> {
+        let mut leased = self.lease.take()?;
+        self.slot.rests();
+        let in_transaction = self.ledger.status() != Status::Idle;
+        self.ledger.abandon();
+        self.undo(&mut leased);
+        let place = leased.place;
+        if leased.repeatable && leased.untouched && place != Place::Primary && !leased.writes {
+            drop(leased);
+            self.effects = crate::sql::Effects::NONE;
+            self.intake.restart();
+            self.inbound.rewind();
+            return None;
+        }
+        if leased.said_fatal {
+            // The server's own words have reached the client.
+            return Some(Ok(()));
+        }
+        Some(Err(self.lost(place, &error.to_string(), in_transaction)))
+    }
+
+    fn broken(&mut self, broken: Broken) -> PgError {
+        let place = self.lease.take().map_or(Place::Primary, |leased| leased.place);
+        match broken {
+            Broken::Confused { tag } => refusal::server_confused(&self.group.host(place).config.name, tag),
+            Broken::Injection(error) => error,
+        }
+    }
+
+    /// The batch gets an error of ours instead of a server.
+    fn refuse(&mut self, batch: &super::batch::Batch, error: &PgError) {
+        self.shared.metrics.error(error.code);
+        error.encode(self.outbound.bytes());
+        if self.intake.refuse(batch) {
+            self.inbound.consume(batch.len);
+            refusal::ready(&mut self.outbound);
+        }
+    }
+
+    async fn end(&mut self, outcome: Result<(), PgError>) -> Result<(), PgError> {
+        self.release().await;
+        self.inbound.release();
+        if let Err(error) = &outcome {
+            self.shared.metrics.error(error.code);
+            error.encode(self.outbound.bytes());
+        }
+        let rest = std::mem::take(self.outbound.bytes());
+        farewell(&mut self.client, rest).await;
+        outcome
+    }
+}
+
+fn no_lease(error: NoLease) -> Result<(), PgError> {
+    match error {
+        NoLease::Refused(error) | NoLease::Ended(error) => Err(error),
+        NoLease::ClientGone => Ok(()),
+    }
+}
+
+/// Writes the last words and closes, without waiting for ever.
+pub(super) async fn farewell(stream: &mut Stream, out: BytesMut) {
+    let _ = tokio::time::timeout(FAREWELL, async {
+        stream.write_all(&out).await?;
+        stream.shutdown().await
+    })
+    .await;
+}
+
+trait PollExt {
+    fn is_ready_err(&self) -> bool;
+}
+
+impl PollExt for Poll<io::Result<()>> {
+    fn is_ready_err(&self) -> bool {
+        matches!(self, Poll::Ready(Err(_)))
+    }
+}

@@ -1,0 +1,184 @@
+//! From the server to the client: forwards whole runs of frames, and takes the ledger's word for
+//! what the client is not to see.
+
+use std::time::Instant;
+
+use super::ledger::{Synthetic, Verdict};
+use super::statements::{Change, Unnamed};
+use super::{Leased, Session, refusal};
+use crate::wire::error::PgError;
+use crate::wire::frame::{HEADER, backend, backend_header};
+use crate::wire::view;
+
+/// Bytes of an error that are looked at: its first fields, of which the SQLSTATE is one.
+const PEEK: usize = 256;
+
+/// Why the replies cannot be passed on any more.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// The server does not keep to the protocol.
+    Confused { tag: u8 },
+    /// Settings of the session could not be made on this connection: the server's reason.
+    Injection(PgError),
+}
+
+/// SQLSTATEs with which a replica says that a statement cannot run there, or not yet.
+const NOT_ON_A_REPLICA: [&[u8]; 6] = [b"25006", b"0A000", b"55000", b"XX000", b"42P01", b"42883"];
+
+impl Session {
+    /// Goes through what the server has sent. Returns how many bytes at the front of the server's
+    /// buffer are for the client as they are; everything else is dealt with.
+    pub(super) fn take_replies(&mut self, leased: &mut Leased) -> Result<usize, Broken> {
+        let mut run = 0;
+        loop {
+            self.synthesise(leased, &mut run);
+            let data = leased.lease.inbound.data();
+            if leased.passing > 0 {
+                let count = leased.passing.min(data.len() - run);
+                leased.passing -= count;
+                run = self.dispose(leased, run, count);
+            }
+            let rest = &leased.lease.inbound.data()[run..];
+            let header = backend_header(rest).map_err(|_| Broken::Confused { tag: rest[0] })?;
+            let Some(header) = header.filter(|header| rest.len() >= looked_at(header.tag, header.len)) else {
+                return Ok(run);
+            };
+            let frame = &rest[..header.len.min(rest.len())];
+            let verdict = match self.ledger.reply(header.tag, frame.get(HEADER).copied().unwrap_or(0)) {
+                Verdict::Forward if header.tag == backend::ERROR => self.judge_error(leased, frame),
+                verdict => verdict,
+            };
+            match verdict {
+                Verdict::Forward => {
+                    self.observe(leased, header.tag);
+                    leased.untouched = false;
+                    leased.swallowing = false;
+                }
+                Verdict::Swallow => leased.swallowing = true,
+                Verdict::Replace(error) => {
+                    self.flush_run(leased, &mut run);
+                    error.encode(self.outbound.bytes());
+                    leased.untouched = false;
+                    leased.swallowing = true;
+                }
+                Verdict::InjectionFailed => {
+                    let frame = &leased.lease.inbound.data()[run..];
+                    return Err(Broken::Injection(self.injection_error(&frame[..header.len.min(frame.len())])));
+                }
+                Verdict::Unexpected => return Err(Broken::Confused { tag: header.tag }),
+            }
+            leased.passing = header.len;
+            if self.ledger.has_undone() {
+                self.undo(leased);
+            }
+        }
+    }
+
+    /// `count` bytes behind the run are forwarded (the run grows) or dropped.
+    fn dispose(&mut self, leased: &mut Leased, mut run: usize, count: usize) -> usize {
+        if !leased.swallowing {
+            return run + count;
+        }
+        self.flush_run(leased, &mut run);
+        leased.lease.inbound.consume(count);
+        0
+    }
+
+    /// Moves the run into the client's buffer, so that something else can follow it.
+    fn flush_run(&mut self, leased: &mut Leased, run: &mut usize) {
+        self.outbound.push(&leased.lease.inbound.data()[..*run]);
+        leased.lease.inbound.consume(std::mem::take(run));
+    }
+
+    /// Authors the replies whose turn it is.
+    fn synthesise(&mut self, leased: &mut Leased, run: &mut usize) {
+        if leased.passing > 0 {
+            return;
+        }
+        while let Some(reply) = self.ledger.synthetic() {
+            self.flush_run(leased, run);
+            leased.untouched = false;
+            match reply {
+                Synthetic::ParseComplete => refusal::parse_complete(&mut self.outbound),
+                Synthetic::CloseComplete => refusal::close_complete(&mut self.outbound),
+            }
+        }
+    }
+
+    /// What forwarding a frame of this tag tells us.
+    fn observe(&mut self, leased: &mut Leased, tag: u8) {
+        match tag {
+            backend::COMMAND_COMPLETE | backend::READY => {
+                if leased.writes {
+                    // Before the client sees it: what it asks next must find this.
+                    self.last_write = self.group.clock.now();
+                }
+                self.slot.statement_starts(Instant::now());
+            }
+            _ => {}
+        }
+    }
+
+    /// Is this error the client's to see, or ours to repair?
+    fn judge_error(&mut self, leased: &mut Leased, frame: &[u8]) -> Verdict {
+        let code = view::error_field(frame, b'C').unwrap_or(b"XX000");
+        let code = std::str::from_utf8(code).unwrap_or("XX000");
+        self.shared.metrics.error(code);
+        let on_replica = leased.place != crate::cluster::Place::Primary;
+        let plain = leased.untouched && leased.repeatable;
+        if plain && on_replica && NOT_ON_A_REPLICA.contains(&code.as_bytes()) {
+            leased.again = Some(super::Again::OnPrimary);
+        } else if plain && self.stale_plan(code, frame) {
+            leased.again = Some(super::Again::Prepared);
+        }
+        if leased.again.is_some() {
+            self.ledger.mute();
+            return Verdict::Swallow;
+        }
+        if code == "57014" && self.slot.was_cut_off() {
+            self.tenant_timed_out();
+            return Verdict::Replace(Box::new(self.ceiling_error()));
+        }
+        if code == "57014" && view::error_field(frame, b'M').is_some_and(|text| text.ends_with(b"statement timeout")) {
+            self.tenant_timed_out();
+        }
+        Verdict::Forward
+    }
+
+    /// A statement of ours that the server has, but not in the shape that the schema has now.
+    fn stale_plan(&self, code: &str, frame: &[u8]) -> bool {
+        let message = view::error_field(frame, b'M').unwrap_or_default();
+        (code == "0A000" && message.ends_with(b"cached plan must not change result type"))
+            || (code == "26000" && message.windows(8).any(|window| window == b"\"pgweir_"))
+    }
+
+    fn injection_error(&self, frame: &[u8]) -> PgError {
+        let field = |code| String::from_utf8_lossy(view::error_field(frame, code).unwrap_or_default()).into_owned();
+        PgError::fatal("08006", "the session's settings cannot be made on a server connection")
+            .detail(format!("{}: {}", field(b'C'), field(b'M')))
+            .hint("Check the settings that the application makes, and connect again.")
+    }
+
+    /// Takes back what messages changed in our books that the server did not carry out.
+    pub(super) fn undo(&mut self, leased: &mut Leased) {
+        for change in self.ledger.take_undone() {
+            match change {
+                Change::Name { name, before, prepared } => {
+                    self.names.set(&name, before);
+                    prepared.into_iter().for_each(|id| leased.lease.prepared.remove(id));
+                }
+                Change::Prepared(id) => leased.lease.prepared.remove(id),
+                Change::Unnamed => self.unnamed = Unnamed::None,
+            }
+        }
+    }
+}
+
+/// Bytes of a frame that have to be there before it is judged.
+fn looked_at(tag: u8, len: usize) -> usize {
+    match tag {
+        backend::ERROR => len.min(PEEK),
+        backend::READY => len.min(HEADER + 1),
+        _ => HEADER,
+    }
+}

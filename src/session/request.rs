@@ -1,0 +1,165 @@
+//! Reads the client's frames: the one match on frontend tags. What comes out is a [`Request`], which
+//! says how much of the frame has to be understood and how much may just stream past.
+
+use crate::wire::frame::{BadFrame, Header, frontend, frontend_header};
+use crate::wire::view::{self, BindHead, Head, Parse, Target};
+
+/// A `Query` up to this long, in bytes, is read whole before it is routed; a longer one is not
+/// classified and streams to the primary.
+const LONGEST_QUERY: usize = 20 * 1024;
+/// A `Parse` up to this long is read whole, so that it can be repeated on another connection.
+pub const LONGEST_PARSE: usize = 1 << 20;
+/// PostgreSQL has no limit of its own on a name in `Bind`; identifiers are 63 bytes.
+const LONGEST_BIND_HEAD: usize = 16 * 1024;
+
+/// One message of the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request<'a> {
+    Query(&'a [u8]),
+    /// Too long to be looked at.
+    LongQuery,
+    Parse(Parse<'a>),
+    /// Too long to be kept: its name, and whether that is the unnamed statement.
+    LongParse {
+        named: bool,
+    },
+    Bind(BindHead<'a>),
+    Describe(Target<'a>),
+    Close(Target<'a>),
+    Execute,
+    FunctionCall,
+    Flush,
+    Sync,
+    CopyData,
+    /// `CopyDone` or `CopyFail`.
+    CopyEnd,
+    Terminate,
+}
+
+/// What the buffer holds at its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Read<'a> {
+    /// The frame's length is `len`; it may be longer than the buffer.
+    Request { request: Request<'a>, len: usize },
+    /// More bytes are needed. `reserve` is the length of the frame when all of it is.
+    Partial { reserve: Option<usize> },
+}
+
+/// The request at the start of `data`.
+pub fn read(data: &[u8]) -> Result<Read<'_>, Malformed> {
+    let Some(Header { tag, len }) = frontend_header(data)? else { return Ok(Read::Partial { reserve: None }) };
+    let malformed = Malformed::Body(tag);
+    let whole = data.get(..len);
+    let wait = Ok(Read::Partial { reserve: Some(len) });
+    let request = match tag {
+        frontend::QUERY if len > LONGEST_QUERY => Request::LongQuery,
+        frontend::QUERY => match whole {
+            Some(frame) => Request::Query(view::query(frame).ok_or(malformed)?),
+            None => return wait,
+        },
+        frontend::PARSE if len > LONGEST_PARSE => match data.get(crate::wire::frame::HEADER) {
+            Some(&first) => Request::LongParse { named: first != 0 },
+            None => return Ok(Read::Partial { reserve: None }),
+        },
+        frontend::PARSE => match whole {
+            Some(frame) => Request::Parse(Parse::read(frame).ok_or(malformed)?),
+            None => return wait,
+        },
+        frontend::BIND => match BindHead::read(data, len) {
+            Head::Complete(head) => Request::Bind(head),
+            Head::Partial if data.len() < LONGEST_BIND_HEAD => return Ok(Read::Partial { reserve: None }),
+            Head::Partial | Head::Malformed => return Err(malformed),
+        },
+        frontend::DESCRIBE | frontend::CLOSE => match whole {
+            None => return wait,
+            Some(frame) => {
+                let target = Target::read(frame).ok_or(malformed)?;
+                if tag == frontend::CLOSE { Request::Close(target) } else { Request::Describe(target) }
+            }
+        },
+        _ if whole.is_none() && !matches!(tag, frontend::COPY_DATA | frontend::FUNCTION_CALL) => return wait,
+        frontend::EXECUTE => Request::Execute,
+        frontend::FUNCTION_CALL => Request::FunctionCall,
+        frontend::FLUSH => Request::Flush,
+        frontend::SYNC => Request::Sync,
+        frontend::COPY_DATA => Request::CopyData,
+        frontend::COPY_DONE | frontend::COPY_FAIL => Request::CopyEnd,
+        frontend::TERMINATE => Request::Terminate,
+        _ => return Err(Malformed::Frame(BadFrame::Tag(tag))),
+    };
+    Ok(Read::Request { request, len })
+}
+
+/// Why a frame cannot be read: the connection cannot go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Malformed {
+    Frame(BadFrame),
+    /// The body does not have the shape of its tag.
+    Body(u8),
+}
+
+impl From<BadFrame> for Malformed {
+    fn from(bad: BadFrame) -> Self {
+        Self::Frame(bad)
+    }
+}
+
+impl Malformed {
+    pub fn to_error(self) -> crate::wire::error::PgError {
+        match self {
+            Self::Frame(bad) => bad.to_error(),
+            Self::Body(tag) => crate::wire::error::PgError::fatal("08P01", "invalid message format")
+                .detail(format!("The body of a message of type {:?} does not have its shape.", char::from(tag)))
+                .hint("The client driver does not keep to PostgreSQL's protocol, or bytes were lost."),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn frame(tag: u8, body: &[u8]) -> Vec<u8> {
+        let mut frame = vec![tag];
+        frame.extend((body.len() as u32 + 4).to_be_bytes());
+        frame.extend(body);
+        frame
+    }
+
+    #[test]
+    fn a_query_waits_until_it_is_whole() {
+        let whole = frame(b'Q', b"SELECT 1\0");
+        for cut in 0..whole.len() {
+            assert!(matches!(read(&whole[..cut]), Ok(Read::Partial { .. })), "cut at {cut}");
+        }
+        let request = Request::Query(b"SELECT 1");
+        assert_eq!(read(&whole), Ok(Read::Request { request, len: whole.len() }));
+    }
+
+    #[test]
+    fn what_only_streams_is_known_by_its_header() {
+        let mut head = vec![b'd'];
+        head.extend((1u32 << 29).to_be_bytes());
+        assert_eq!(read(&head), Ok(Read::Request { request: Request::CopyData, len: (1 << 29) + 1 }));
+        head[0] = b'Q';
+        assert_eq!(read(&head), Ok(Read::Request { request: Request::LongQuery, len: (1 << 29) + 1 }));
+    }
+
+    #[test]
+    fn bodies_without_their_shape_are_refused() {
+        assert_eq!(read(&frame(b'Q', b"SELECT 1")), Err(Malformed::Body(b'Q')));
+        assert_eq!(read(&frame(b'Q', b"SELECT\x001\0")), Err(Malformed::Body(b'Q')));
+        assert_eq!(read(&frame(b'C', b"Xname\0")), Err(Malformed::Body(b'C')));
+        assert_eq!(read(&frame(b'B', b"p\0s")), Err(Malformed::Body(b'B')));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(Read::Request { len, .. }) = read(&bytes) {
+                prop_assert!(len >= 5);
+            }
+        }
+    }
+}

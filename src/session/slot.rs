@@ -1,0 +1,277 @@
+//! What the rest of the process may know of a session and do to it: find it by its cancel key, see
+//! what it is doing, and send it a signal.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use atomic_waker::AtomicWaker;
+use rand::RngExt;
+use subtle::ConstantTimeEq;
+
+use crate::pool::{CancelTarget, Fence};
+use crate::server::cancel::cancel;
+
+/// Bytes of a cancel key under protocol 3.2 (PostgreSQL, "BackendKeyData"); 3.0 has 4.
+const LONG_KEY: usize = 32;
+const SHORT_KEY: usize = 4;
+/// For one cancel request to a server.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Something that a session is told from outside. Signals are bits, and stay until taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Signal {
+    /// The client cancels while it waits in a queue.
+    Cancel = 1,
+    /// The statement was over its ceiling and its cancel had no effect.
+    Kill = 2,
+    /// End as soon as no transaction is open.
+    Shutdown = 4,
+}
+
+/// What a session is doing.
+#[derive(Debug)]
+enum Place {
+    Idle,
+    Waiting,
+    Leased(Arc<CancelTarget>),
+}
+
+/// One session as others see it.
+#[derive(Debug)]
+pub struct Slot {
+    pub pid: i32,
+    pub user: Arc<str>,
+    pub database: Arc<str>,
+    pub tenant: Arc<str>,
+    key: Vec<u8>,
+    place: Mutex<Place>,
+    signals: AtomicU32,
+    waker: AtomicWaker,
+    base: Instant,
+    /// Microseconds from `base` to the start of the running statement; 0 while none runs.
+    busy_since: AtomicU64,
+    in_transaction: AtomicBool,
+    /// The tenant's ceiling on a statement.
+    ceiling: Option<Duration>,
+    cut_off: AtomicBool,
+}
+
+/// For metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Activity {
+    Idle,
+    Waiting,
+    Active,
+    IdleInTransaction,
+}
+
+impl Activity {
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Waiting => "waiting",
+            Self::Active => "active",
+            Self::IdleInTransaction => "idle_in_transaction",
+        }
+    }
+}
+
+impl Slot {
+    /// What the client is told to cancel with.
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// Takes the signals that have come; the waker is called when more come.
+    pub fn take_signals(&self, waker: &Waker) -> u32 {
+        if self.signals.load(Ordering::Acquire) == 0 {
+            self.waker.register(waker);
+            if self.signals.load(Ordering::Acquire) == 0 {
+                return 0;
+            }
+        }
+        // A shutdown is not over once it is known.
+        self.signals.fetch_and(Signal::Shutdown as u32, Ordering::AcqRel)
+    }
+
+    pub fn send(&self, signal: Signal) {
+        self.signals.fetch_or(signal as u32, Ordering::AcqRel);
+        self.waker.wake();
+    }
+
+    /// A cancel that came for an earlier request does not concern the next one.
+    pub fn waits(&self) {
+        self.signals.fetch_and(!(Signal::Cancel as u32), Ordering::AcqRel);
+        *self.place() = Place::Waiting;
+    }
+
+    pub fn leases(&self, target: &Arc<CancelTarget>) {
+        *self.place() = Place::Leased(target.clone());
+    }
+
+    pub fn rests(&self) {
+        self.busy_since.store(0, Ordering::Relaxed);
+        self.in_transaction.store(false, Ordering::Relaxed);
+        *self.place() = Place::Idle;
+    }
+
+    /// A statement begins, or the one before it in the same batch has ended.
+    pub fn statement_starts(&self, now: Instant) {
+        self.cut_off.store(false, Ordering::Relaxed);
+        self.busy_since.store((now - self.base).as_micros() as u64 | 1, Ordering::Relaxed);
+    }
+
+    pub fn statement_ends(&self, in_transaction: bool) {
+        self.busy_since.store(0, Ordering::Relaxed);
+        self.in_transaction.store(in_transaction, Ordering::Relaxed);
+    }
+
+    /// True when the statement that has just failed was cancelled for its tenant's ceiling.
+    pub fn was_cut_off(&self) -> bool {
+        self.cut_off.load(Ordering::Relaxed)
+    }
+
+    pub fn activity(&self) -> Activity {
+        match *self.place() {
+            Place::Idle => Activity::Idle,
+            Place::Waiting => Activity::Waiting,
+            Place::Leased(_) if self.busy_since.load(Ordering::Relaxed) != 0 => Activity::Active,
+            Place::Leased(_) if self.in_transaction.load(Ordering::Relaxed) => Activity::IdleInTransaction,
+            Place::Leased(_) => Activity::Idle,
+        }
+    }
+
+    /// How long the running statement has been over its ceiling.
+    fn overdue(&self, now: Instant) -> Option<Duration> {
+        let since = match self.busy_since.load(Ordering::Relaxed) {
+            0 => return None,
+            micros => self.base + Duration::from_micros(micros),
+        };
+        now.saturating_duration_since(since).checked_sub(self.ceiling?)
+    }
+
+    /// The server connection to cancel, held back until the guard goes; or the queue is left.
+    fn begin_cancel(&self) -> Option<(Arc<CancelTarget>, crate::pool::FenceGuard)> {
+        match &*self.place() {
+            Place::Idle => None,
+            Place::Waiting => {
+                self.send(Signal::Cancel);
+                None
+            }
+            Place::Leased(target) => Some((target.clone(), Fence::raise(&target.fence))),
+        }
+    }
+
+    fn place(&self) -> std::sync::MutexGuard<'_, Place> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// All sessions of the process by the process id that their clients were told.
+#[derive(Debug)]
+pub struct Registry {
+    base: Instant,
+    slots: Mutex<HashMap<i32, Arc<Slot>>>,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self { base: Instant::now(), slots: Mutex::default() }
+    }
+}
+
+impl Registry {
+    /// A place for a new session, with a process id and a key of its own.
+    pub fn register(
+        &self,
+        [user, database, tenant]: [Arc<str>; 3],
+        protocol_minor: u16,
+        ceiling: Option<Duration>,
+    ) -> Arc<Slot> {
+        let length = if protocol_minor >= 2 { LONG_KEY } else { SHORT_KEY };
+        let mut key = vec![0; length];
+        rand::rng().fill(&mut key[..]);
+        let mut slots = self.slots();
+        let pid = loop {
+            let pid = rand::rng().random_range(1..=i32::MAX);
+            if !slots.contains_key(&pid) {
+                break pid;
+            }
+        };
+        let slot = Arc::new(Slot {
+            pid,
+            user,
+            database,
+            tenant,
+            key,
+            place: Mutex::new(Place::Idle),
+            signals: AtomicU32::new(0),
+            waker: AtomicWaker::new(),
+            base: self.base,
+            busy_since: AtomicU64::new(0),
+            in_transaction: AtomicBool::new(false),
+            ceiling,
+            cut_off: AtomicBool::new(false),
+        });
+        slots.insert(pid, slot.clone());
+        slot
+    }
+
+    pub fn unregister(&self, slot: &Slot) {
+        self.slots().remove(&slot.pid);
+    }
+
+    /// Carries out a client's cancel request. Returns when it can no longer strike: only then may
+    /// the connection that brought it be closed, for clients wait for that. A wrong key does nothing
+    /// and says nothing.
+    pub async fn cancel(&self, pid: i32, key: &[u8]) {
+        let slot = self.slots().get(&pid).cloned();
+        if let Some(slot) = slot.filter(|slot| bool::from(slot.key.ct_eq(key))) {
+            cancel_on_server(&slot).await;
+        }
+    }
+
+    /// Cuts off what is over its ceiling: first by a cancel, then, `patience` later, by closing the
+    /// server connection. To be called a few times a second. Returns how many were cancelled by tenant.
+    pub fn enforce_ceilings(&self, grace: Duration, patience: Duration) -> Vec<Arc<str>> {
+        let now = Instant::now();
+        let mut cut = Vec::new();
+        for slot in self.all() {
+            let Some(over) = slot.overdue(now).and_then(|over| over.checked_sub(grace)) else { continue };
+            if over > patience {
+                slot.send(Signal::Kill);
+            } else if !slot.cut_off.swap(true, Ordering::Relaxed) {
+                cut.push(slot.tenant.clone());
+                tokio::spawn(async move { cancel_on_server(&slot).await });
+            }
+        }
+        cut
+    }
+
+    pub fn all(&self) -> Vec<Arc<Slot>> {
+        self.slots().values().cloned().collect()
+    }
+
+    pub fn len(&self) -> usize {
+        self.slots().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.slots().is_empty()
+    }
+
+    fn slots(&self) -> std::sync::MutexGuard<'_, HashMap<i32, Arc<Slot>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn cancel_on_server(slot: &Slot) {
+    let Some((target, _guard)) = slot.begin_cancel() else { return };
+    if let Err(error) = cancel(&target.host, target.pid, &target.key, CANCEL_TIMEOUT).await {
+        tracing::warn!(host = %target.host.name, %error, "cannot deliver a cancel request");
+    }
+}

@@ -1,0 +1,113 @@
+//! The session state that a client has made: its settings, and what only one server connection has.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cluster::Greeting;
+use crate::pool::{Held, Holdings, Settings};
+use crate::sql::{Effects, setting_names};
+use crate::tenant::clamp;
+
+/// The setting that a tier's ceiling is made of.
+const STATEMENT_TIMEOUT: &str = "statement_timeout";
+/// Names of custom settings that are remembered; a session with more is pinned.
+const LONGEST_MENTIONED: usize = 256;
+
+/// What a session wants a server connection to be like.
+pub(super) struct State {
+    /// Settings as the server spells them.
+    pub settings: Arc<Settings>,
+    /// State that no other connection can be given: the session stays where it is.
+    pub held: Option<Held>,
+    /// What a `RESET` goes back to.
+    base: Arc<Settings>,
+    /// Custom settings (`app.tenant`) that were mentioned: `pg_settings` does not show them.
+    mentioned: BTreeSet<String>,
+    /// A setting was made of which we do not know the name, or state that nothing shows.
+    sticky: bool,
+    ceiling: Option<Duration>,
+    default_search_path: Arc<str>,
+    default_read_only: bool,
+}
+
+impl State {
+    pub fn new(greeting: &Greeting, ceiling: Option<Duration>) -> Self {
+        let custom = greeting.settings.keys().filter(|name| name.contains('.')).cloned();
+        let mut state = Self {
+            settings: greeting.settings.clone(),
+            base: greeting.settings.clone(),
+            held: None,
+            mentioned: custom.collect(),
+            sticky: false,
+            ceiling,
+            default_search_path: greeting.search_path.clone(),
+            default_read_only: greeting.default_read_only,
+        };
+        state.clamp();
+        state.base = state.settings.clone();
+        state
+    }
+
+    pub fn search_path(&self) -> &str {
+        self.settings.get("search_path").map_or(&self.default_search_path, String::as_str)
+    }
+
+    /// Transactions are read-only unless they say otherwise.
+    pub fn default_read_only(&self) -> bool {
+        match self.settings.get("default_transaction_read_only") {
+            Some(value) => value == "on",
+            None => self.default_read_only,
+        }
+    }
+
+    /// Remembers what a statement that touches session state mentions.
+    pub fn note(&mut self, text: &[u8], effects: Effects) {
+        self.sticky |= effects.contains(Effects::STICKY);
+        let names = setting_names(text);
+        self.mentioned.extend(names.names.into_iter().filter(|name| name.contains('.')));
+        self.sticky |= names.unknown || self.mentioned.len() > LONGEST_MENTIONED;
+    }
+
+    pub fn mentioned(&self) -> &BTreeSet<String> {
+        &self.mentioned
+    }
+
+    /// Takes over what the server session was found to hold. The result is what this session wants
+    /// from now on, on whichever connection.
+    pub fn take(&mut self, holdings: Holdings) {
+        let mut settings = holdings.settings;
+        for (name, value) in self.base.iter() {
+            settings.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+        self.settings = Arc::new(settings);
+        self.held = holdings.held.or(self.sticky.then_some(Held::Sticky));
+        self.clamp();
+    }
+
+    /// The ceiling on statements, in milliseconds.
+    pub fn ceiling(&self) -> Option<u64> {
+        self.ceiling.map(|ceiling| ceiling.as_millis() as u64)
+    }
+
+    /// A client may lower its statement timeout, and raise it up to the ceiling.
+    fn clamp(&mut self) {
+        if self.ceiling.is_none() {
+            return;
+        }
+        let asked = self.settings.get(STATEMENT_TIMEOUT).and_then(|value| value.parse().ok()).unwrap_or(0);
+        let value = clamp(self.ceiling, asked).to_string();
+        if self.settings.get(STATEMENT_TIMEOUT) != Some(&value) {
+            Arc::make_mut(&mut self.settings).insert(STATEMENT_TIMEOUT.into(), value);
+        }
+    }
+}
+
+/// Does this statement drop every prepared statement of the session?
+/// (`DISCARD ALL`, `DISCARD PLANS` does not, `DEALLOCATE ALL`.)
+pub(super) fn drops_statements(text: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(text).to_ascii_lowercase();
+    let words: Vec<_> = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    words.windows(2).any(|pair| matches!(pair, ["discard" | "deallocate", "all"]))
+        || words.windows(3).any(|words| words == ["deallocate", "prepare", "all"])
+}

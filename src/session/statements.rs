@@ -1,0 +1,77 @@
+//! The client's prepared statements: its names for them, and what has to be undone when the server
+//! did not carry a message out.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::pool::Statement;
+use crate::sql::Verdict;
+
+/// A statement as one client knows it.
+#[derive(Debug, Clone)]
+pub struct Named {
+    pub statement: Arc<Statement>,
+    /// Judged under the catalog of this generation.
+    pub verdict: Verdict,
+    pub generation: u64,
+}
+
+/// The unnamed statement, which lives until the next `Parse` of it or the next simple `Query`.
+#[derive(Debug, Clone, Default)]
+pub enum Unnamed {
+    #[default]
+    None,
+    /// Its `Parse` after the name, so that it can be repeated on another connection.
+    Kept { identity: Vec<u8>, verdict: Verdict },
+    /// Too long to be kept: only the connection that got it has it.
+    TooLong,
+}
+
+/// What a message changed in our books before the server confirmed it.
+#[derive(Debug)]
+pub enum Change {
+    /// The client's name stood for this before; and the server connection was given a statement.
+    Name { name: Box<[u8]>, before: Option<Named>, prepared: Option<u64> },
+    /// A server connection was given this statement.
+    Prepared(u64),
+    /// A `Parse` of the unnamed statement.
+    Unnamed,
+}
+
+/// The client's names.
+#[derive(Debug, Default)]
+pub struct Names {
+    by_name: HashMap<Box<[u8]>, Named>,
+    /// Bytes of text that the names keep alive.
+    bytes: usize,
+}
+
+impl Names {
+    pub fn get(&self, name: &[u8]) -> Option<&Named> {
+        self.by_name.get(name)
+    }
+
+    pub fn get_mut(&mut self, name: &[u8]) -> Option<&mut Named> {
+        self.by_name.get_mut(name)
+    }
+
+    /// Sets or (with `None`) removes a name; returns what it stood for.
+    pub fn set(&mut self, name: &[u8], named: Option<Named>) -> Option<Named> {
+        let cost = |named: &Named| name.len() + named.statement.cost();
+        self.bytes += named.as_ref().map_or(0, cost);
+        let before = match named {
+            Some(named) => self.by_name.insert(name.into(), named),
+            None => self.by_name.remove(name),
+        };
+        self.bytes -= before.as_ref().map_or(0, cost);
+        before
+    }
+
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}

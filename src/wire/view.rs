@@ -1,0 +1,174 @@
+//! Borrowed views of the few messages that the relay has to understand. Every reader is bounded by
+//! the frame it was given and returns `None` for a body that does not have the message's shape.
+
+use super::frame::HEADER;
+
+/// `Query`: the text without its terminator.
+pub fn query(frame: &[u8]) -> Option<&[u8]> {
+    let (text, rest) = cstring(frame.get(HEADER..)?)?;
+    rest.is_empty().then_some(text)
+}
+
+/// `Parse`: the client's name for the statement, its text, and what follows the text unread
+/// (a count and that many type OIDs).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parse<'a> {
+    pub name: &'a [u8],
+    pub text: &'a [u8],
+    /// Text, terminator and types: what makes two statements the same.
+    pub identity: &'a [u8],
+}
+
+impl<'a> Parse<'a> {
+    pub fn read(frame: &'a [u8]) -> Option<Self> {
+        let (name, identity) = cstring(frame.get(HEADER..)?)?;
+        let (text, types) = cstring(identity)?;
+        let (&count, oids) = types.split_first_chunk::<2>()?;
+        let count = usize::from(u16::from_be_bytes(count));
+        (oids.len() == 4 * count).then_some(Self { name, text, identity })
+    }
+}
+
+/// The head of a `Bind`, which may be far longer than what is at hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BindHead<'a> {
+    pub portal: &'a [u8],
+    pub statement: &'a [u8],
+}
+
+/// What a look at the start of a frame found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Head<T> {
+    Complete(T),
+    /// More bytes of the frame are needed.
+    Partial,
+    /// The frame ends before its names do.
+    Malformed,
+}
+
+impl<'a> BindHead<'a> {
+    /// Reads from `bytes`, the first bytes of a frame of `len`.
+    pub fn read(bytes: &'a [u8], len: usize) -> Head<Self> {
+        let body = bytes.get(HEADER..bytes.len().min(len)).unwrap_or_default();
+        let names = cstring(body).and_then(|(portal, rest)| Some((portal, cstring(rest)?.0)));
+        match names {
+            Some((portal, statement)) => Head::Complete(Self { portal, statement }),
+            None if bytes.len() < len => Head::Partial,
+            None => Head::Malformed,
+        }
+    }
+
+    /// Bytes of the frame that this head takes, header included.
+    pub fn len(&self) -> usize {
+        HEADER + self.portal.len() + 1 + self.statement.len() + 1
+    }
+
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+}
+
+/// `Describe` and `Close` share a shape: what is named, and its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target<'a> {
+    Statement(&'a [u8]),
+    Portal(&'a [u8]),
+}
+
+impl<'a> Target<'a> {
+    pub fn read(frame: &'a [u8]) -> Option<Self> {
+        let (&kind, rest) = frame.get(HEADER..)?.split_first()?;
+        let (name, rest) = cstring(rest)?;
+        match kind {
+            _ if !rest.is_empty() => None,
+            b'S' => Some(Self::Statement(name)),
+            b'P' => Some(Self::Portal(name)),
+            _ => None,
+        }
+    }
+}
+
+/// A field of an `ErrorResponse` or `NoticeResponse` (PostgreSQL, "Error and Notice Message Fields").
+/// `frame` may be cut short: a field that is not whole is not found.
+pub fn error_field(frame: &[u8], wanted: u8) -> Option<&[u8]> {
+    let mut rest = frame.get(HEADER..)?;
+    loop {
+        let (&code, after) = rest.split_first()?;
+        if code == 0 {
+            return None;
+        }
+        let (value, after) = cstring(after)?;
+        if code == wanted {
+            return Some(value);
+        }
+        rest = after;
+    }
+}
+
+/// `ParameterStatus`: name and value.
+pub fn parameter_status(frame: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (name, rest) = cstring(frame.get(HEADER..)?)?;
+    Some((name, cstring(rest)?.0))
+}
+
+/// Splits at the first NUL, which belongs to neither half.
+pub fn cstring(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = memchr::memchr(0, bytes)?;
+    Some((&bytes[..end], &bytes[end + 1..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn frame(tag: u8, body: &[u8]) -> Vec<u8> {
+        let mut frame = vec![tag];
+        frame.extend((body.len() as u32 + 4).to_be_bytes());
+        frame.extend(body);
+        frame
+    }
+
+    #[test]
+    fn parse_is_read_whole_or_not_at_all() {
+        let good = frame(b'P', b"s1\0SELECT $1\0\0\x01\0\0\0\x17");
+        let view = Parse::read(&good).unwrap();
+        assert_eq!((view.name, view.text), (&b"s1"[..], &b"SELECT $1"[..]));
+        assert_eq!(Parse::read(&frame(b'P', b"s1\0SELECT $1\0\0\x02\0\0\0\x17")), None);
+        assert_eq!(Parse::read(&frame(b'P', b"s1\0SELECT $1")), None);
+    }
+
+    #[test]
+    fn a_bind_head_is_found_in_a_cut_frame() {
+        let whole = frame(b'B', b"p\0s\0\0\0\0\0\0\0");
+        assert_eq!(BindHead::read(&whole[..7], whole.len()), Head::Partial);
+        let Head::Complete(head) = BindHead::read(&whole[..9], whole.len()) else { panic!("complete") };
+        assert_eq!((head.portal, head.statement, head.len()), (&b"p"[..], &b"s"[..], 9));
+        let short = frame(b'B', b"p\0s");
+        assert_eq!(BindHead::read(&short, short.len()), Head::Malformed);
+    }
+
+    #[test]
+    fn a_name_never_reaches_into_the_next_frame() {
+        let mut bytes = frame(b'B', b"p\0s");
+        let len = bytes.len();
+        bytes.extend(b"\0\0\0");
+        assert_eq!(BindHead::read(&bytes, len), Head::Malformed);
+    }
+
+    #[test]
+    fn error_fields_are_found_by_code() {
+        let error = frame(b'E', b"SERROR\0C42P01\0Mgone\0\0");
+        assert_eq!(error_field(&error, b'C'), Some(&b"42P01"[..]));
+        assert_eq!(error_field(&error, b'H'), None);
+        assert_eq!(error_field(&error[..14], b'C'), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_view_panics_on_any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..64), len in 0usize..80) {
+            let _ = (query(&bytes), Parse::read(&bytes), BindHead::read(&bytes, len), Target::read(&bytes));
+            let _ = (error_field(&bytes, b'C'), parameter_status(&bytes));
+        }
+    }
+}
