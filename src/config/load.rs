@@ -41,7 +41,7 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Config,
 }
 
 /// Everything that the text says, as far as it can be read; `None` for what is not TOML.
-fn read(report: &Report, text: &str, around: &Surroundings) -> Option<Config> {
+pub(super) fn read(report: &Report, text: &str, around: &Surroundings) -> Option<Config> {
     let (document, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         report.error(error.span().as_ref(), "", format!("not TOML: {}", error.message()));

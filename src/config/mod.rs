@@ -16,6 +16,8 @@ mod report;
 mod secrets;
 mod server_url;
 mod tenants;
+#[cfg(test)]
+mod tests;
 mod units;
 mod users;
 

@@ -220,7 +220,7 @@ impl<'a> Item<'a> {
         }
         let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
         let hint = closest(text, &words).map(|near| format!(", did you mean \"{near}\"?")).unwrap_or_default();
-        self.error(format!("expected \"{}\", found {text:?}{hint}", words.join("\", \"")));
+        self.error(format!("expected {}, found {}{hint}", one_of(&words).replace('`', "\""), shown_text(text)));
         None
     }
 

@@ -59,10 +59,10 @@ impl<'a> Report<'a> {
         self.asked.borrow_mut().insert(pattern);
     }
 
-    /// The keys that the code reads and that the source names nowhere.
+    /// The patterns of the keys that the code reads, and of those that the source names.
     #[cfg(test)]
-    pub(super) fn unused_keys(&self) -> Vec<String> {
-        self.asked.borrow().difference(&self.found.borrow()).cloned().collect()
+    pub(super) fn keys(&self) -> (BTreeSet<String>, BTreeSet<String>) {
+        (self.asked.borrow().clone(), self.found.borrow().clone())
     }
 
     fn entry(&self, at: Option<&Span>, key: &str, message: impl Display) -> (usize, ConfigError) {

@@ -38,19 +38,20 @@ impl Tiers {
 
     /// The tier of everybody else: the one named, else `standard`; no limits only where the file has no tiers.
     pub(super) fn default_tier(&self, item: Option<Item>, root: &Section) -> Arc<Tier> {
-        let name = item.and_then(|item| self.named(&item)).unwrap_or_else(|| DEFAULT_TIER.to_owned());
-        match self.0.get(&name) {
-            Some(tier) => tier.clone(),
-            None => {
-                if !self.0.is_empty() {
-                    root.error(format!(
-                        "`default_tier` is missing: expected the name of a tier for clients that no tenant matches, \
-                         since there is none called \"{DEFAULT_TIER}\""
-                    ));
-                }
-                Arc::new(unlimited(&name))
-            }
+        if let Some(item) = item {
+            let tier = self.named(&item).and_then(|name| self.0.get(&name).cloned());
+            return tier.unwrap_or_else(|| Arc::new(unlimited(DEFAULT_TIER)));
         }
+        if let Some(tier) = self.0.get(DEFAULT_TIER) {
+            return tier.clone();
+        }
+        if !self.0.is_empty() {
+            root.error(format!(
+                "`default_tier` is missing: expected the name of a tier for clients that no tenant matches, \
+                 since there is none called \"{DEFAULT_TIER}\""
+            ));
+        }
+        Arc::new(unlimited(DEFAULT_TIER))
     }
 
     fn named(&self, item: &Item) -> Option<String> {

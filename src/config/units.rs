@@ -53,12 +53,12 @@ pub fn show_duration(duration: Duration) -> String {
     let mut parts = Vec::new();
     for (unit, size) in [("d", 86_400_000_000), ("h", 3_600_000_000), ("min", 60_000_000), ("s", 1_000_000)] {
         // 1500ms reads better than 1s 500ms.
-        if micros >= size && micros % 1_000_000 == 0 {
+        if micros >= size && micros.is_multiple_of(1_000_000) {
             parts.push(format!("{}{unit}", micros / size));
             micros %= size;
         }
     }
-    if micros % 1_000 != 0 {
+    if !micros.is_multiple_of(1_000) {
         parts.push(format!("{micros}us"));
     } else if micros != 0 {
         parts.push(format!("{}ms", micros / 1_000));

@@ -69,31 +69,28 @@ const METHODS: [(&str, Method); 4] =
 
 /// `auth` and `password` together; without `auth`, what the password is good for.
 fn auth(section: &Section, context: &UserContext) -> Option<UserAuth> {
-    let auth_item = section.get("auth");
-    let method = auth_item.as_ref().map(|item| item.choice(&METHODS));
-    let password_item = section.get("password");
-    let secret = password_item.as_ref().map(|item| password(item, context.around));
-    // A word that is no method, or a password that cannot be had, is reported already.
-    let (method, secret) = (transpose(method)?, transpose(secret)?);
-
-    match method {
-        Some(method @ (Method::Certificate | Method::Trust)) => {
-            if let Some(item) = &password_item {
-                item.error("expected no password with this `auth`; a login to the server takes `server_password`");
-            }
-            let item = auth_item.as_ref()?;
-            if method == Method::Trust { trust(item, context.listen) } else { certificate(item, context.listen) }
+    let (auth, password_item) = (section.get("auth"), section.get("password"));
+    let method = match &auth {
+        Some(item) => Some((item, item.choice(&METHODS)?)),
+        None => None,
+    };
+    if let (Some((_, Method::Certificate | Method::Trust)), Some(item)) = (&method, &password_item) {
+        item.error("expected no password with this `auth`; a login to the server takes `server_password`");
+    }
+    match (method, password_item) {
+        (Some((item, Method::Certificate)), _) => certificate(item, context.listen),
+        (Some((item, Method::Trust)), _) => trust(item, context.listen),
+        (method, Some(item)) => {
+            let (secret, form) = password(&item, context.around)?;
+            with_password(method.map(|(_, method)| method), secret, form, &item)
         }
-        _ => match secret {
-            Some((secret, form)) => with_password(method, secret, form, password_item.as_ref()?),
-            None => {
-                section.error(
-                    "`password` is missing: expected { env = \"NAME\" }, { file = \"path\" } or a verifier \
-                     (or auth = \"cert\" or \"trust\")",
-                );
-                None
-            }
-        },
+        (_, None) => {
+            section.error(
+                "`password` is missing: expected { env = \"NAME\" }, { file = \"path\" } or a verifier \
+                 (or auth = \"cert\" or \"trust\")",
+            );
+            None
+        }
     }
 }
 
@@ -127,13 +124,4 @@ fn trust(item: &Item, listen: &Listen) -> Option<UserAuth> {
         item.warn(format!("anyone who reaches {address} can log in as this user without proof"));
     }
     Some(UserAuth::Trust)
-}
-
-/// `None` for a key that is there and wrong, `Some(None)` for one that is absent.
-fn transpose<T>(value: Option<Option<T>>) -> Option<Option<T>> {
-    match value {
-        Some(None) => None,
-        Some(some) => Some(some),
-        None => Some(None),
-    }
 }
