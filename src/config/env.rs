@@ -32,7 +32,11 @@ pub fn from_env(env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigEr
     let primary = match env(PRIMARY) {
         Some(text) => server(&report, PRIMARY, &text),
         None => {
-            report.error(None, PRIMARY, "not set: expected postgres://user:password@host:5432/database");
+            report.error(
+                None,
+                PRIMARY,
+                "not set: expected postgres://user:password@host:5432/database (or a file: --config FILE)",
+            );
             None
         }
     };

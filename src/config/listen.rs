@@ -60,7 +60,7 @@ pub(super) fn log(section: Section) -> Log {
 }
 
 /// An IP address with a port; `localhost` is 127.0.0.1, since nothing is looked up here.
-pub(super) fn parse_address(text: &str) -> Option<SocketAddr> {
+pub fn parse_address(text: &str) -> Option<SocketAddr> {
     match text.strip_prefix("localhost:") {
         Some(port) => Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port.parse().ok()?))),
         None => text.parse().ok(),

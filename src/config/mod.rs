@@ -29,6 +29,7 @@ use std::time::Duration;
 
 pub use env::from_env;
 pub use error::{ConfigError, ConfigErrors};
+pub use listen::parse_address;
 pub use load::load;
 pub use tenants::DEFAULT_TENANT;
 pub use units::{NEVER, show_duration, show_size};

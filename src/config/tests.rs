@@ -391,7 +391,10 @@ mod from_environment {
     #[test]
     fn what_is_missing_or_differs_is_said() {
         let none = from(&[]).map(|_| ()).unwrap_err();
-        assert_eq!(none, "environment: DATABASE_URL: not set: expected postgres://user:password@host:5432/database");
+        assert_eq!(
+            none,
+            "environment: DATABASE_URL: not set: expected postgres://user:password@host:5432/database (or a file: --config FILE)"
+        );
         let wrong = from(&[
             ("DATABASE_URL", "postgres://app@db/shop"),
             ("DATABASE_REPLICA_URLS", "postgres://other:p@db2,postgres://db"),
