@@ -18,9 +18,8 @@ pub fn clamp(ceiling: Option<Duration>, requested_ms: u64) -> u64 {
 /// are well-formed, and refused by the setting's own range. Nothing that PostgreSQL accepts is `None`,
 /// or a client could lift its ceiling by an odd spelling.
 pub fn parse_guc_milliseconds(text: &str) -> Option<i64> {
-    let text = text.trim_matches(is_space);
     let text = text.strip_prefix('\'').and_then(|text| text.strip_suffix('\'')).unwrap_or(text);
-    let (number, rest) = number(text.trim_start_matches(is_space))?;
+    let (number, rest) = number(text)?;
     let unit = rest.trim_matches(is_space);
     let milliseconds = if unit.is_empty() { number } else { in_milliseconds(number, unit)? };
     let rounded = milliseconds.round_ties_even();
@@ -43,11 +42,16 @@ fn in_milliseconds(number: f64, unit: &str) -> Option<f64> {
 
 /// C's `strtol` with base 0, then `strtod` where a point or an exponent follows or the integer is too large.
 fn number(text: &str) -> Option<(f64, &str)> {
-    let (sign, unsigned) = match text.as_bytes().first() {
-        Some(b'-') => (-1.0, &text[1..]),
-        Some(b'+') => (1.0, &text[1..]),
-        _ => (1.0, text),
+    let spaced = text.trim_start_matches(is_space);
+    let (sign, unsigned) = match spaced.as_bytes().first() {
+        Some(b'-') => (-1.0, &spaced[1..]),
+        Some(b'+') => (1.0, &spaced[1..]),
+        _ => (1.0, spaced),
     };
+    // Without a digit strtol goes back to the start, so a point counts only there: `.5` but not ` .5` or `+.5`.
+    if unsigned.starts_with('.') && unsigned.len() < text.len() {
+        return None;
+    }
     let hexadecimal = unsigned
         .strip_prefix("0x")
         .or_else(|| unsigned.strip_prefix("0X"))
@@ -71,7 +75,10 @@ fn decimal_number(text: &str) -> Option<(f64, &str)> {
         _ => {
             let end = float_length(text)?;
             let value: f64 = text[..end].parse().ok()?;
-            value.is_finite().then_some((value, &text[end..]))
+            // strtod reports what is too small for a double as it does what is too large.
+            let mantissa = text[..end].split(['e', 'E']).next()?;
+            let is_zero = !mantissa.contains(|c: char| matches!(c, '1'..='9'));
+            (is_zero || value.is_normal()).then_some((value, &text[end..]))
         }
     }
 }
@@ -168,6 +175,10 @@ mod tests {
             ("1.5s", Some(1_500)),
             ("1.2345min", Some(74_000)),
             (".5s", Some(500)),
+            (" .5s", None),
+            ("+.5s", None),
+            ("0.0e-999", Some(0)),
+            ("1e-999", None),
             ("1.s", Some(1_000)),
             ("1e3", Some(1_000)),
             ("1e3ms", Some(1_000)),
