@@ -1,6 +1,6 @@
 //! What holds where the file says nothing; `config/pgweir.toml` shows the same values and a test compares them.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::{Listen, Log, LogFormat, PoolMode, PoolSettings};
@@ -15,7 +15,7 @@ pub const DEFAULT_TIER: &str = "standard";
 pub const MONITOR_DATABASE: &str = "postgres";
 
 /// PgBouncer's port, on which nothing but this machine can reach us until the operator says so.
-pub const LISTEN_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 6432);
+pub const LISTEN_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 6432);
 
 impl Default for Listen {
     fn default() -> Self {

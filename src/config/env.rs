@@ -1,6 +1,7 @@
 //! A working proxy from `DATABASE_URL` alone.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,8 +13,8 @@ use super::report::Report;
 use super::server_url::ServerUrl;
 use super::tenants::unlimited;
 use super::{
-    ClusterConfig, Config, ConfigErrors, Consistency, HostConfig, Http, Listen, Log, MonitorConfig, PoolSettings,
-    Secret, UserAuth, UserConfig,
+    ClusterConfig, Config, ConfigErrors, Consistency, DatabaseConfig, HostConfig, Http, Listen, Log, MonitorConfig,
+    PoolSettings, Secret, UserAuth, UserConfig,
 };
 
 const PRIMARY: &str = "DATABASE_URL";
@@ -71,7 +72,7 @@ fn config(login: Login, primary: ServerUrl, replicas: Vec<HostConfig>) -> Config
     let mut databases = any_database(CLUSTER, pool.clone());
     // The one that is named has its own entry, so that its pools are there from the start.
     if let Some(any) = databases.get(ANY_DATABASE).cloned() {
-        let named = super::DatabaseConfig { name: login.database.clone(), ..(*any).clone() };
+        let named = DatabaseConfig { name: login.database.clone(), ..(*any).clone() };
         databases.insert(named.name.clone(), Arc::new(named));
     }
     let monitor = MonitorConfig {
@@ -164,7 +165,7 @@ fn replica(report: &Report, text: &str, primary: Option<&ServerUrl>) -> Option<H
     Some(named(None, url))
 }
 
-fn address(report: &Report, key: &str, env: &dyn Fn(&str) -> Option<String>) -> Option<std::net::SocketAddr> {
+fn address(report: &Report, key: &str, env: &dyn Fn(&str) -> Option<String>) -> Option<SocketAddr> {
     let text = env(key)?;
     let address = parse_address(text.trim());
     if address.is_none() {

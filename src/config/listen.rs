@@ -1,7 +1,9 @@
 //! `[listen]`, `[http]`, `[log]` and the settings at the top of the file.
 
+use std::fs::File;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
@@ -79,9 +81,10 @@ pub(super) fn readable_file(item: &Item, around: &Surroundings) -> Option<PathBu
     }
 }
 
-pub(super) fn is_readable(path: &std::path::Path) -> std::io::Result<()> {
-    let metadata = std::fs::File::open(path)?.metadata()?;
-    if metadata.is_dir() { Err(std::io::ErrorKind::IsADirectory.into()) } else { Ok(()) }
+/// Fails for a folder too, which can be opened but not read.
+pub(super) fn is_readable(path: &Path) -> io::Result<()> {
+    let metadata = File::open(path)?.metadata()?;
+    if metadata.is_dir() { Err(io::ErrorKind::IsADirectory.into()) } else { Ok(()) }
 }
 
 fn addresses(item: &Item) -> Option<Vec<SocketAddr>> {
