@@ -2,6 +2,7 @@
 //! replicas and everything else to the primary, and every tenant stays inside its own limits.
 
 pub mod auth;
+pub mod cli;
 pub mod client;
 pub mod cluster;
 pub mod config;

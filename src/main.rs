@@ -1,3 +1,10 @@
 //! The `pgweir` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use pgweir::cli::Cli;
+
+fn main() -> ExitCode {
+    Cli::parse().run()
+}

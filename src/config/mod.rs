@@ -4,11 +4,35 @@
 //! and never changes afterwards: a reload makes a new one. Durations and sizes are already in
 //! their types, secrets already resolved, every name that refers to another section already found.
 
+mod clusters;
+mod defaults;
+mod env;
+mod error;
+mod listen;
+mod load;
+mod pools;
+mod reader;
+mod report;
+mod secrets;
+mod server_url;
+mod tenants;
+#[cfg(test)]
+mod tests;
+mod units;
+mod users;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use env::from_env;
+pub use error::{ConfigError, ConfigErrors};
+pub use listen::parse_address;
+pub use load::load;
+pub use tenants::DEFAULT_TENANT;
+pub use units::{NEVER, show_duration, show_size};
 
 /// Everything that a running proxy was told.
 #[derive(Debug, Clone)]
@@ -32,6 +56,8 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     /// Runtime threads.
     pub workers: usize,
+    /// What is allowed but worth a second look; to be shown at every start.
+    pub warnings: Vec<ConfigError>,
 }
 
 /// The client-facing side.
@@ -104,11 +130,11 @@ pub struct PoolSettings {
     pub min_idle: usize,
     /// How long a client may wait for a server connection.
     pub queue_timeout: Duration,
-    /// An unused server connection above `min_idle` is closed after this.
+    /// An unused server connection above `min_idle` is closed after this ([`NEVER`] is a hundred years).
     pub idle_timeout: Duration,
-    /// A server connection is not reused after this age (spread by up to 10 %).
+    /// A server connection is not reused after this age (spread by up to 10 %; [`NEVER`] as above).
     pub max_lifetime: Duration,
-    /// A connection that has been idle for longer is checked with a round trip before use.
+    /// A connection that has been idle for longer is checked with a round trip before use; 0: always.
     pub check_after: Duration,
     pub connect_timeout: Duration,
     /// Bytes of statement text kept prepared on one server connection.

@@ -1,0 +1,131 @@
+//! `[clusters]`: a primary, its replicas, and how reads are spread over them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::defaults::{MONITOR_DATABASE, POLL_INTERVAL};
+use super::listen::{DAY, MILLISECOND, is_readable, set};
+use super::reader::{Item, Section};
+use super::secrets::{Surroundings, plain_password};
+use super::server_url::ServerUrl;
+use super::{ClusterConfig, Consistency, HostAddress, HostConfig, MonitorConfig, ServerTls};
+
+/// The clusters that could be read; the names of all are in the keys of the file.
+pub(super) fn clusters(item: &Item, around: &Surroundings) -> BTreeMap<String, Arc<ClusterConfig>> {
+    let read = |(name, item): (String, Item)| {
+        let cluster = cluster(name.clone(), item.section()?, around)?;
+        Some((name, Arc::new(cluster)))
+    };
+    item.entries().into_iter().filter_map(read).collect()
+}
+
+fn cluster(name: String, section: Section, around: &Surroundings) -> Option<ClusterConfig> {
+    let primary = section.require("primary", "a URL such as \"postgres://10.0.0.1:5432\"");
+    let primary = primary.and_then(|item| host(&item, around));
+    let replica_items = section.get("replicas").map(|item| item.list()).unwrap_or_default();
+    let replicas: Vec<_> = replica_items.iter().map(|item| (item, host(item, around))).collect();
+    report_twins(primary.as_ref(), &replicas);
+
+    let words =
+        [("session", Consistency::Session), ("tenant", Consistency::Tenant), ("eventual", Consistency::Eventual)];
+    let consistency = section.get("consistency").and_then(|item| item.choice(&words));
+    let mut poll_interval = POLL_INTERVAL;
+    let polls = MILLISECOND..=Duration::from_secs(10);
+    set(&mut poll_interval, section.get("poll_interval").and_then(|item| item.duration(polls)));
+    let max_staleness = section.get("max_staleness").and_then(|item| {
+        let staleness = item.duration(MILLISECOND..=DAY)?;
+        if staleness < poll_interval {
+            // Its age when measured is up to one interval: no replica could ever be taken.
+            item.expected::<()>("at least `poll_interval`, since staleness is known no better than that");
+        }
+        Some(staleness)
+    });
+    let monitor = section.get("monitor").and_then(|item| monitor(item.section()?, around));
+    section.finish();
+    Some(ClusterConfig {
+        name,
+        primary: primary?,
+        replicas: replicas.into_iter().filter_map(|(_, host)| host).collect(),
+        consistency: consistency.unwrap_or(Consistency::Session),
+        poll_interval,
+        max_staleness,
+        monitor,
+    })
+}
+
+/// A URL, or a table with `url` and `name`.
+fn host(item: &Item, around: &Surroundings) -> Option<HostConfig> {
+    if item.is_string() {
+        return host_from_url(item, None, around);
+    }
+    let section = item.section_or("a URL such as \"postgres://10.0.0.1:5432\", or { url = \"…\", name = \"…\" }")?;
+    let name = section.get("name").and_then(|item| item.name());
+    let url = section.require("url", "a URL such as \"postgres://10.0.0.1:5432\"");
+    section.finish();
+    host_from_url(&url?, name, around)
+}
+
+fn host_from_url(item: &Item, name: Option<String>, around: &Surroundings) -> Option<HostConfig> {
+    let url = match ServerUrl::parse(item.secret_string()?, around.base) {
+        Ok(url) => url,
+        Err(error) => {
+            item.error(error);
+            return None;
+        }
+    };
+    if url.user.is_some() || url.password.is_some() {
+        item.error("a cluster's URL holds no login: expected it in [[users]] (or `monitor`)");
+    }
+    if url.database.is_some() {
+        item.error("a cluster's URL holds no database: expected it in [databases]");
+    }
+    for name in &url.unknown {
+        item.error(format!(
+            "unknown parameter `{name}` in the URL: expected host, port, sslmode, sslrootcert, sslcert or sslkey"
+        ));
+    }
+    for (path, error) in unreadable_files(&url.tls) {
+        item.error(format!("cannot read {}: {error}", path.display()));
+    }
+    Some(named(name, url))
+}
+
+/// The TLS files of a host that cannot be opened.
+pub(super) fn unreadable_files(tls: &ServerTls) -> Vec<(&Path, std::io::Error)> {
+    let files = [&tls.root_cert, &tls.cert, &tls.key];
+    files.into_iter().flatten().filter_map(|path| Some((path.as_path(), is_readable(path).err()?))).collect()
+}
+
+/// A host called by its address unless it has a name.
+pub(super) fn named(name: Option<String>, url: ServerUrl) -> HostConfig {
+    let name = name.unwrap_or_else(|| match &url.address {
+        HostAddress::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),
+        HostAddress::Tcp { host, port } => format!("{host}:{port}"),
+        HostAddress::Unix(path) => path.display().to_string(),
+    });
+    HostConfig { name, address: url.address, tls: url.tls }
+}
+
+/// Hosts are told apart by name in metrics and logs, and one server must not be both primary and replica.
+fn report_twins(primary: Option<&HostConfig>, replicas: &[(&Item, Option<HostConfig>)]) {
+    let mut seen: Vec<&HostConfig> = primary.into_iter().collect();
+    for (item, host) in replicas {
+        let Some(host) = host else { continue };
+        if seen.iter().any(|other| other.address == host.address) {
+            item.error("expected another server: this address is in the cluster already");
+        } else if seen.iter().any(|other| other.name == host.name) {
+            item.error(format!("expected a name of its own: \"{}\" is in the cluster already", host.name));
+        }
+        seen.push(host);
+    }
+}
+
+fn monitor(section: Section, around: &Surroundings) -> Option<MonitorConfig> {
+    let user = section.require("user", "the name of a role (pg_monitor is enough)").and_then(|item| item.name());
+    let password = section.get("password").and_then(|item| plain_password(&item, around));
+    let database = section.get("database").and_then(|item| item.name());
+    section.finish();
+    Some(MonitorConfig { user: user?, password, database: database.unwrap_or_else(|| MONITOR_DATABASE.to_owned()) })
+}

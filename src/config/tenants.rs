@@ -1,0 +1,156 @@
+//! `[tiers]`, `[[tenants]]` and `default_tier`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::defaults::DEFAULT_TIER;
+use super::listen::MILLISECOND;
+use super::pools::{ANY_DATABASE, reference};
+use super::reader::{Item, Section};
+use super::{TenantConfig, TenantMatch, Tier};
+
+/// The tenant of a client that no other matches.
+pub const DEFAULT_TENANT: &str = "default";
+
+/// Names that tenants may refer to.
+pub(super) struct Names<'a> {
+    pub(super) users: &'a BTreeSet<String>,
+    pub(super) databases: &'a BTreeSet<String>,
+}
+
+/// The tiers that the file declares.
+pub(super) struct Tiers(BTreeMap<String, Arc<Tier>>);
+
+impl Tiers {
+    pub(super) fn read(item: Option<Item>) -> Self {
+        let entries = item.map(|item| item.entries()).unwrap_or_default();
+        let read = |(name, item): (String, Item)| {
+            let mut tier = unlimited(&name);
+            if let Some(section) = item.section() {
+                limits(&section, &mut tier);
+                section.finish();
+            }
+            (name, Arc::new(tier))
+        };
+        Self(entries.into_iter().map(read).collect())
+    }
+
+    /// The tier of everybody else: the one named, else `standard`; no limits only where the file has no tiers.
+    pub(super) fn default_tier(&self, item: Option<Item>, root: &Section) -> Arc<Tier> {
+        if let Some(item) = item {
+            let tier = self.named(&item).and_then(|name| self.0.get(&name).cloned());
+            return tier.unwrap_or_else(|| Arc::new(unlimited(DEFAULT_TIER)));
+        }
+        if let Some(tier) = self.0.get(DEFAULT_TIER) {
+            return tier.clone();
+        }
+        if !self.0.is_empty() {
+            root.error(format!(
+                "`default_tier` is missing: expected the name of a tier for clients that no tenant matches, \
+                 since there is none called \"{DEFAULT_TIER}\""
+            ));
+        }
+        Arc::new(unlimited(DEFAULT_TIER))
+    }
+
+    fn named(&self, item: &Item) -> Option<String> {
+        reference(item, &self.0.keys().cloned().collect(), "tier")
+    }
+}
+
+/// No limits, for a file without tiers.
+pub(super) fn unlimited(name: &str) -> Tier {
+    Tier { name: name.to_owned(), statement_timeout: None, max_clients: None }
+}
+
+/// The tenants in the order of the file, one entry for each of their matches.
+pub(super) fn tenants(item: &Item, tiers: &Tiers, default: &Arc<Tier>, names: &Names) -> Vec<Arc<TenantConfig>> {
+    let mut seen = BTreeSet::new();
+    let mut tenants: Vec<Arc<TenantConfig>> = Vec::new();
+    for item in item.list() {
+        let Some(section) = item.section() else { continue };
+        let name = section.require("name", "the tenant's name").and_then(|item| tenant_name(&item, &mut seen));
+        let tier = section.get("tier").and_then(|item| tiers.0.get(&tiers.named(&item)?).cloned());
+        let limits = overridden(&section, tier.unwrap_or_else(|| default.clone()));
+        let matches = section.require("match", "the clients that belong to it, such as { user = \"acme\" }");
+        section.finish();
+        for item in matches.iter().flat_map(|item| item.list_or_one()) {
+            let Some(matches) = tenant_match(&item, names) else { continue };
+            if let Some(earlier) = tenants.iter().find(|earlier| covers(&earlier.matches, &matches)) {
+                item.warn(format!("never reached: the tenant \"{}\" stands before it and matches first", earlier.name));
+            }
+            if let Some(name) = name.clone() {
+                tenants.push(Arc::new(TenantConfig { name, matches, limits: limits.clone() }));
+            }
+        }
+    }
+    tenants
+}
+
+fn tenant_name(item: &Item, seen: &mut BTreeSet<String>) -> Option<String> {
+    let name = item.name()?;
+    if name == DEFAULT_TENANT {
+        return item.expected("another name: this is the one of clients that no tenant matches");
+    }
+    if !seen.insert(name.clone()) {
+        item.error(format!("the tenant \"{name}\" is in the file already (`match` takes a list)"));
+    }
+    Some(name)
+}
+
+/// The tier itself where the tenant overrides nothing.
+fn overridden(section: &Section, tier: Arc<Tier>) -> Arc<Tier> {
+    let mut limited = (*tier).clone();
+    limits(section, &mut limited);
+    if limited == *tier { tier } else { Arc::new(limited) }
+}
+
+fn limits(section: &Section, tier: &mut Tier) {
+    if let Some(timeout) = section.get("statement_timeout").and_then(|item| statement_timeout(&item)) {
+        tier.statement_timeout = (!timeout.is_zero()).then_some(timeout);
+    }
+    if let Some(count) = section.get("max_clients").and_then(|item| item.count(1..=1_000_000)) {
+        tier.max_clients = Some(count);
+    }
+}
+
+/// PostgreSQL keeps it in whole milliseconds, in 32 bits.
+fn statement_timeout(item: &Item) -> Option<Duration> {
+    let most = Duration::from_millis(i32::MAX as u64);
+    let timeout = item.duration_or_zero(MILLISECOND..=most, "no ceiling")?;
+    if timeout.subsec_nanos() % 1_000_000 != 0 {
+        return item.expected("whole milliseconds, as PostgreSQL counts them");
+    }
+    Some(timeout)
+}
+
+fn tenant_match(item: &Item, names: &Names) -> Option<TenantMatch> {
+    let section = item.section()?;
+    let any = names.databases.contains(ANY_DATABASE);
+    let (user, database, option) = (section.get("user"), section.get("database"), section.get("option"));
+    if user.is_none() && database.is_none() && option.is_none() {
+        section.error("expected at least one of `user`, `database` and `option`");
+    }
+    section.finish();
+    // A condition that cannot be read must not become one that always holds.
+    let user = user.map(|item| reference(&item, names.users, "user").ok_or(()));
+    let database = database.map(|item| {
+        let name = if any { item.name() } else { reference(&item, names.databases, "database") };
+        name.ok_or(())
+    });
+    let option = option.map(|item| item.name().ok_or(()));
+    Some(TenantMatch {
+        user: user.transpose().ok()?,
+        database: database.transpose().ok()?,
+        option: option.transpose().ok()?,
+    })
+}
+
+/// Every client that `later` matches is matched by `earlier`.
+fn covers(earlier: &TenantMatch, later: &TenantMatch) -> bool {
+    let wider = |earlier: &Option<String>, later: &Option<String>| earlier.is_none() || earlier == later;
+    wider(&earlier.user, &later.user)
+        && wider(&earlier.database, &later.database)
+        && wider(&earlier.option, &later.option)
+}
