@@ -247,9 +247,10 @@ mod tests {
     proptest! {
         #[test]
         fn no_message_panics(first in any::<Vec<u8>>(), rest in "[a-z=,]{0,20}", last in "[cnrp=,]{0,20}") {
-            let _ = offer(true, None).client_first(SCRAM_SHA_256, &first, NONCE);
-            let _ = offer(true, Some(b"x")).client_first(SCRAM_SHA_256_PLUS, rest.as_bytes(), NONCE);
-            let (_, state) = offer(true, None).client_first(SCRAM_SHA_256, b"n,,n=,r=a", NONCE).unwrap();
+            let offer = |end_point| Offer::new(Verifier::derive("pencil", b"salt", 1), true, end_point);
+            let _ = offer(None).client_first(SCRAM_SHA_256, &first, NONCE);
+            let _ = offer(Some(vec![7])).client_first(SCRAM_SHA_256_PLUS, rest.as_bytes(), NONCE);
+            let (_, state) = offer(None).client_first(SCRAM_SHA_256, b"n,,n=,r=a", NONCE).unwrap();
             let _ = state.client_final(last.as_bytes());
         }
     }

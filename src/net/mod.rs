@@ -1,1 +1,6 @@
-//! net
+//! Byte streams: TCP, Unix sockets, and TLS on either side of it.
+
+pub mod stream;
+pub mod tls;
+
+pub use stream::Stream;
