@@ -162,7 +162,8 @@ mod tests {
         };
         let offer = Offer::new(Verifier::derive(stored, b"salt", 64), true, end_point);
         let offered: Vec<_> = offer.mechanisms().iter().map(|name| name.to_string()).collect();
-        let (first, client) = AwaitSalt::start(proof, &offered, binding, "abc".to_owned()).map_err(|e| e.to_string())?;
+        let (first, client) =
+            AwaitSalt::start(proof, &offered, binding, "abc".to_owned()).map_err(|e| e.to_string())?;
         let (salt, server) =
             offer.client_first(first.mechanism, first.message.as_bytes(), "xyz").map_err(|e| format!("{e:?}"))?;
         let (last, client) = client.server_first(salt.as_bytes()).map_err(|e| e.to_string())?;

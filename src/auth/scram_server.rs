@@ -112,8 +112,7 @@ impl AwaitProof {
     pub fn client_final(self, message: &[u8]) -> Result<(String, ScramKeys), Failure> {
         let message = text(message)?;
         let (unproved, proof) = message.rsplit_once(",p=").ok_or_else(|| malformed("Attribute p expected."))?;
-        let (binding, rest) =
-            scram::attribute(unproved, 'c').ok_or_else(|| malformed("Attribute c expected."))?;
+        let (binding, rest) = scram::attribute(unproved, 'c').ok_or_else(|| malformed("Attribute c expected."))?;
         let (nonce, _extensions) = scram::attribute(rest, 'r').ok_or_else(|| malformed("Attribute r expected."))?;
         if scram::decode(binding).as_deref() != Some(&self.binding) {
             return Err(PgError::fatal("28000", "SCRAM channel binding check failed").into());
@@ -151,7 +150,10 @@ fn client_nonce(bare: &str) -> Result<&str, PgError> {
 }
 
 fn text(message: &[u8]) -> Result<&str, PgError> {
-    std::str::from_utf8(message).ok().filter(|text| !text.contains('\0')).ok_or_else(|| malformed("The message is no text."))
+    std::str::from_utf8(message)
+        .ok()
+        .filter(|text| !text.contains('\0'))
+        .ok_or_else(|| malformed("The message is no text."))
 }
 
 fn malformed(detail: &'static str) -> PgError {
@@ -178,7 +180,8 @@ mod tests {
     const CLIENT_FIRST: &str = "n,,n=user,r=rOprNGfwEbeRWgbNEkqO";
     const NONCE: &str = "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
     const SERVER_FIRST: &str = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
-    const CLIENT_FINAL: &str = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=";
+    const CLIENT_FINAL: &str =
+        "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=";
     const SERVER_FINAL: &str = "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=";
 
     fn offer(genuine: bool, end_point: Option<&[u8]>) -> Offer {

@@ -190,8 +190,14 @@ mod tests {
         assert_eq!(written(|out| parameter_status(out, "a", b"\xff")), b"S\0\0\0\x08a\0\xff\0");
         assert_eq!(written(|out| backend_key_data(out, 1, &[9; 4])), b"K\0\0\0\x0c\0\0\0\x01\x09\x09\x09\x09");
         assert_eq!(written(|out| ready_for_query(out, b'E')), b"Z\0\0\0\x05E");
-        assert_eq!(written(|out| startup_message(out, 0, [("b", "1"), ("a", "")])), b"\0\0\0\x10\0\x03\0\0b\x001\0a\0\0\0");
-        assert_eq!(written(|out| cancel_request(out, 1, &[9; 4])), b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\x01\x09\x09\x09\x09");
+        assert_eq!(
+            written(|out| startup_message(out, 0, [("b", "1"), ("a", "")])),
+            b"\0\0\0\x10\0\x03\0\0b\x001\0a\0\0\0"
+        );
+        assert_eq!(
+            written(|out| cancel_request(out, 1, &[9; 4])),
+            b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\x01\x09\x09\x09\x09"
+        );
         let options = ["_pq_.x".to_owned()];
         assert_eq!(
             written(|out| negotiate_protocol_version(out, 196_610, &options)),

@@ -68,10 +68,11 @@ fn switch(letter: char, argument: &str, word: &str) -> Result<Option<(String, St
         't' => setting(stage_statistics(argument).ok_or_else(|| invalid(word))?, "on"),
         'W' => setting("post_auth_delay", argument),
         'C' | 'n' | 'T' => Ok(None),
-        'b' | 'B' | 'd' | 'D' | 'E' | 'F' | 'h' | 'i' | 'j' | 'k' | 'l' | 'N' | 'p' | 'r' | 'v' => {
-            Err(PgError::fatal("0A000", format!("the switch -{letter} in the startup parameter \"options\" is not supported"))
-                .hint("Give settings as -c name=value."))
-        }
+        'b' | 'B' | 'd' | 'D' | 'E' | 'F' | 'h' | 'i' | 'j' | 'k' | 'l' | 'N' | 'p' | 'r' | 'v' => Err(PgError::fatal(
+            "0A000",
+            format!("the switch -{letter} in the startup parameter \"options\" is not supported"),
+        )
+        .hint("Give settings as -c name=value.")),
         _ => Err(invalid(word)),
     }
 }

@@ -57,13 +57,12 @@ impl FirstPacket {
         }
         let Some((length, _)) = buffer.split_first_chunk::<4>() else { return Ok(None) };
         let claimed = i32::from_be_bytes(*length);
-        let length = usize::try_from(claimed).ok().filter(|length| (SHORTEST..=limit).contains(length)).ok_or_else(
-            || {
+        let length =
+            usize::try_from(claimed).ok().filter(|length| (SHORTEST..=limit).contains(length)).ok_or_else(|| {
                 PgError::fatal("08P01", format!("invalid length of startup packet: {claimed} bytes"))
                     .detail(format!("A startup packet has {SHORTEST} to {limit} bytes."))
                     .hint("Is this a PostgreSQL client? See max_startup_packet in the section [listen].")
-            },
-        )?;
+            })?;
         if buffer.len() < length {
             return Ok(None);
         }
@@ -108,7 +107,10 @@ impl Startup {
     fn add(&mut self, name: &[u8], value: &[u8]) -> Result<(), PgError> {
         let name = std::str::from_utf8(name).map_err(|_| not_utf8(&String::from_utf8_lossy(name)))?;
         if self.parameters.iter().any(|(known, _)| known == name) || self.unsupported.iter().any(|n| n == name) {
-            return Err(PgError::fatal("08P01", format!("invalid startup packet layout: parameter \"{name}\" given twice")));
+            return Err(PgError::fatal(
+                "08P01",
+                format!("invalid startup packet layout: parameter \"{name}\" given twice"),
+            ));
         }
         if name.starts_with("_pq_.") {
             self.unsupported.push(name.to_owned());
@@ -233,8 +235,7 @@ mod tests {
 
     #[test]
     fn layout_errors_are_protocol_violations() {
-        let bodies: [&[u8]; 6] =
-            [b"", b"user\0", b"user\0a", b"user\0a\0", b"user\0a\0\0x", b"user\0a\0user\0b\0\0"];
+        let bodies: [&[u8]; 6] = [b"", b"user\0", b"user\0a", b"user\0a\0", b"user\0a\0\0x", b"user\0a\0user\0b\0\0"];
         for body in bodies {
             assert_eq!(startup(body).unwrap_err().code, "08P01", "{body:?}");
         }
@@ -249,12 +250,15 @@ mod tests {
 
     #[test]
     fn minor_versions_are_negotiated_as_postgres_18_does() {
-        let asked = |minor: u16, body: &[u8]| {
-            match FirstPacket::read(&packet((3 << 16) | i32::from(minor), body), LIMIT).unwrap().unwrap().0 {
+        let asked =
+            |minor: u16, body: &[u8]| match FirstPacket::read(&packet((3 << 16) | i32::from(minor), body), LIMIT)
+                .unwrap()
+                .unwrap()
+                .0
+            {
                 FirstPacket::Startup(startup) => (startup.negotiated_minor(), startup.negotiate()),
                 other => panic!("{other:?}"),
-            }
-        };
+            };
         assert_eq!(asked(0, b"\0"), (0, None));
         assert_eq!(asked(1, b"\0"), (0, None));
         assert_eq!(asked(2, b"\0"), (2, None));
