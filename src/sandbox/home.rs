@@ -4,11 +4,11 @@
 //! directory*. A PostgreSQL server changes into its data directory and its children inherit that,
 //! so the rule also finds the backends of a server whose postmaster was killed.
 //!
-//! Two clean up by that rule. [`Home`] does when it is dropped. Where nothing is dropped (the process
-//! was killed, or the sandbox sits in a static), `watchdog.sh` does: a shell that waits for the end of
-//! its standard input, which the kernel closes when we are gone. The alternative, a parent-death signal
-//! (`PR_SET_PDEATHSIG`), is tied to the *thread* that started the child, and test threads end long
-//! before their process; it also removes no directory.
+//! `watchdog.sh` cleans up by that rule: a shell that waits for the end of its standard input. [`Home`]
+//! closes that when it is dropped; where nothing is dropped (the process was killed, or the sandbox
+//! sits in a static), the kernel does. The alternative, a parent-death signal (`PR_SET_PDEATHSIG`), is
+//! tied to the *thread* that started the child, and test threads end long before their process; it also
+//! removes no directory.
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -32,8 +32,8 @@ pub(super) struct Home {
 /// and the directory's own name and separators 12.
 const LONGEST_PARENT: usize = 107 - 18 - 12;
 
-/// How long servers get for an immediate shutdown before they are killed.
-const GRACE: Duration = Duration::from_secs(5);
+/// The kernel may hold a killed process back for as long as a disk does; this bounds the wait.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
 
 impl Home {
     /// Makes the directory under the system's temporary directory, or under `/tmp` where that one
@@ -56,38 +56,26 @@ impl Home {
     pub fn path(&self) -> &Path {
         &self.path
     }
-
-    /// Ends every process of the sandbox: an immediate shutdown, then SIGKILL.
-    /// Children of this process stay as zombies until they are waited for.
-    pub fn end_all(&self) {
-        signal_under(&self.path, Signal::QUIT);
-        // A server that was paused by a test takes its signal only when it goes on.
-        signal_under(&self.path, Signal::CONT);
-        let deadline = Instant::now() + GRACE;
-        while !processes_under(&self.path).is_empty() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        kill_all_under(&self.path);
-    }
 }
 
 impl Drop for Home {
+    /// Takes about as long as an immediate shutdown. Children of this process stay as zombies until they
+    /// are waited for.
     fn drop(&mut self) {
-        self.end_all();
-        if let Err(error) = std::fs::remove_dir_all(&self.path) {
-            tracing::warn!(directory = %self.path.display(), %error, "could not remove a sandbox's directory");
-        }
-        // `wait` closes the watchdog's standard input; it finds no directory and is done.
+        // `wait` closes the watchdog's standard input first.
         if let Err(error) = self.watchdog.wait() {
             tracing::warn!(%error, "could not wait for a sandbox's watchdog");
+        }
+        if self.path.exists() {
+            tracing::warn!(directory = %self.path.display(), "could not remove a sandbox's directory");
         }
     }
 }
 
 /// Sends SIGKILL to every process whose working directory is `path` or below until none is left,
-/// or for [`GRACE`]: the kernel may hold a process back for as long as a disk does.
+/// or for [`KILL_LIMIT`].
 pub(super) fn kill_all_under(path: &Path) {
-    let deadline = Instant::now() + GRACE;
+    let deadline = Instant::now() + KILL_LIMIT;
     while signal_under(path, Signal::KILL) > 0 && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(2));
     }

@@ -72,13 +72,13 @@ impl Default for SandboxOptions {
 
 /// A running primary with its standbys. Dropping it ends the servers and removes their files.
 pub struct Sandbox {
+    /// Comes first, so that it is dropped first: it ends all servers at once, then each is waited for.
+    home: Home,
     /// The primary first.
     servers: Vec<Server>,
     passwords: Arc<Passwords>,
     certificates: Option<Certificates>,
     tools: Tools,
-    /// After the servers, so that it goes last.
-    home: Home,
 }
 
 /// How long [`Sandbox::wait_replayed`] waits for one standby.
@@ -173,7 +173,7 @@ impl Sandbox {
         let names = std::iter::once("primary".to_owned()).chain((1..=options.replicas).map(|n| format!("replica{n}")));
         let servers = names.map(|name| Server::new(name, tools.clone(), passwords.clone()));
         let servers = servers.collect::<Result<_, _>>()?;
-        Ok(Self { servers, passwords, certificates, tools, home })
+        Ok(Self { home, servers, passwords, certificates, tools })
     }
 
     /// `initdb` for the primary, and a copy for each standby: before its first start a cluster is a
@@ -220,16 +220,6 @@ impl Sandbox {
     }
 }
 
-impl Drop for Sandbox {
-    fn drop(&mut self) {
-        // All at once; the servers are our children and have to be waited for one by one.
-        self.home.end_all();
-        for server in &self.servers {
-            server.wait();
-        }
-    }
-}
-
 async fn initdb(tools: &Tools, data: &Path, password: &str) -> Result<(), SandboxError> {
     let password_file = tools.directory.join("password");
     tools.account.write(&password_file, password)?;
@@ -258,6 +248,8 @@ fn own_settings(server: &Server, options: &SandboxOptions) -> Vec<(&'static str,
     ];
     let fixed = [
         ("shared_buffers", "32MB"),
+        // In files of ours, where a killed server leaves nothing behind in /dev/shm.
+        ("dynamic_shared_memory_type", "mmap"),
         ("fsync", "off"),
         ("full_page_writes", "off"),
         ("timezone", "UTC"),

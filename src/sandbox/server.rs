@@ -261,13 +261,6 @@ impl Server {
         format!("host={socket_dir} port={} user={SUPERUSER} application_name={}", primary.port, self.name)
     }
 
-    /// Waits for a postmaster that has been ended by other means.
-    pub(super) fn wait(&self) {
-        if let Some(mut postmaster) = self.lock().take() {
-            let _ = postmaster.wait();
-        }
-    }
-
     /// What `pg_ctl` looks at: line 1 of `postmaster.pid` is the process id and line 8 the state
     /// (`src/include/utils/pidfile.h`).
     fn says_ready(&self) -> bool {
@@ -297,6 +290,17 @@ impl Server {
         let log = self.log();
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+}
+
+impl Drop for Server {
+    /// The sandbox's directory goes first and ends its processes, so this only waits for our child.
+    fn drop(&mut self) {
+        if let Some(mut postmaster) = self.lock().take() {
+            // Neither can fail for a child that nobody has waited for.
+            let _ = postmaster.kill();
+            let _ = postmaster.wait();
+        }
     }
 }
 
