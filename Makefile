@@ -45,7 +45,7 @@ install-postgresql: no_cluster = /etc/postgresql-common/createcluster.d/pgweir-n
 install-postgresql:
 	@command -v apt-get >/dev/null 2>&1 || { \
 	    echo "PostgreSQL's server programs (initdb, postgres, psql, pgbench) are missing, and there is no" >&2; \
-	    echo "apt-get to install them with. Install PostgreSQL 13 or later and put its initdb on PATH." >&2; \
+	    echo "apt-get to install them with. Install PostgreSQL 14 or later and put its initdb on PATH." >&2; \
 	    exit 1; }
 	@[ "$$(id -u)" = 0 ] || command -v sudo >/dev/null 2>&1 || { \
 	    echo "PostgreSQL's server programs are missing, and installing them needs root or sudo." >&2; \

@@ -9,7 +9,7 @@ pub enum SandboxError {
     #[error(
         "no PostgreSQL installation found: {searched}. Install the server programs: on Debian and Ubuntu \
          `apt-get install postgresql` (the cluster that the package makes for itself is not needed and may be removed), \
-         elsewhere any PostgreSQL 13 or later whose `initdb` is on PATH"
+         elsewhere any PostgreSQL 14 or later whose `initdb` is on PATH"
     )]
     NotInstalled { searched: String },
 

@@ -20,31 +20,37 @@ mod account;
 mod certificates;
 mod error;
 mod home;
+mod initialize;
 mod installation;
+mod latencies;
 mod passwords;
+mod pgbench;
 mod port;
+mod postmaster;
 mod server;
 mod sql;
+mod statistics;
 mod tools;
 mod users;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use certificates::{Certificates, Identity};
 pub use error::SandboxError;
 pub use installation::Installation;
+pub use latencies::Latencies;
+pub use pgbench::{Load, PgbenchReport, Protocol, Script, Target};
 pub use port::ReservedPort;
-pub use server::{SUPERUSER, Server, StopMode};
+pub use postmaster::StopMode;
+pub use server::{SUPERUSER, Server};
+pub use statistics::StatementCount;
 pub use users::{Login, User};
 
 use account::Account;
-use error::Doing;
 use home::Home;
 use passwords::Passwords;
-use sql::setting;
 use tools::Tools;
 
 /// What to start.
@@ -60,13 +66,24 @@ pub struct SandboxOptions {
     pub tls: bool,
     /// `max_connections` of every server.
     pub max_connections: u32,
+    /// Loads `pg_stat_statements` (of PostgreSQL's contrib, part of Debian's package), for
+    /// [`Server::statement_counts`].
+    pub statement_statistics: bool,
     /// Users to make; more can be made later by [`Sandbox::create_users`] or plain SQL.
     pub users: Vec<User>,
 }
 
 impl Default for SandboxOptions {
     fn default() -> Self {
-        Self { replicas: 0, settings: Vec::new(), hba: Vec::new(), tls: false, max_connections: 200, users: Vec::new() }
+        Self {
+            replicas: 0,
+            settings: Vec::new(),
+            hba: Vec::new(),
+            tls: false,
+            max_connections: 200,
+            statement_statistics: false,
+            users: Vec::new(),
+        }
     }
 }
 
@@ -91,15 +108,20 @@ impl Sandbox {
     /// [`SandboxError::NotInstalled`] where there is no PostgreSQL; otherwise what failed, with
     /// the server's log. Nothing stays behind then, nor when the future is dropped half-way.
     pub async fn start(options: SandboxOptions) -> Result<Self, SandboxError> {
-        let mut sandbox = Self::prepare(&options)?;
-        sandbox.make_data_directories(&options).await?;
+        let sandbox = Self::prepare(&options)?;
+        let superuser = User::new(SUPERUSER, format!("{:032x}", rand::random::<u128>()));
+        initialize::data_directories(&sandbox.tools, &sandbox.servers, &superuser.password, &options).await?;
+        sandbox.passwords.remember(&superuser);
         for server in &sandbox.servers {
-            server.launch()?;
+            server.postmaster().launch()?;
         }
         for server in &sandbox.servers {
-            server.ready().await?;
+            server.postmaster().ready().await?;
         }
         sandbox.primary().psql(&users::create_groups()).await?;
+        if options.statement_statistics {
+            sandbox.primary().psql("CREATE EXTENSION pg_stat_statements").await?;
+        }
         sandbox.create_users(&options.users).await?;
         Ok(sandbox)
     }
@@ -136,7 +158,7 @@ impl Sandbox {
 
     /// The authority's certificate as a file, where `tls` was asked for.
     pub fn authority_file(&self) -> Option<PathBuf> {
-        self.certificates.as_ref().map(|_| self.home.path().join("tls/authority.crt"))
+        self.certificates.as_ref().map(|_| self.home.path().join(initialize::AUTHORITY))
     }
 
     /// Makes users on the primary and waits until the standbys know them.
@@ -168,115 +190,13 @@ impl Sandbox {
         account.make_directory(&home.path().join("run"))?;
         let certificates = options.tls.then(Certificates::generate).transpose()?;
         if let Some(certificates) = &certificates {
-            write_certificates(certificates, account, home.path())?;
+            initialize::tls_files(certificates, account, home.path())?;
         }
         let names = std::iter::once("primary".to_owned()).chain((1..=options.replicas).map(|n| format!("replica{n}")));
         let servers = names.map(|name| Server::new(name, tools.clone(), passwords.clone()));
         let servers = servers.collect::<Result<_, _>>()?;
         Ok(Self { home, servers, passwords, certificates, tools })
     }
-
-    /// `initdb` for the primary, and a copy for each standby: before its first start a cluster is a
-    /// complete and consistent backup of itself, so this is what `pg_basebackup` would give, sooner.
-    async fn make_data_directories(&mut self, options: &SandboxOptions) -> Result<(), SandboxError> {
-        let superuser = User::new(SUPERUSER, format!("{:032x}", rand::random::<u128>()));
-        self.passwords.remember(&superuser);
-        initdb(&self.tools, self.primary().data_directory(), &superuser.password).await?;
-        for replica in self.replicas() {
-            self.tools.account.make_directory(replica.data_directory())?;
-            let mut copy = Command::new("cp");
-            copy.arg("-Rp").arg(self.primary().data_directory().join(".")).arg(replica.data_directory());
-            copy.current_dir(self.home.path()).stdin(Stdio::null());
-            self.tools.account.run(&mut copy);
-            tools::output(copy).await?;
-        }
-        for server in &self.servers {
-            self.configure(server, options)?;
-        }
-        Ok(())
-    }
-
-    fn configure(&self, server: &Server, options: &SandboxOptions) -> Result<(), SandboxError> {
-        let write = |file: &str, content: &str| self.tools.account.write(&server.data_directory().join(file), content);
-        let mut settings = own_settings(server, options);
-        if options.tls {
-            let tls = self.home.path().join("tls");
-            settings.push(("ssl", "on".to_owned()));
-            for (name, file) in
-                [("ssl_ca_file", "authority.crt"), ("ssl_cert_file", "server.crt"), ("ssl_key_file", "server.key")]
-            {
-                settings.push((name, tls.join(file).display().to_string()));
-            }
-        }
-        let given = options.settings.iter().map(|(name, value)| (name.as_str(), value.clone()));
-        let settings: String = settings.into_iter().chain(given).map(|(name, value)| setting(name, &value)).collect();
-        write("postgresql.conf", &settings)?;
-        write("pg_hba.conf", &users::hba(&options.hba, options.tls))?;
-        if !std::ptr::eq(server, self.primary()) {
-            write("postgresql.auto.conf", &setting("primary_conninfo", &server.conninfo(self.primary())))?;
-            write("standby.signal", "")?;
-        }
-        Ok(())
-    }
-}
-
-async fn initdb(tools: &Tools, data: &Path, password: &str) -> Result<(), SandboxError> {
-    let password_file = tools.directory.join("password");
-    tools.account.write(&password_file, password)?;
-    // The servers' user may not write in the sandbox's directory itself.
-    tools.account.make_directory(data)?;
-    let mut initdb = tools.server("initdb")?;
-    initdb
-        .args(["--no-sync", "--no-instructions", "--encoding=UTF8", "--locale=C.UTF-8"])
-        .args(["--auth-local=trust", "--auth-host=scram-sha-256", "--username", SUPERUSER])
-        .arg("--pwfile")
-        .arg(&password_file)
-        .arg("--pgdata")
-        .arg(data);
-    tools::output(initdb).await?;
-    std::fs::remove_file(&password_file).doing(|| format!("remove {}", password_file.display()))
-}
-
-/// Small, quick and deterministic; durability is what throw-away servers can do without.
-fn own_settings(server: &Server, options: &SandboxOptions) -> Vec<(&'static str, String)> {
-    let mut settings: Vec<(&'static str, String)> = vec![
-        ("cluster_name", server.name.clone()),
-        ("listen_addresses", "127.0.0.1".to_owned()),
-        ("port", server.port.to_string()),
-        ("unix_socket_directories", server.socket_dir.display().to_string()),
-        ("max_connections", options.max_connections.to_string()),
-    ];
-    let fixed = [
-        ("shared_buffers", "32MB"),
-        // In files of ours, where a killed server leaves nothing behind in /dev/shm.
-        ("dynamic_shared_memory_type", "mmap"),
-        ("fsync", "off"),
-        ("full_page_writes", "off"),
-        ("timezone", "UTC"),
-        ("log_timezone", "UTC"),
-        ("log_line_prefix", "%m [%p] %q%u@%d "),
-        ("password_encryption", "scram-sha-256"),
-        // Replication: quick to follow, quick to come back, and enough WAL for a standby that was away.
-        ("wal_level", "replica"),
-        ("wal_keep_size", "512MB"),
-        ("max_wal_senders", "10"),
-        ("hot_standby", "on"),
-        ("hot_standby_feedback", "on"),
-        ("wal_receiver_status_interval", "1s"),
-        ("wal_retrieve_retry_interval", "100ms"),
-        // A read on a standby may hold replay up for this long; then it is cancelled (40001).
-        ("max_standby_streaming_delay", "5s"),
-    ];
-    settings.extend(fixed.map(|(name, value)| (name, value.to_owned())));
-    settings
-}
-
-fn write_certificates(certificates: &Certificates, account: Account, home: &Path) -> Result<(), SandboxError> {
-    let directory = home.join("tls");
-    account.make_directory(&directory)?;
-    account.write(&directory.join("authority.crt"), &certificates.authority)?;
-    account.write(&directory.join("server.crt"), &certificates.server.certificate)?;
-    account.write(&directory.join("server.key"), &certificates.server.key)
 }
 
 async fn wait_replayed(replica: &Server, wanted: &str) -> Result<(), SandboxError> {

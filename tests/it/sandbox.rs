@@ -2,10 +2,11 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
-use pgweir::sandbox::{Login, SandboxError, SandboxOptions, StopMode, User};
+use pgweir::sandbox::{Load, Login, Protocol, SandboxError, SandboxOptions, Script, Server, StopMode, Target, User};
 
-use crate::support::{chain, connect, fresh_database, shared_cluster, start};
+use crate::support::{chain, connect, eventually, fresh_database, shared_cluster, start};
 
 #[tokio::test]
 async fn what_the_primary_commits_shows_on_every_standby() {
@@ -56,7 +57,7 @@ async fn servers_stop_and_are_killed_and_come_back_on_their_ports() {
     let client = connect(&primary.url("postgres", "postgres")).await;
     let sleeping = tokio::spawn(async move { client.simple_query("SELECT pg_sleep(600)").await.map(drop) });
     let active = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)'";
-    while primary.psql(active).await.unwrap() != "1" {}
+    eventually("the statement runs", async || primary.psql(active).await.unwrap() == "1").await;
     primary.kill9().await.unwrap();
     let cut = sleeping.await.unwrap().unwrap_err();
     assert!(cut.as_db_error().is_none(), "a crashed server says no goodbye: {}", chain(&cut));
@@ -74,7 +75,7 @@ async fn a_paused_standby_is_silent_and_one_with_paused_replay_is_stale() {
     let client = connect(&replica.url("postgres", "postgres")).await;
     replica.pause().unwrap();
     let mut answer = Box::pin(client.simple_query("SELECT 1"));
-    let patience = std::time::Duration::from_millis(100);
+    let patience = Duration::from_millis(100);
     assert!(tokio::time::timeout(patience, &mut answer).await.is_err());
     replica.resume().unwrap();
     answer.await.unwrap();
@@ -98,7 +99,8 @@ async fn a_standby_takes_over_and_the_others_follow() {
     old.start().await.unwrap();
     new.psql("CREATE TABLE t ()").await.unwrap();
     for standby in [old, other] {
-        while standby.psql("SELECT to_regclass('t') IS NULL").await.unwrap() == "t" {}
+        let shown = async || standby.psql("SELECT to_regclass('t') IS NOT NULL").await.unwrap() == "t";
+        eventually("the table shows", shown).await;
         assert_eq!(standby.psql("SELECT pg_is_in_recovery()").await.unwrap(), "t", "{}", standby.name);
     }
 }
@@ -180,6 +182,50 @@ async fn dropping_leaves_no_process_and_no_file() {
     assert_eq!(working_under(&directory), 0);
     assert!(!directory.exists());
     assert!(client.simple_query("SELECT 1").await.is_err());
+}
+
+#[tokio::test]
+async fn pgbench_reports_what_the_servers_counted() {
+    let users = vec![User::new("bench", "it's secret")];
+    let options = SandboxOptions { replicas: 1, statement_statistics: true, users, ..Default::default() };
+    let sandbox = start(options).await;
+    sandbox.primary().psql("CREATE DATABASE bench OWNER bench").await.unwrap();
+    let target = |server: &Server| Target {
+        host: "127.0.0.1".to_owned(),
+        port: server.port,
+        user: "bench".to_owned(),
+        password: "it's secret".to_owned(),
+        database: "bench".to_owned(),
+    };
+    sandbox.pgbench_initialize(&target(sandbox.primary()), 1).await.unwrap();
+    sandbox.wait_replayed().await.unwrap();
+    sandbox.reset_statistics().await.unwrap();
+
+    let load = |script, protocol| Load {
+        script,
+        protocol,
+        clients: 4,
+        threads: 2,
+        duration: Duration::from_secs(1),
+        sampling: Some(1.0),
+    };
+    let replica = &sandbox.replicas()[0];
+    let reads = sandbox.pgbench(&target(replica), &load(Script::SelectOnly, Protocol::Prepared)).await.unwrap();
+    let latencies = reads.latencies.unwrap();
+    assert_eq!(latencies.samples as u64, reads.transactions);
+    assert!(latencies.p50 <= latencies.p99 && reads.tps > 0.0 && reads.failed == 0);
+    let most_frequent = replica.statement_counts("bench").await.unwrap().swap_remove(0);
+    assert_eq!(most_frequent.statement, "SELECT abalance FROM pgbench_accounts WHERE aid = $1");
+    // Clients that are cut off by the end of the run may have been answered uncounted.
+    assert!(most_frequent.calls >= reads.transactions && most_frequent.calls <= reads.transactions + 4);
+
+    let writes = sandbox.pgbench(&target(sandbox.primary()), &load(Script::TpcbLike, Protocol::Simple)).await.unwrap();
+    let counted = sandbox.primary().statement_counts("bench").await.unwrap();
+    let commits = counted.iter().find(|count| count.statement == "END").map_or(0, |count| count.calls);
+    assert!(writes.transactions > 0 && commits >= writes.transactions, "{writes:?} {counted:?}");
+
+    let refused = sandbox.pgbench(&target(replica), &load(Script::TpcbLike, Protocol::Simple)).await.unwrap_err();
+    assert!(refused.to_string().contains("cannot execute UPDATE in a read-only transaction"), "{refused}");
 }
 
 /// How many processes have their working directory under `directory`.

@@ -1,6 +1,7 @@
 //! What the tests share: one primary with two standbys for the whole run, and a database for each test.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use pgweir::sandbox::{Sandbox, SandboxOptions, Server};
 use tokio::sync::OnceCell;
@@ -15,7 +16,13 @@ pub async fn shared_cluster() -> &'static Sandbox {
     CLUSTER
         .get_or_init(|| async {
             // As many tests as the machine has processors share it, each with pools of its own.
-            let options = SandboxOptions { replicas: 2, tls: true, max_connections: 600, ..Default::default() };
+            let options = SandboxOptions {
+                replicas: 2,
+                tls: true,
+                max_connections: 600,
+                statement_statistics: true,
+                ..Default::default()
+            };
             start(options).await
         })
         .await
@@ -86,6 +93,15 @@ pub async fn connect(url: &str) -> tokio_postgres::Client {
         .unwrap_or_else(|error| panic!("connecting: {}", chain(&error)));
     tokio::spawn(connection);
     client
+}
+
+/// Waits until `condition` holds. The bound is for a test that would hang, not for one that measures.
+pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition().await {
+        assert!(Instant::now() < deadline, "not within 60 s: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// An error with all its causes, on one line: tokio-postgres says only "db error" by itself.
