@@ -154,7 +154,7 @@ async fn tls_verifies_both_sides() {
         );
         let psql = cluster.installation().program("psql").unwrap();
         let question = "SELECT current_user, ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
-        Command::new(psql).args(["-XAtc", question, &conninfo]).output().unwrap()
+        Command::new(psql).env_clear().args(["-XAtc", question, &conninfo]).output().unwrap()
     };
     let good = ask("localhost");
     assert_eq!(String::from_utf8_lossy(&good.stdout).trim(), format!("{name}|t"), "{good:?}");
