@@ -1,0 +1,6 @@
+//! The integration tests: one binary, a module for each behaviour. They run in parallel against
+//! real servers, most of them against the cluster in [`support`], each in a database of its own.
+
+mod architecture;
+mod sandbox;
+mod support;
