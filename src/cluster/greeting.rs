@@ -117,7 +117,7 @@ fn update(parameters: &mut Vec<(String, String)>, (name, value): (String, String
 /// A lease on which a question failed is dropped, and so closed, with the books it no longer matches.
 fn refused(error: QueryError) -> GreetingError {
     match error {
-        QueryError::Refused(error) => GreetingError::Refused(error),
-        other => GreetingError::Lost(other.to_string()),
+        QueryError::Server { code, message } => GreetingError::Refused(PgError::fatal(code, message)),
+        QueryError::Broken(cause) => GreetingError::Lost(cause),
     }
 }

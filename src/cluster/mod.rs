@@ -14,7 +14,7 @@ use std::time::Duration;
 
 pub use catalog::CatalogKeeper;
 pub use freshness::{Clock, Moment};
-pub use greeting::Greeting;
+pub use greeting::{Greeting, GreetingError};
 pub use group::{Group, Place};
 pub use host::{Host, Role};
 

@@ -6,8 +6,7 @@ use std::time::Duration;
 use super::freshness::Lsn;
 use super::host::{Host, Role};
 use super::{Clock, Cluster};
-use crate::server::connect::{ConnectError, Connected, Login, connect};
-use crate::server::query::simple_query;
+use crate::server::{ConnectError, Connected, Login, connect, simple_query};
 
 const PATIENCE: Duration = Duration::from_secs(2);
 /// While no reads come, and between attempts to reach a host that is gone.
@@ -25,7 +24,14 @@ pub(super) async fn watch(cluster: Weak<Cluster>, host: Arc<Host>, login: Login)
             (Some(_), Ok(mut connection)) => {
                 let Some(()) = follow(&cluster, &host, &mut connection).await else { return };
                 if let Some(cluster) = cluster.upgrade() {
-                    lost(&cluster, &host, ConnectError::closed(&host.config));
+                    lost(
+                        &cluster,
+                        &host,
+                        ConnectError::Unreachable {
+                            host: host.config.name.clone(),
+                            reason: "the monitor's connection was closed".into(),
+                        },
+                    );
                 }
             }
             (Some(cluster), Err(error)) => lost(&cluster, &host, error),

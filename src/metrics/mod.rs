@@ -38,7 +38,7 @@ pub struct Metrics {
 }
 
 /// Of one pool: a database and a user on one host.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct HostMetrics {
     /// Statements: a simple `Query`, or an `Execute`.
     pub queries: IntCounter,
@@ -59,7 +59,7 @@ pub struct HostMetrics {
 }
 
 /// Of a database and a user on all hosts.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct PoolMetrics {
     /// What a client waited for a server connection, 0 included.
     pub wait_seconds: Histogram,
@@ -68,7 +68,7 @@ pub struct PoolMetrics {
 }
 
 /// Of one tenant.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct TenantMetrics {
     /// Statements cut off by the tenant's `statement_timeout`.
     pub timeouts: IntCounter,
@@ -80,6 +80,12 @@ impl TenantMetrics {
     /// Counts something that the tenant was refused: `reason` is a word such as `max_clients` or `queue_timeout`.
     pub fn rejected(&self, reason: &'static str) {
         self.rejections.with_label_values(&[&*self.name, reason]).inc();
+    }
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
     }
 }
 

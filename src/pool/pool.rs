@@ -11,7 +11,7 @@ use super::conn::Conn;
 use super::lease::Lease;
 use crate::config::{HostConfig, PoolSettings};
 use crate::metrics::HostMetrics;
-use crate::server::connect::{ConnectError, Login, connect};
+use crate::server::{ConnectError, Login, connect};
 
 /// After a failed attempt to connect the next one waits this long, doubled each time up to
 /// [`LONGEST_BACKOFF`].
@@ -157,6 +157,11 @@ impl Pool {
         }
     }
 
+    /// Bytes of statement text that one connection may keep prepared.
+    pub fn prepared_limit(&self) -> usize {
+        self.state().settings.prepared_cache
+    }
+
     pub fn settings(&self) -> PoolSettings {
         self.state().settings.clone()
     }
@@ -300,7 +305,7 @@ impl Pool {
         state.connecting -= 1;
         match outcome {
             Ok(conn) if !state.closed => {
-                self.metrics.connects.inc();
+                self.metrics.connects_total.inc();
                 (state.failures, state.not_before) = (0, None);
                 self.give(&mut state, conn);
             }

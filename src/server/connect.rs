@@ -21,7 +21,7 @@ use crate::wire::author;
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Who logs in, where, and with what settings.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Login {
     pub user: String,
     pub database: String,

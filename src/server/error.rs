@@ -34,6 +34,15 @@ pub enum ConnectError {
 const PASSED_ON: [&str; 7] = ["3D000", "42501", "53300", "57P03", "22023", "42704", "55P02"];
 
 impl ConnectError {
+    /// May be over soon, without anybody doing anything: another attempt is worth it.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Timeout { .. } => true,
+            Self::Refused { code, .. } => matches!(code.as_str(), "53300" | "57P03"),
+            Self::Auth { .. } | Self::Tls { .. } | Self::Protocol { .. } => false,
+        }
+    }
+
     /// What a client may see of it. Whether it ends the session is the caller's to say.
     pub fn to_client(&self) -> PgError {
         match self {

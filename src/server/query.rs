@@ -12,6 +12,15 @@ pub type Value = Option<String>;
 /// One row, its values in the order of the columns.
 pub type Row = Vec<Value>;
 
+/// What a question came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// One for each statement that ran, empty for those without rows.
+    pub sets: Vec<Vec<Row>>,
+    /// Changed parameters (`ParameterStatus`) that came with it, in order.
+    pub reports: Vec<(String, String)>,
+}
+
 /// Why a question has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QueryError {
@@ -30,21 +39,20 @@ impl QueryError {
     }
 }
 
-/// Runs `sql`, which may hold several statements and no NUL, and gives their result sets: one for
-/// each statement that ran, empty for those without rows. On success and on
+/// Runs `sql`, which may hold several statements and no NUL. On success and on
 /// [`QueryError::Server`] the connection is idle outside of a transaction and read exactly up to
-/// its ReadyForQuery. Notices, notifications and changed parameters on the way are ignored.
+/// its ReadyForQuery. Notices and notifications on the way are ignored.
 ///
 /// `limit_bytes` bounds the rows together: more than that breaks the connection.
 ///
 /// Not cancel-safe: close the connection of a dropped future.
-pub async fn simple_query(stream: &mut Stream, sql: &str, limit_bytes: usize) -> Result<Vec<Vec<Row>>, QueryError> {
+pub async fn simple_query(stream: &mut Stream, sql: &str, limit_bytes: usize) -> Result<Answer, QueryError> {
     let mut out = BytesMut::new();
     author::query(&mut out, sql);
     stream.write_all(&out).await.map_err(broken)?;
     stream.flush().await.map_err(broken)?;
 
-    let mut answer = Answer { left: limit_bytes, ..Answer::default() };
+    let mut answer = Collector { left: limit_bytes, ..Collector::default() };
     let mut replies = Replies::default();
     loop {
         // An error text or a column list may be long although no row may.
@@ -62,24 +70,25 @@ pub async fn simple_query(stream: &mut Stream, sql: &str, limit_bytes: usize) ->
 const LONGEST_OTHER: usize = 64 * 1024;
 
 #[derive(Default)]
-struct Answer {
-    sets: Vec<Vec<Row>>,
+struct Collector {
+    answer: Answer,
     rows: Vec<Row>,
     error: Option<QueryError>,
     /// Bytes of rows still accepted.
     left: usize,
 }
 
-impl Answer {
+impl Collector {
     /// Takes in one message. True with the ReadyForQuery that ends the answer.
     fn take(&mut self, Reply { tag, body }: Reply, limit: usize) -> Result<bool, QueryError> {
         match tag {
-            b'T' | b'N' | b'S' | b'A' => {}
+            b'T' | b'N' | b'A' => {}
+            b'S' => self.answer.reports.push(guard::parameter_status(&body).map_err(broken)?),
             b'D' => {
                 self.left = self.left.checked_sub(body.len()).ok_or_else(|| too_large(limit))?;
                 self.rows.push(row(&body).ok_or_else(|| broken("malformed DataRow"))?);
             }
-            b'C' | b'I' => self.sets.push(std::mem::take(&mut self.rows)),
+            b'C' | b'I' => self.answer.sets.push(std::mem::take(&mut self.rows)),
             b'E' => self.error = Some(server_error(&body)?),
             b'Z' => {
                 return match guard::ready_for_query(&body).map_err(broken)? {
@@ -93,10 +102,10 @@ impl Answer {
         Ok(false)
     }
 
-    fn result(self) -> Result<Vec<Vec<Row>>, QueryError> {
+    fn result(self) -> Result<Answer, QueryError> {
         match self.error {
             Some(error) => Err(error),
-            None => Ok(self.sets),
+            None => Ok(self.answer),
         }
     }
 }
@@ -148,7 +157,7 @@ mod tests {
     use super::*;
 
     /// What `simple_query` makes of a server that answers with these bytes, and what is left unread.
-    async fn ask(answer: &[u8], limit: usize) -> (Result<Vec<Vec<Row>>, QueryError>, Vec<u8>) {
+    async fn ask(answer: &[u8], limit: usize) -> (Result<Answer, QueryError>, Vec<u8>) {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(answer).await.unwrap();
         theirs.shutdown().await.unwrap();
@@ -167,7 +176,8 @@ mod tests {
         let notice = b"N\0\0\0\x05\0";
         let (result, rest) = ask(&[ROW, notice, ROW, DONE, notice].concat(), 100).await;
         let row = vec![Some("ab".to_owned()), None];
-        assert_eq!(result, Ok(vec![vec![row.clone(), row]]));
+        let sets = vec![vec![row.clone(), row]];
+        assert_eq!(result, Ok(Answer { sets, reports: Vec::new() }));
         assert_eq!(rest, notice);
     }
 

@@ -96,15 +96,6 @@ impl Intake {
         self.batch = None;
     }
 
-    /// The batch is refused before anything of it was sent. True when the client is to be told that
-    /// it may go on at once.
-    pub(super) fn refuse(&mut self, batch: &Batch) -> bool {
-        self.batch = None;
-        self.verdicts.clear();
-        self.skipping = !batch.simple;
-        batch.simple
-    }
-
     /// The batch will be routed again: its bytes are unread once more.
     pub(super) fn restart(&mut self) {
         *self = Self::default();
@@ -121,6 +112,18 @@ impl Intake {
 }
 
 impl Session {
+    /// The batch is refused before anything of it was sent: it is dropped. True when the client is to
+    /// be told that it may go on, false when its `Sync` is still to come.
+    pub(super) fn refuse_batch(&mut self, batch: &Batch) -> bool {
+        self.intake = Intake { skipping: !batch.simple, ..Intake::default() };
+        if batch.simple
+            && let Ok(Read::Request { len, .. }) = read(self.inbound.data())
+        {
+            self.intake.streaming = Some(Streaming { left: len, to_server: false });
+        }
+        batch.simple
+    }
+
     /// Takes what the client has sent, as far as that is possible now.
     pub(super) fn take_requests(&mut self) -> Result<Step, Malformed> {
         loop {
@@ -299,6 +302,7 @@ impl Session {
         }
         let verdict = batch.verdict();
         let rides = !settled && batch.complete && batch.needs_server && verdict.class == Class::Read;
+        self.not_repeatable();
         if rides && verdict.tx == crate::sql::TxControl::None && !crate::session::batch::needs_probe(verdict.effects) {
             self.intake.admit(&batch);
             return None;
@@ -332,6 +336,9 @@ impl Session {
         };
         self.inbound = inbound;
         let Some((sent, len)) = sent? else { return Ok(self.partial(0)) };
+        if self.intake.admitted == 0 {
+            self.not_repeatable();
+        }
         match sent {
             Sent::Done => self.consume(len),
             Sent::Verbatim => self.intake.streaming = Some(Streaming { left: len, to_server: true }),
@@ -512,11 +519,10 @@ impl Session {
     /// that stands for nothing fails as PostgreSQL would fail it.
     fn ready_named(&mut self, leased: &mut Leased, name: &[u8]) -> Result<Named, PgError> {
         let named = self.names.get(name).cloned().ok_or_else(|| refusal::no_such_statement(name))?;
-        let metrics = conn_metrics(leased);
         if leased.lease.prepared.touch(named.statement.id()) {
-            metrics.prepared_hits.inc();
+            conn_metrics(leased).prepared_hits.inc();
         } else {
-            metrics.prepared_misses.inc();
+            conn_metrics(leased).prepared_misses.inc();
             self.put_parse(leased, &named.statement);
             self.ledger.push(Awaits::Parse, Fate::Swallow, Some(Change::Prepared(named.statement.id())));
         }
@@ -628,6 +634,15 @@ impl Session {
         let named = self.names.get_mut(name)?;
         (named.verdict, named.generation) = (verdict, generation);
         Some(verdict)
+    }
+
+    /// More than one batch is under way: they cannot be run again as if they were one.
+    fn not_repeatable(&mut self) {
+        if let Some(leased) = &mut self.lease
+            && std::mem::take(&mut leased.repeatable)
+        {
+            self.inbound.release();
+        }
     }
 
     fn consume(&mut self, count: usize) {

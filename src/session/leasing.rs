@@ -10,13 +10,12 @@ use bytes::BufMut;
 use super::batch::{self, Batch};
 use super::ledger::{Awaits, Fate, Status};
 use super::slot::Signal;
-use super::statements::Unnamed;
-use super::{Leased, Session, refusal};
+use super::{Again, Leased, Session, refusal};
 use crate::cluster::{GreetingError, Group, Moment, Place};
 use crate::config::{Consistency, PoolMode};
 use crate::pool::{AcquireError, Lease, Waiting, difference, probe};
 use crate::router::{Decision, RouteReason, SessionView, Target, route};
-use crate::server::query::QueryError;
+use crate::server::{QueryError, cancel};
 use crate::sql::{Effects, TxControl};
 use crate::wire::error::PgError;
 use crate::wire::frame::frontend;
@@ -42,11 +41,11 @@ pub(super) enum Settled {
 
 impl Session {
     /// Leases a connection for the batch and makes it this session's.
-    pub(super) async fn lease_for(&mut self, batch: &Batch, again: bool) -> Result<(), NoLease> {
+    pub(super) async fn lease_for(&mut self, batch: &Batch) -> Result<(), NoLease> {
         let asked = Instant::now();
         self.catalog = self.group.catalog();
         let decision = self.decide(batch);
-        let (lease, place, reason) = self.find_lease(decision, again).await?;
+        let (lease, place, reason) = self.find_lease(decision).await?;
         self.count_route(place, reason);
         self.metrics.wait_seconds.observe(asked.elapsed().as_secs_f64());
         self.slot.leases(&lease.cancel);
@@ -69,9 +68,9 @@ impl Session {
 
     /// A read tries the replicas one after the other, and then the primary: one that is gone never
     /// costs a read.
-    async fn find_lease(&mut self, decision: Decision, again: bool) -> Result<(Lease, Place, RouteReason), NoLease> {
+    async fn find_lease(&mut self, decision: Decision) -> Result<(Lease, Place, RouteReason), NoLease> {
         let mut reason = decision.reason;
-        if decision.target == Target::Replica && !again {
+        if decision.target == Target::Replica && self.attempts < MOST_ATTEMPTS {
             loop {
                 let Some(place) = self.group.pick_replica(self.wanted_freshness()) else {
                     let any = self.group.pick_replica(Moment::NEVER).is_some();
@@ -139,10 +138,12 @@ impl Session {
             if signals & Signal::Shutdown as u32 != 0 {
                 return Poll::Ready(Err(Err(NoLease::Ended(refusal::shutting_down()))));
             }
-            match self.poll_client(cx) {
-                Poll::Ready(()) if self.client_gone => Poll::Ready(Err(Err(NoLease::ClientGone))),
-                _ => Poll::Pending,
+            while self.poll_client(cx).is_ready() {
+                if self.client_gone {
+                    return Poll::Ready(Err(Err(NoLease::ClientGone)));
+                }
             }
+            Poll::Pending
         })
         .await
     }
@@ -173,6 +174,9 @@ impl Session {
             untouched: true,
             repeatable,
             again: None,
+            active: false,
+            said_fatal: false,
+            write_error: None,
             since: Instant::now(),
         };
         if repeatable {
@@ -213,6 +217,10 @@ impl Session {
     pub(super) async fn settle(&mut self) -> Settled {
         let Some(mut leased) = self.lease.take() else { return Settled::Fine };
         self.count_batch(&leased);
+        leased.active = false;
+        leased.repeatable = false;
+        self.attempts = 0;
+        self.inbound.release();
         self.intake.settled();
         if self.ledger.status() != Status::Idle {
             self.keep_ceiling(&mut leased);
@@ -272,10 +280,9 @@ impl Session {
     /// Inside a transaction that has made settings: no timeout above the tenant's ceiling.
     fn keep_ceiling(&mut self, leased: &mut Leased) {
         let Some(ceiling) = self.state.ceiling() else { return };
-        if self.ledger.status() != Status::Transaction || !self.effects.contains(Effects::TIMEOUT) {
+        if self.ledger.status() != Status::Transaction || !self.state.take_timeout_touched() {
             return;
         }
-        self.effects = self.effects.without(Effects::TIMEOUT);
         let sql = format!(
             "SELECT pg_catalog.set_config('statement_timeout', '{ceiling}', true) FROM pg_catalog.pg_settings \
              WHERE name OPERATOR(pg_catalog.=) 'statement_timeout' \
@@ -285,28 +292,31 @@ impl Session {
     }
 
     /// The batch is to be run again: everything that was sent for it is forgotten.
-    pub(super) async fn repeat(&mut self, again: super::Again) -> Result<(), NoLease> {
-        let Some(mut leased) = self.lease.take() else { return Ok(()) };
-        self.effects = Effects::NONE;
-        leased.has_unnamed = false;
-        if again == super::Again::Prepared {
-            // Everything that this connection has prepared is suspect.
-            leased.lease.prepared.clear();
-            if leased.lease.ask("DEALLOCATE ALL").await.is_ok() {
+    pub(super) async fn repeat(&mut self, again: Again) {
+        let Some(mut leased) = self.lease.take() else { return };
+        self.slot.rests();
+        match again {
+            Again::OnPrimary => {
+                self.attempts = MOST_ATTEMPTS;
                 leased.lease.hand_back();
             }
-        } else {
-            leased.lease.hand_back();
+            Again::Prepared => {
+                self.attempts += 1;
+                // Everything that this connection has prepared is suspect.
+                leased.lease.prepared.clear();
+                if leased.lease.ask("DEALLOCATE ALL").await.is_ok() {
+                    leased.lease.hand_back();
+                }
+            }
         }
-        self.slot.rests();
-        self.rewind().await
+        self.start_over();
     }
 
-    /// Routes and leases again for the batch whose bytes are still held.
-    pub(super) async fn rewind(&mut self) -> Result<(), NoLease> {
+    /// Forgets what was sent of the batch whose bytes are still held: it is routed again.
+    pub(super) fn start_over(&mut self) {
+        self.effects = Effects::NONE;
         self.intake.restart();
         self.inbound.rewind();
-        Ok(())
     }
 
     /// What a client is told when its server connection is lost.
@@ -318,6 +328,11 @@ impl Session {
     pub(super) async fn release(&mut self) {
         let Some(mut leased) = self.lease.take() else { return };
         self.slot.rests();
+        if !self.ledger.is_empty() {
+            // The connection is closed below; what runs on it is of no use to anybody.
+            let target = leased.lease.cancel.clone();
+            tokio::spawn(async move { cancel(&target.host, target.pid, &target.key, RESET_TIMEOUT).await });
+        }
         let clean = self.ledger.settled() && !self.ledger.ambiguous() && leased.lease.outbound.is_empty();
         if !clean || self.state.held == Some(crate::pool::Held::Sticky) {
             return;
@@ -345,12 +360,10 @@ impl Session {
         }
         self.slot.statement_ends(status != Status::Idle);
     }
-
-    pub(super) fn forget_unnamed(&mut self) {
-        self.unnamed = Unnamed::None;
-    }
 }
 
+/// A batch is tried on this many servers before it goes to the primary for good.
+pub(super) const MOST_ATTEMPTS: u8 = 3;
 /// For making a connection clean whose client has left.
 const RESET_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 

@@ -104,6 +104,8 @@ pub struct Session {
     last_write: Moment,
     /// The client has closed its side.
     client_gone: bool,
+    /// Servers that the batch at hand was tried on in vain.
+    attempts: u8,
 }
 
 /// A lease, and what is known of its use.
@@ -128,6 +130,11 @@ struct Leased {
     repeatable: bool,
     /// Why the batch has to be run again.
     again: Option<Again>,
+    /// Something was sent that nobody has been told is settled.
+    active: bool,
+    /// The server has said why it closes the connection, and the client knows.
+    said_fatal: bool,
+    write_error: Option<std::io::Error>,
     /// When the batch was sent on.
     since: Instant,
 }
@@ -181,6 +188,7 @@ impl Session {
             effects: Effects::NONE,
             last_write: Moment::NEVER,
             client_gone: false,
+            attempts: 0,
             shared,
         };
         session.outbound.push(&out);
@@ -207,6 +215,7 @@ impl Session {
     fn note(&mut self, leased: &mut Leased, verdict: Verdict, text: &[u8]) -> Result<(), PgError> {
         if leased.place == Place::Primary {
             leased.writes |= verdict.class == Class::Primary;
+            self.state.note_timeout(text, verdict);
         } else if matches!(verdict.reason, Reason::AdvisoryLock | Reason::ServerControl) {
             return Err(refusal::not_on_a_replica(verdict.reason.describe()));
         }
@@ -234,6 +243,7 @@ impl Session {
     }
 
     fn begin_statement(&mut self, leased: &mut Leased) {
+        leased.active = true;
         if self.ledger.is_empty() {
             leased.since = Instant::now();
             self.slot.statement_starts(leased.since);

@@ -110,6 +110,13 @@ pub(super) fn server_confused(host: &str, tag: u8) -> PgError {
         .detail(format!("A message of type {:?} answers nothing that was asked.", char::from(tag)))
 }
 
+/// The session's settings, made elsewhere before, are refused by this server.
+pub(super) fn settings_refused(code: &str, message: &str) -> PgError {
+    PgError::fatal("08006", "the session's settings cannot be made on a server connection")
+        .detail(format!("{message} ({code})"))
+        .hint("Check the settings that the application makes, and connect again.")
+}
+
 pub(super) fn shutting_down() -> PgError {
     PgError::fatal("57P01", "terminating connection due to administrator command").hint("Connect again.")
 }

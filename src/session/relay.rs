@@ -15,7 +15,7 @@ use super::ledger::Status;
 use super::replies::Broken;
 use super::request::Malformed;
 use super::slot::Signal;
-use super::{Again, Leased, Session, refusal};
+use super::{Leased, Session, refusal};
 use crate::cluster::Place;
 use crate::net::stream::Stream;
 use crate::wire::error::PgError;
@@ -41,11 +41,10 @@ pub(super) enum Event {
 impl Session {
     /// Serves the client until it leaves or has to be sent away.
     pub(super) async fn run(&mut self) -> Result<(), PgError> {
-        let mut again = false;
         loop {
             let event = poll_fn(|cx| self.poll_relay(cx)).await;
             let end = match event {
-                Event::Batch(batch) => match self.lease_for(&batch, std::mem::take(&mut again)).await {
+                Event::Batch(batch) => match self.lease_for(&batch).await {
                     Ok(()) => None,
                     Err(NoLease::Refused(error)) => {
                         self.refuse(&batch, &error);
@@ -56,8 +55,8 @@ impl Session {
                 },
                 Event::Settled => match self.lease.as_ref().and_then(|leased| leased.again) {
                     Some(how) => {
-                        again = how == Again::OnPrimary;
-                        self.repeat(how).await.err().map(no_lease)
+                        self.repeat(how).await;
+                        None
                     }
                     None => match self.settle().await {
                         Settled::Fine => None,
@@ -108,10 +107,10 @@ impl Session {
                 return Poll::Ready(Event::Settled);
             }
             if self.client_gone {
-                if self.nothing_to_wait_for() {
+                if self.nothing_to_wait_for(&step) {
                     return Poll::Ready(Event::Left);
                 }
-            } else if self.wants_client(&step) {
+            } else if !matches!(step, Step::NeedRoom) {
                 progress |= self.poll_client(cx).is_ready();
             }
             if !progress {
@@ -130,30 +129,24 @@ impl Session {
         Poll::Ready(())
     }
 
-    fn wants_client(&self, step: &Step) -> bool {
-        !matches!(step, Step::NeedRoom) && !self.inbound.is_full()
-    }
-
     /// A lease whose every message is answered and of which nobody has been told yet.
     fn has_settled(&self) -> bool {
         let Some(leased) = &self.lease else { return false };
         leased.active && self.ledger.settled() && leased.passing == 0 && self.intake.at_boundary()
     }
 
-    /// The client is gone: what it has sent is carried out, as PostgreSQL would, unless that is the
-    /// middle of something, or a read.
-    fn nothing_to_wait_for(&self) -> bool {
-        match &self.lease {
-            Some(leased) => !leased.active || self.ledger.is_empty() || !leased.writes,
-            None => true,
-        }
+    /// The client is gone: what it has sent is carried out, as PostgreSQL would, unless that only reads.
+    fn nothing_to_wait_for(&self, step: &Step) -> bool {
+        let all_taken = matches!(step, Step::NeedClient);
+        let only_reads = |leased: &Leased| !leased.writes && self.ledger.status() == Status::Idle;
+        all_taken && self.lease.as_ref().is_none_or(|leased| self.ledger.is_empty() || only_reads(leased))
     }
 
     /// Both directions of the server's socket. Ready when bytes moved.
     fn poll_server(&mut self, leased: &mut Leased, cx: &mut Context<'_>) -> Poll<Result<(), Event>> {
+        self.synthesise(leased, &mut 0);
         let conn = &mut *leased.lease;
         if !conn.outbound.is_empty() {
-            leased.active = true;
             match conn.outbound.poll_flush(cx, &mut conn.stream) {
                 Poll::Ready(Err(error)) => {
                     // What the server said before it closed may explain it.
@@ -237,11 +230,10 @@ impl Session {
         self.ledger.abandon();
         self.undo(&mut leased);
         let place = leased.place;
-        if leased.repeatable && leased.untouched && place != Place::Primary && !leased.writes {
+        if leased.repeatable && leased.untouched && place != Place::Primary {
             drop(leased);
-            self.effects = crate::sql::Effects::NONE;
-            self.intake.restart();
-            self.inbound.rewind();
+            self.attempts += 1;
+            self.start_over();
             return None;
         }
         if leased.said_fatal {
@@ -261,10 +253,9 @@ impl Session {
 
     /// The batch gets an error of ours instead of a server.
     fn refuse(&mut self, batch: &super::batch::Batch, error: &PgError) {
-        self.shared.metrics.error(error.code);
+        self.shared.metrics.error(&error.code);
         error.encode(self.outbound.bytes());
-        if self.intake.refuse(batch) {
-            self.inbound.consume(batch.len);
+        if self.refuse_batch(batch) {
             refusal::ready(&mut self.outbound);
         }
     }
@@ -273,19 +264,12 @@ impl Session {
         self.release().await;
         self.inbound.release();
         if let Err(error) = &outcome {
-            self.shared.metrics.error(error.code);
+            self.shared.metrics.error(&error.code);
             error.encode(self.outbound.bytes());
         }
         let rest = std::mem::take(self.outbound.bytes());
         farewell(&mut self.client, rest).await;
         outcome
-    }
-}
-
-fn no_lease(error: NoLease) -> Result<(), PgError> {
-    match error {
-        NoLease::Refused(error) | NoLease::Ended(error) => Err(error),
-        NoLease::ClientGone => Ok(()),
     }
 }
 

@@ -3,9 +3,11 @@
 
 use std::time::Instant;
 
+use super::leasing::MOST_ATTEMPTS;
 use super::ledger::{Synthetic, Verdict};
 use super::statements::{Change, Unnamed};
-use super::{Leased, Session, refusal};
+use super::{Again, Leased, Session, refusal};
+use crate::cluster::Place;
 use crate::wire::error::PgError;
 use crate::wire::frame::{HEADER, backend, backend_header};
 use crate::wire::view;
@@ -23,7 +25,30 @@ pub(super) enum Broken {
 }
 
 /// SQLSTATEs with which a replica says that a statement cannot run there, or not yet.
-const NOT_ON_A_REPLICA: [&[u8]; 6] = [b"25006", b"0A000", b"55000", b"XX000", b"42P01", b"42883"];
+const NOT_ON_A_REPLICA: [&str; 6] = ["25006", "0A000", "55000", "XX000", "42P01", "42883"];
+
+/// What is looked at of an `ErrorResponse`.
+struct ServerError {
+    code: String,
+    message: String,
+    fatal: bool,
+}
+
+impl ServerError {
+    /// `frame` may be cut short.
+    fn read(frame: &[u8]) -> Self {
+        let field = |code| String::from_utf8_lossy(view::error_field(frame, code).unwrap_or_default()).into_owned();
+        let fatal = matches!(&*field(b'V'), "FATAL" | "PANIC");
+        Self { code: field(b'C'), message: field(b'M'), fatal }
+    }
+
+    /// A statement that the server connection has, but not in the shape that the schema has now; or
+    /// that it should have and has not.
+    fn is_stale_plan(&self) -> bool {
+        (self.code == "0A000" && self.message.ends_with("cached plan must not change result type"))
+            || (self.code == "26000" && self.message.contains("\"pgweir_"))
+    }
+}
 
 impl Session {
     /// Goes through what the server has sent. Returns how many bytes at the front of the server's
@@ -43,9 +68,12 @@ impl Session {
             let Some(header) = header.filter(|header| rest.len() >= looked_at(header.tag, header.len)) else {
                 return Ok(run);
             };
-            let frame = &rest[..header.len.min(rest.len())];
-            let verdict = match self.ledger.reply(header.tag, frame.get(HEADER).copied().unwrap_or(0)) {
-                Verdict::Forward if header.tag == backend::ERROR => self.judge_error(leased, frame),
+            let status = rest.get(HEADER).copied().filter(|_| header.len > HEADER);
+            let verdict = match self.ledger.reply(header.tag, status.unwrap_or(0)) {
+                Verdict::Forward if header.tag == backend::ERROR => {
+                    let seen = ServerError::read(&rest[..header.len.min(rest.len())]);
+                    self.judge_error(leased, &seen)
+                }
                 verdict => verdict,
             };
             match verdict {
@@ -63,7 +91,8 @@ impl Session {
                 }
                 Verdict::InjectionFailed => {
                     let frame = &leased.lease.inbound.data()[run..];
-                    return Err(Broken::Injection(self.injection_error(&frame[..header.len.min(frame.len())])));
+                    let error = ServerError::read(&frame[..header.len.min(frame.len())]);
+                    return Err(Broken::Injection(refusal::settings_refused(&error.code, &error.message)));
                 }
                 Verdict::Unexpected => return Err(Broken::Confused { tag: header.tag }),
             }
@@ -91,7 +120,7 @@ impl Session {
     }
 
     /// Authors the replies whose turn it is.
-    fn synthesise(&mut self, leased: &mut Leased, run: &mut usize) {
+    pub(super) fn synthesise(&mut self, leased: &mut Leased, run: &mut usize) {
         if leased.passing > 0 {
             return;
         }
@@ -120,43 +149,32 @@ impl Session {
     }
 
     /// Is this error the client's to see, or ours to repair?
-    fn judge_error(&mut self, leased: &mut Leased, frame: &[u8]) -> Verdict {
-        let code = view::error_field(frame, b'C').unwrap_or(b"XX000");
-        let code = std::str::from_utf8(code).unwrap_or("XX000");
-        self.shared.metrics.error(code);
-        let on_replica = leased.place != crate::cluster::Place::Primary;
-        let plain = leased.untouched && leased.repeatable;
-        if plain && on_replica && NOT_ON_A_REPLICA.contains(&code.as_bytes()) {
-            leased.again = Some(super::Again::OnPrimary);
-        } else if plain && self.stale_plan(code, frame) {
-            leased.again = Some(super::Again::Prepared);
+    fn judge_error(&mut self, leased: &mut Leased, error: &ServerError) -> Verdict {
+        self.shared.metrics.error(&error.code);
+        let on_replica = leased.place != Place::Primary;
+        let unseen = leased.untouched && leased.repeatable && self.attempts < MOST_ATTEMPTS;
+        if unseen && on_replica && error.fatal {
+            // The connection is about to close: the batch then runs elsewhere.
+            return Verdict::Swallow;
+        }
+        leased.said_fatal |= error.fatal;
+        if unseen && error.is_stale_plan() {
+            leased.again = Some(Again::Prepared);
+        } else if unseen && on_replica && NOT_ON_A_REPLICA.contains(&&*error.code) {
+            leased.again = Some(Again::OnPrimary);
         }
         if leased.again.is_some() {
             self.ledger.mute();
             return Verdict::Swallow;
         }
-        if code == "57014" && self.slot.was_cut_off() {
+        if error.code == "57014" && self.slot.was_cut_off() {
             self.tenant_timed_out();
             return Verdict::Replace(Box::new(self.ceiling_error()));
         }
-        if code == "57014" && view::error_field(frame, b'M').is_some_and(|text| text.ends_with(b"statement timeout")) {
+        if error.code == "57014" && error.message.ends_with("statement timeout") {
             self.tenant_timed_out();
         }
         Verdict::Forward
-    }
-
-    /// A statement of ours that the server has, but not in the shape that the schema has now.
-    fn stale_plan(&self, code: &str, frame: &[u8]) -> bool {
-        let message = view::error_field(frame, b'M').unwrap_or_default();
-        (code == "0A000" && message.ends_with(b"cached plan must not change result type"))
-            || (code == "26000" && message.windows(8).any(|window| window == b"\"pgweir_"))
-    }
-
-    fn injection_error(&self, frame: &[u8]) -> PgError {
-        let field = |code| String::from_utf8_lossy(view::error_field(frame, code).unwrap_or_default()).into_owned();
-        PgError::fatal("08006", "the session's settings cannot be made on a server connection")
-            .detail(format!("{}: {}", field(b'C'), field(b'M')))
-            .hint("Check the settings that the application makes, and connect again.")
     }
 
     /// Takes back what messages changed in our books that the server did not carry out.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::cluster::Greeting;
 use crate::pool::{Held, Holdings, Settings};
-use crate::sql::{Effects, setting_names};
+use crate::sql::{Class, Effects, Verdict, setting_names};
 use crate::tenant::clamp;
 
 /// The setting that a tier's ceiling is made of.
@@ -26,6 +26,8 @@ pub(super) struct State {
     mentioned: BTreeSet<String>,
     /// A setting was made of which we do not know the name, or state that nothing shows.
     sticky: bool,
+    /// A statement may have changed the statement timeout.
+    timeout_touched: bool,
     ceiling: Option<Duration>,
     default_search_path: Arc<str>,
     default_read_only: bool,
@@ -40,6 +42,7 @@ impl State {
             held: None,
             mentioned: custom.collect(),
             sticky: false,
+            timeout_touched: false,
             ceiling,
             default_search_path: greeting.search_path.clone(),
             default_read_only: greeting.default_read_only,
@@ -67,6 +70,19 @@ impl State {
         let names = setting_names(text);
         self.mentioned.extend(names.names.into_iter().filter(|name| name.contains('.')));
         self.sticky |= names.unknown || self.mentioned.len() > LONGEST_MENTIONED;
+    }
+
+    /// Remembers whether a statement may have changed the statement timeout.
+    pub fn note_timeout(&mut self, text: &[u8], verdict: Verdict) {
+        if self.ceiling.is_some() && verdict.class == Class::Primary {
+            let name = STATEMENT_TIMEOUT.as_bytes();
+            self.timeout_touched |= verdict.effects.contains(Effects::STATE)
+                || text.windows(name.len()).any(|window| window.eq_ignore_ascii_case(name));
+        }
+    }
+
+    pub fn take_timeout_touched(&mut self) -> bool {
+        std::mem::take(&mut self.timeout_touched)
     }
 
     pub fn mentioned(&self) -> &BTreeSet<String> {

@@ -158,10 +158,7 @@ impl Reason {
     /// Is this about something unknown, or about an answer that merely differs? Only then may a client's
     /// `/* pgweir: replica */` have its way.
     pub fn yields_to_hint(self) -> bool {
-        matches!(
-            self,
-            Reason::UnknownBuiltin | Reason::OpaqueFunction | Reason::ServerState | Reason::ServerSetting
-        )
+        matches!(self, Reason::UnknownBuiltin | Reason::OpaqueFunction | Reason::ServerState | Reason::ServerSetting)
     }
 }
 
@@ -243,7 +240,8 @@ pub fn explain(verdict: Verdict) -> String {
         Class::Read => "read",
         Class::Primary => "primary",
     };
-    let mut lines = vec![format!("class: {class}"), format!("reason: {} ({})", verdict.reason.label(), verdict.reason.describe())];
+    let mut lines =
+        vec![format!("class: {class}"), format!("reason: {} ({})", verdict.reason.label(), verdict.reason.describe())];
     let transaction = match verdict.tx {
         TxControl::None => None,
         TxControl::Begin => Some("it opens a transaction"),
@@ -300,5 +298,13 @@ mod tests {
     }
 }
 impl Verdict {
-    pub fn opaque(reason: Reason) -> Self { Self { class: Class::Primary, reason, hint: None, tx: TxControl::None, effects: Effects::STATE.with(Effects::DDL) } }
+    pub fn opaque(reason: Reason) -> Self {
+        Self {
+            class: Class::Primary,
+            reason,
+            hint: None,
+            tx: TxControl::None,
+            effects: Effects::STATE.with(Effects::DDL),
+        }
+    }
 }

@@ -5,7 +5,7 @@ mod timeout;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::config::{Config, DEFAULT_TENANT, TenantMatch, Tier};
 use crate::wire::error::PgError;
@@ -28,7 +28,7 @@ impl Tenants {
     /// The tenants of a new configuration. Clients admitted by `self` still count for the tenant of the same name.
     pub fn reload(&self, config: &Config) -> Self {
         let all = self.matches.iter().map(|(_, tenant)| tenant).chain([&self.default]);
-        Self::counting_on(config, &all.map(|tenant| (tenant.name.clone(), tenant.live.clone())).collect())
+        Self::counting_on(config, &all.map(|tenant| (tenant.name.clone(), tenant.shared())).collect())
     }
 
     /// The tenant of a client by its startup packet; `option` is the value of `pgweir.tenant`.
@@ -43,12 +43,12 @@ impl Tenants {
         found.map_or(&self.default, |(_, tenant)| tenant).clone()
     }
 
-    fn counting_on(config: &Config, counters: &BTreeMap<Arc<str>, Arc<AtomicUsize>>) -> Self {
+    fn counting_on(config: &Config, counters: &BTreeMap<Arc<str>, (Arc<AtomicUsize>, Arc<AtomicU64>)>) -> Self {
         let mut counters = counters.clone();
         let mut tenant = |name: &str, limits: &Arc<Tier>| {
             let name: Arc<str> = name.into();
-            let live = counters.entry(name.clone()).or_default().clone();
-            Tenant { name, limits: limits.clone(), live }
+            let (live, last_write) = counters.entry(name.clone()).or_default().clone();
+            Tenant { name, limits: limits.clone(), live, last_write }
         };
         Self {
             matches: config.tenants.iter().map(|one| (one.matches.clone(), tenant(&one.name, &one.limits))).collect(),
@@ -63,6 +63,7 @@ pub struct Tenant {
     pub name: Arc<str>,
     pub limits: Arc<Tier>,
     live: Arc<AtomicUsize>,
+    last_write: Arc<AtomicU64>,
 }
 
 impl Tenant {
@@ -78,6 +79,20 @@ impl Tenant {
             Ok(_) => Ok(ClientPermit { live: self.live.clone() }),
             Err(live) => Err(self.full(live, most)),
         }
+    }
+
+    /// A write of this tenant was answered, at a moment of its cluster's clock (see `cluster::Clock`).
+    pub fn wrote(&self, moment: u64) {
+        self.last_write.fetch_max(moment, Ordering::AcqRel);
+    }
+
+    /// The latest moment given to [`Self::wrote`]; 0 when there was none.
+    pub fn last_write(&self) -> u64 {
+        self.last_write.load(Ordering::Acquire)
+    }
+
+    fn shared(&self) -> (Arc<AtomicUsize>, Arc<AtomicU64>) {
+        (self.live.clone(), self.last_write.clone())
     }
 
     /// Clients that hold a permit.

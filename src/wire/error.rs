@@ -21,18 +21,18 @@ pub enum Severity {
 pub struct PgError {
     pub severity: Severity,
     /// Five characters (PostgreSQL, appendix "PostgreSQL Error Codes").
-    pub code: &'static str,
+    pub code: Cow<'static, str>,
     pub message: Cow<'static, str>,
     pub detail: Option<Cow<'static, str>>,
     pub hint: Option<Cow<'static, str>>,
 }
 
 impl PgError {
-    pub fn error(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { severity: Severity::Error, code, message: message.into(), detail: None, hint: None }
+    pub fn error(code: impl Into<Cow<'static, str>>, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { severity: Severity::Error, code: code.into(), message: message.into(), detail: None, hint: None }
     }
 
-    pub fn fatal(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+    pub fn fatal(code: impl Into<Cow<'static, str>>, message: impl Into<Cow<'static, str>>) -> Self {
         Self { severity: Severity::Fatal, ..Self::error(code, message) }
     }
 
@@ -55,7 +55,7 @@ impl PgError {
         let mut fields = vec![
             (b'S', severity.to_owned()),
             (b'V', severity.to_owned()),
-            (b'C', self.code.to_owned()),
+            (b'C', self.code.to_string()),
             (b'M', clean(&self.message)),
         ];
         fields.extend(self.detail.as_deref().map(|detail| (b'D', clean(detail))));
