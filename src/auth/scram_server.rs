@@ -189,11 +189,11 @@ mod tests {
         Offer::new(verifier, genuine, end_point.map(<[u8]>::to_vec))
     }
 
-    fn refusal(result: Result<impl Sized, Failure>) -> &'static str {
+    fn refusal(result: Result<impl Sized, Failure>) -> std::borrow::Cow<'static, str> {
         match result.err() {
             Some(Failure::Protocol(error)) => error.code,
-            Some(Failure::WrongPassword) => "wrong password",
-            None => "accepted",
+            Some(Failure::WrongPassword) => "wrong password".into(),
+            None => "accepted".into(),
         }
     }
 

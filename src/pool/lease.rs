@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::conn::Conn;
-use super::pool::Pool;
+use super::queue::Pool;
 
 /// Dropping a lease closes its connection, whatever happened to the task that held it. Only
 /// [`Lease::hand_back`] gives the connection to others; its caller vouches that the ledger is settled,

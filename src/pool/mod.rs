@@ -6,15 +6,15 @@
 mod conn;
 mod fence;
 mod lease;
-mod pool;
 mod prepared;
 mod probe;
+mod queue;
 mod settings;
 
 pub use conn::{Conn, Settings};
 pub use fence::{CancelTarget, Fence, FenceGuard};
 pub use lease::Lease;
-pub use pool::{AcquireError, Pool, PoolCensus, PoolKey, Waiting};
 pub use prepared::{Prepared, Statement, Statements, server_name};
 pub use probe::{Held, Holdings, probe};
+pub use queue::{AcquireError, Pool, PoolCensus, PoolKey, Waiting};
 pub use settings::difference;

@@ -91,7 +91,7 @@ mod tests {
     fn clients_see_what_concerns_them_and_no_more() {
         for code in PASSED_ON {
             let error = refused(code).to_client();
-            assert_eq!((error.code, &*error.message), (code, "said the server"));
+            assert_eq!((&*error.code, &*error.message), (code, "said the server"));
         }
         for code in ["28P01", "28000"] {
             let error = refused(code).to_client();
