@@ -48,12 +48,12 @@ impl Inbound {
     pub async fn answer(&mut self) -> Result<BytesMut, HandshakeError> {
         self.flush().await?;
         loop {
-            if let Some(length) = self.answer_length()? {
-                if self.unread.len() > length {
-                    let mut message = self.unread.split_to(1 + length);
-                    message.advance(5);
-                    return Ok(message);
-                }
+            if let Some(length) = self.answer_length()?
+                && self.unread.len() > length
+            {
+                let mut message = self.unread.split_to(1 + length);
+                message.advance(5);
+                return Ok(message);
             }
             self.read_more().await?;
         }
