@@ -1,0 +1,2 @@
+//! What classification costs.
+fn main() {}
