@@ -264,7 +264,7 @@ impl Finder<'_> {
             if reach.relies_on_parameters {
                 self.found.effects |= Effects::PARAMETER_TYPES;
             }
-            if reach.possible && !self.is_harmless_setting(at) {
+            if reach.possible && !self.is_harmless_setting(at) && !self.is_constant_row(at) {
                 self.add(function.taint);
                 self.setting_effect(at);
             }
@@ -295,6 +295,22 @@ impl Finder<'_> {
         name::names(self.tokens[at].text(self.sql), b"current_setting")
             && self.literal_at(at + 2).is_some_and(settings::same_everywhere)
             && self.tokens.get(at + 3).is_some_and(|next| matches!(next.kind, Kind::Comma | Kind::RightParen))
+    }
+
+    /// `FROM pg_control_system()` of which only constants are read: without a star, an alias or its own name,
+    /// which stand for the whole row, and without the one column that changes.
+    fn is_constant_row(&self, at: usize) -> bool {
+        let is = |token: &Token, name: &[u8]| token.is_name() && name::names(token.text(self.sql), name);
+        let plain = |(place, token): (usize, &Token)| {
+            place == at
+                || !(is(token, b"pg_control_system")
+                    || is(token, b"pg_control_last_modified")
+                    || token.text(self.sql).starts_with(b"*"))
+        };
+        is(&self.tokens[at], b"pg_control_system")
+            && self.tokens.len() == at + 3
+            && self.before(self.first_of_chain(at)).is_some_and(|before| before.keyword == Keyword::From)
+            && self.tokens.iter().enumerate().all(plain)
     }
 
     /// `set_config` of a default of transactions, or of whatever an expression says.

@@ -1,5 +1,5 @@
 //! The questions asked of a database. All are plain `SELECT`s over `pg_catalog` in PostgreSQL 12 to 18, need no
-//! privilege, and name everything with its schema so that no `search_path` can redirect them.
+//! privilege, and name functions and relations with their schema, whatever the `search_path`.
 //!
 //! Text that the server deparses (views, policies, domains) qualifies the names that are not visible in the
 //! asking connection's `search_path`, which is therefore among the answers.
@@ -38,7 +38,7 @@ GROUP BY p.proname";
 const FUNCTIONS: &str = "\
 SELECT p.oid, p.pronamespace, p.proname, p.prokind, l.lanname, p.provolatile, p.pronargs, p.pronargdefaults,
   p.provariadic <> 0, p.prorettype, rt.typtype = 'c' OR rt.oid = 2249,
-  (SELECT pg_catalog.string_agg(t.oid || ':' || t.typcategory, ' ' ORDER BY a.at)
+  (SELECT pg_catalog.string_agg(pg_catalog.concat(t.oid, ':', t.typcategory), ' ' ORDER BY a.at)
      FROM pg_catalog.unnest(p.proargtypes) WITH ORDINALITY AS a(type, at) JOIN pg_catalog.pg_type t ON t.oid = a.type),
   (SELECT e.extname FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
      WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid AND d.deptype = 'e'
