@@ -169,6 +169,14 @@ async fn a_search_path_brings_shadows_into_sight() {
         ("COPY secrets TO STDOUT", None, Class::Primary),
         ("SELECT * FROM log", None, Class::Read),
         ("SELECT * FROM information_schema.columns", None, Class::Read),
+        ("SELECT 1 FROM information_schema.tables WHERE table_name = 'x'", None, Class::Read),
+        ("SELECT setting FROM pg_settings WHERE name = 'server_version'", None, Class::Read),
+        ("SELECT setting FROM pg_settings WHERE name = 'server_version' OR true", None, Class::Primary),
+        ("SELECT upper(trim(coalesce(name, ''))) FROM users", None, Class::Read),
+        ("SELECT upper((SELECT u FROM users u LIMIT 1))", None, Class::Primary),
+        ("SELECT * FROM (v_next CROSS JOIN orgs)", None, Class::Primary),
+        ("SELECT orgs.id FROM orgs, public.\"v_next\" AS o", None, Class::Primary),
+        ("SELECT nextval FROM (SELECT 1 AS nextval) s", None, Class::Read),
         ("SELECT * FROM pg_stat_activity", None, Class::Primary),
         ("SELECT current_setting('app.tenant', true)", None, Class::Read),
         ("SELECT current_setting('transaction_read_only')", None, Class::Primary),
@@ -310,23 +318,4 @@ fn newest_bin() -> PathBuf {
 fn run(command: &mut Command) {
     let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-#[tokio::test]
-async fn zz_probe() {
-    let server = Server::start();
-    let client = server.connect().await;
-    client.batch_execute(SCHEMA).await.expect("the schema loads");
-    let catalog = load(&client).await;
-    let t = std::time::Instant::now();
-    let _ = load(&client).await;
-    println!("load {:?}", t.elapsed());
-    let t = std::time::Instant::now();
-    stamp(&client).await;
-    println!("stamp {:?}", t.elapsed());
-    let classifier = Classifier::new(1 << 20);
-    for line in std::fs::read_to_string("/tmp/sqlw/probe.txt").unwrap().lines() {
-        let verdict = classifier.classify(line.as_bytes(), &catalog, None);
-        println!("{:?} {} {:?} {:?} | {line}", verdict.class, verdict.reason.label(), verdict.tx, verdict.effects);
-    }
 }

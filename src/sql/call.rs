@@ -10,7 +10,8 @@
 //! - a number or boolean never becomes a string, a date, an array or a row unasked; a value of any built-in
 //!   scalar type never becomes a row;
 //! - a lone literal prefers an overload that takes a string;
-//! - a column is no row, if no relation has a column that is one and the statement makes none ([`rows`]).
+//! - no other expression is a row, if no relation has a column that is one and the statement makes none
+//!   ([`rows`]).
 
 use smallvec::SmallVec;
 
@@ -43,12 +44,8 @@ enum Shape<'a> {
     /// A string literal, whose type is yet to be chosen.
     Literal,
     Param,
-    /// A name, or the last of a chain of names.
-    Column {
-        name: &'a Token,
-        alone: bool,
-    },
-    Unknown,
+    /// Any other expression.
+    Expression(&'a [Token]),
 }
 
 impl<'a> Call<'a> {
@@ -111,11 +108,11 @@ impl<'a> Call<'a> {
             Shape::Known(_) => row,
             Shape::Literal => string_wins && !matches!(argument.category, b'S' | b'P'),
             Shape::Param if row && string_wins => return Some(Exclusion::UnlessDeclared),
-            Shape::Column { name, alone } => {
+            Shape::Expression(tokens) => {
                 row && !self.catalog.composite_columns()
-                    && rows::columns_are_scalars(self.sql, self.statement, self.catalog, alone.then_some(name))
+                    && rows::makes_none(self.sql, self.statement, self.catalog, tokens)
             }
-            Shape::Param | Shape::Unknown => false,
+            Shape::Param => false,
         };
         excluded.then_some(Exclusion::Always)
     }
@@ -168,17 +165,12 @@ fn shape<'a>(sql: &[u8], argument: &'a [Token], types: bool) -> Shape<'a> {
             Kind::Param => Shape::Param,
             Kind::Word if matches!(token.keyword, Keyword::True | Keyword::False) => known(16, b'B'),
             Kind::Word if token.keyword == Keyword::Null => Shape::Literal,
-            Kind::Word | Kind::Quoted => Shape::Column { name: token, alone: true },
-            _ => Shape::Unknown,
+            _ => Shape::Expression(argument),
         },
         [value @ .., cast, name] if types && cast.kind == Kind::Cast && is_primary(value) => {
-            built_in_type(name.text(sql)).map_or(Shape::Unknown, Shape::Known)
+            built_in_type(name.text(sql)).map_or(Shape::Expression(argument), Shape::Known)
         }
-        chain if is_chain(chain) => match chain.last() {
-            Some(name) => Shape::Column { name, alone: false },
-            None => Shape::Unknown,
-        },
-        _ => Shape::Unknown,
+        _ => Shape::Expression(argument),
     }
 }
 
@@ -204,7 +196,7 @@ fn is_primary(tokens: &[Token]) -> bool {
     }
 }
 
-/// The scalar types that a single word names.
+/// The common scalar types that a single word names.
 fn built_in_type(text: &[u8]) -> Option<Argument> {
     let lower = super::name::spelled(text);
     let (oid, category) = match lower.as_slice() {
@@ -263,7 +255,7 @@ mod tests {
             "SELECT upper('x')",
             "SELECT upper(u.email::text) FROM u",
             "SELECT upper(email) FROM users",
-            "SELECT upper(u.email) FROM users u",
+            "SELECT upper(u.email) AS e FROM users AS u",
         ] {
             assert!(!possible(sql, &[USERS], &[&[TEXT]]), "{sql}");
         }
@@ -277,7 +269,10 @@ mod tests {
             "SELECT upper(x) FROM (SELECT ROW(1, 2) AS x) s",
             "SELECT upper(x) FROM (SELECT (1, 2) AS x) s",
             "SELECT upper(x) FROM (SELECT coalesce(u.*, null) AS x FROM users u) s",
-            "SELECT upper(a || b) FROM users",
+            "SELECT upper((SELECT u FROM users u))",
+            "SELECT upper(coalesce(u, null)) FROM users u",
+            "SELECT upper(x) FROM json_to_recordset('[]') AS t(x users), JSON_TABLE('1', '$' COLUMNS (a users)) j",
+            "SELECT a.id FROM users a JOIN users b ON upper(b) = 'x'",
         ] {
             assert!(possible(sql, &[USERS], &[&[TEXT]]), "{sql}");
         }

@@ -95,6 +95,84 @@ impl Keyword {
         )
     }
 
+    /// Is it reserved, so that it can't be the name of a relation or alias? (Documentation, appendix C.)
+    pub fn is_reserved(self) -> bool {
+        use Keyword::*;
+        matches!(
+            self,
+            All | Analyse
+                | Analyze
+                | And
+                | Any
+                | Array
+                | As
+                | Asc
+                | Binary
+                | Case
+                | Cast
+                | Collate
+                | Column
+                | Create
+                | Cross
+                | Default
+                | Deferrable
+                | Desc
+                | Distinct
+                | Do
+                | Else
+                | End
+                | Except
+                | False
+                | Fetch
+                | For
+                | From
+                | Full
+                | Grant
+                | Group
+                | Having
+                | Ilike
+                | In
+                | Inner
+                | Intersect
+                | Into
+                | Is
+                | Isnull
+                | Join
+                | Lateral
+                | Left
+                | Like
+                | Limit
+                | Natural
+                | Not
+                | Notnull
+                | Null
+                | Offset
+                | On
+                | Only
+                | Or
+                | Order
+                | Outer
+                | Returning
+                | Right
+                | Select
+                | Similar
+                | Some
+                | Symmetric
+                | Table
+                | Tablesample
+                | Then
+                | To
+                | True
+                | Union
+                | Using
+                | Verbose
+                | When
+                | Where
+                | Window
+                | With
+        )
+    }
+
     /// May a name after this keyword be a relation to read?
     pub fn precedes_relation(self) -> bool {
         matches!(self, Keyword::From | Keyword::Join | Keyword::Only | Keyword::Table | Keyword::Copy)

@@ -226,10 +226,10 @@ impl<'a> Lexer<'a> {
         let start = self.at;
         let length = self.sql[start..].iter().position(|&b| !is_identifier(b)).unwrap_or(self.sql.len() - start);
         let next = self.sql.get(start + length).copied().unwrap_or(0);
-        if length == 1 && matches!(next, b'\'' | b'&') {
-            if let Some(kind) = self.prefixed(self.sql[start] | 0x20, next) {
-                return (kind, Keyword::None, 0);
-            }
+        if length == 1
+            && let Some(kind) = self.prefixed(self.sql[start] | 0x20, next)
+        {
+            return (kind, Keyword::None, 0);
         }
         self.at += length;
         let text = &self.sql[start..self.at];

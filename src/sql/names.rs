@@ -126,11 +126,12 @@ impl Finder<'_> {
             }
             _ => {}
         }
-        if self.text == Text::Code && self.starts_statement(at) {
-            if let Some(statement) = acts_in_code(keyword) {
-                self.because(statement.reason);
-                self.found.effects |= statement.effects;
-            }
+        if self.text == Text::Code
+            && self.starts_statement(at)
+            && let Some(statement) = acts_in_code(keyword)
+        {
+            self.because(statement.reason);
+            self.found.effects |= statement.effects;
         }
     }
 
@@ -148,6 +149,9 @@ impl Finder<'_> {
     }
 
     fn into(&mut self, at: usize) {
+        if self.before(at).is_some_and(|before| matches!(before.keyword, Keyword::Insert | Keyword::Merge)) {
+            return;
+        }
         self.because(Reason::SelectInto);
         self.found.effects |= Effects::DDL;
         if matches!(self.next_keyword(at), Keyword::Temp | Keyword::Temporary | Keyword::Local | Keyword::Global) {

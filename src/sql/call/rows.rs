@@ -1,9 +1,9 @@
-//! Can a column in this statement hold a row?
+//! Can an expression in this statement be a row?
 //!
-//! Where no relation of the database has a column of a composite type, such a column can only be made by the
-//! statement itself: from a whole-row reference (`SELECT u AS x FROM users u`), a row constructor, a cast to a
-//! type of the database's own, or a function that returns a row. This looks for any of these and says no
-//! when in doubt.
+//! Where no relation of the database has a column of a composite type, a row can only be made by the statement
+//! itself: by a whole-row reference (`SELECT u AS x FROM users u`), a row constructor, a cast to a type of the
+//! database's own, or a function that returns one. This looks for any of these, anywhere in the statement,
+//! and says no when in doubt.
 
 use smallvec::SmallVec;
 
@@ -11,12 +11,15 @@ use super::super::catalog::Catalog;
 use super::super::keyword::Keyword;
 use super::super::lexer::{Kind, Token};
 use super::super::name;
+use super::super::tokens::after_paren;
 
 /// What the tokens at one depth of parentheses are.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Region {
     SelectList,
     From,
+    /// A join's condition, after which `FROM` goes on.
+    On,
     Other,
 }
 
@@ -28,15 +31,19 @@ struct Level {
     may_be_row: bool,
 }
 
-/// Is every column reference of the statement a scalar? `column`: a name that stands alone, which must not be
-/// that of a relation or alias either.
-pub(super) fn columns_are_scalars(sql: &[u8], statement: &[Token], catalog: &Catalog, column: Option<&Token>) -> bool {
+/// Does nothing in the statement make a row, and is no name in `argument` a whole row?
+pub(super) fn makes_none(sql: &[u8], statement: &[Token], catalog: &Catalog, argument: &[Token]) -> bool {
     let mut walk = Walk { sql, statement, catalog, relations: SmallVec::new(), uses: SmallVec::new() };
     if !walk.run() {
         return false;
     }
     let is_relation = |token: &Token| walk.relations.iter().any(|relation| same(sql, relation, token));
-    !walk.uses.iter().any(|token| is_relation(token)) && column.is_none_or(|token| !is_relation(token))
+    let whole = |at: usize| {
+        let after_dot = at > 0 && argument[at - 1].kind == Kind::Dot;
+        let before_other = argument.get(at + 1).is_some_and(|next| matches!(next.kind, Kind::Dot | Kind::LeftParen));
+        argument[at].is_name() && !after_dot && !before_other && is_relation(&argument[at])
+    };
+    !walk.uses.iter().any(|token| is_relation(token)) && !(0..argument.len()).any(whole)
 }
 
 fn same(sql: &[u8], left: &Token, right: &Token) -> bool {
@@ -61,24 +68,19 @@ impl<'a> Walk<'a> {
         for (at, token) in self.statement.iter().enumerate() {
             match token.kind {
                 Kind::LeftParen => {
-                    let region = if level.region == Region::From { Region::From } else { Region::Other };
                     levels.push(level);
-                    level = Level { region, may_be_row: self.may_open_row(at) };
+                    level = Level { region: self.region_within(at, level.region), may_be_row: self.may_open_row(at) };
                 }
                 Kind::RightParen => match levels.pop() {
                     Some(outer) => level = outer,
                     None => return false,
                 },
                 Kind::Comma if level.may_be_row && level.region == Region::Other => return false,
-                Kind::Cast if !self.casts_to_scalar(at) => return false,
+                Kind::Comma if level.region == Region::On => level.region = Region::From,
+                Kind::Cast if !self.is_scalar_type(at + 1) => return false,
                 Kind::Operator if self.is_row_star(at, level.region) => return false,
+                Kind::Word | Kind::Quoted if self.makes_row(at) => return false,
                 Kind::Word | Kind::Quoted => {
-                    if matches!(token.keyword, Keyword::Row | Keyword::Cast)
-                        || self.is_typed_literal(at)
-                        || self.returns_row(at)
-                    {
-                        return false;
-                    }
                     level = self.region_after(at, level);
                     self.note(at, token, level.region);
                 }
@@ -96,27 +98,39 @@ impl<'a> Walk<'a> {
         self.statement.get(at.checked_sub(1)?)
     }
 
+    /// The parenthesis at `at` within `outer`: of a join, or of the arguments of a function.
+    fn region_within(&self, at: usize, outer: Region) -> Region {
+        let arguments = self.before(at).is_some_and(|before| before.is_name() && before.keyword == Keyword::None);
+        if outer == Region::From && !arguments { Region::From } else { Region::Other }
+    }
+
     fn region_after(&self, at: usize, level: Level) -> Level {
         use Keyword::{
-            Distinct, Except, Fetch, For, From, Group, Having, Intersect, Limit, Offset, Order, Select, Union, Values,
-            Where, Window,
+            Cross, Distinct, Except, Fetch, For, From, Full, Group, Having, Inner, Intersect, Join, Left, Limit,
+            Natural, Offset, On, Order, Right, Select, Union, Values, Where, Window,
         };
-        let region = match self.statement[at].keyword {
-            Select => Region::SelectList,
-            From if level.region == Region::SelectList && self.before(at).is_none_or(|b| b.keyword != Distinct) => {
-                Region::From
-            }
-            Where | Group | Order | Having | Limit | Offset | Fetch | Window | Union | Intersect | Except | For
-            | Values => Region::Other,
-            _ => level.region,
+        let keyword = self.statement[at].keyword;
+        let distinct = self.before(at).is_some_and(|before| before.keyword == Distinct);
+        let region = match (keyword, level.region) {
+            (Select, _) => Region::SelectList,
+            (From, Region::SelectList) if !distinct => Region::From,
+            (On, Region::From) => Region::On,
+            (Join | Cross | Full | Inner | Left | Natural | Right, Region::On) => Region::From,
+            (
+                Where | Group | Order | Having | Limit | Offset | Fetch | Window | Union | Intersect | Except | For
+                | Values,
+                _,
+            ) => Region::Other,
+            (_, region) => region,
         };
-        Level { region, may_be_row: level.may_be_row && self.statement[at].keyword != Select }
+        Level { region, may_be_row: level.may_be_row && keyword != Select }
     }
 
     fn note(&mut self, at: usize, token: &'a Token, region: Region) {
         let after_dot = self.before(at).is_some_and(|before| before.kind == Kind::Dot);
         let label = self.before(at).is_some_and(|before| before.keyword == Keyword::As);
         match (region, self.kind(at + 1)) {
+            _ if token.keyword.is_reserved() => {}
             (_, Some(Kind::Dot)) => {}
             (Region::From, _) => self.relations.push(token),
             (_, Some(Kind::LeftParen)) => {}
@@ -134,29 +148,41 @@ impl<'a> Walk<'a> {
         })
     }
 
+    /// A word that makes a row, or that brings a type which may be one.
+    fn makes_row(&self, at: usize) -> bool {
+        let token = &self.statement[at];
+        let text = token.text(self.sql);
+        match token.keyword {
+            Keyword::Row | Keyword::Returning | Keyword::XmlTable => true,
+            Keyword::Cast => !self.casts_to_scalar(at),
+            Keyword::None if self.kind(at + 1) == Some(Kind::LeftParen) => {
+                text.eq_ignore_ascii_case(b"json_table")
+                    || self.catalog.entry(token.hash, text).is_some_and(|entry| entry.returns_row)
+            }
+            // A literal with a type before it.
+            Keyword::None => {
+                matches!(self.kind(at + 1), Some(Kind::Literal | Kind::OtherLiteral)) && !self.is_scalar_type(at)
+            }
+            _ => false,
+        }
+    }
+
+    /// `CAST(… AS type)` with a single word.
     fn casts_to_scalar(&self, at: usize) -> bool {
-        let Some(target) = self.statement.get(at + 1) else { return false };
-        super::built_in_type(target.text(self.sql)).is_some() && self.kind(at + 2) != Some(Kind::Dot)
+        let Some(end) = after_paren(self.statement, at + 1) else { return false };
+        end >= 3 && self.statement[end - 3].keyword == Keyword::As && self.is_scalar_type(end - 2)
     }
 
-    /// `users '(1)'`, where the word is not a keyword.
-    fn is_typed_literal(&self, at: usize) -> bool {
-        let token = &self.statement[at];
-        let literal = matches!(self.kind(at + 1), Some(Kind::Literal | Kind::OtherLiteral));
-        literal && token.keyword == Keyword::None && super::built_in_type(token.text(self.sql)).is_none()
-    }
-
-    fn returns_row(&self, at: usize) -> bool {
-        let token = &self.statement[at];
-        self.kind(at + 1) == Some(Kind::LeftParen)
-            && self.catalog.entry(token.hash, token.text(self.sql)).is_some_and(|entry| entry.returns_row)
+    fn is_scalar_type(&self, at: usize) -> bool {
+        let Some(word) = self.statement.get(at) else { return false };
+        is_scalar_type(word.text(self.sql)) && self.kind(at + 1) != Some(Kind::Dot)
     }
 
     /// `u.*` other than as an item of a select list, where it stands for columns.
     fn is_row_star(&self, at: usize, region: Region) -> bool {
         let token = &self.statement[at];
-        let star =
-            token.text(self.sql).starts_with(b"*") && self.before(at).is_some_and(|before| before.kind == Kind::Dot);
+        let after_dot = self.before(at).is_some_and(|before| before.kind == Kind::Dot);
+        let star = token.text(self.sql).starts_with(b"*") && after_dot;
         star && (region != Region::SelectList || !self.is_item(at))
     }
 
@@ -174,4 +200,30 @@ impl<'a> Walk<'a> {
         });
         starts && ends
     }
+}
+
+/// Words that name, or start the name of, a built-in type that is no row.
+fn is_scalar_type(text: &[u8]) -> bool {
+    const MORE: &[&[u8]] = &[
+        b"bit",
+        b"bpchar",
+        b"char",
+        b"character",
+        b"cidr",
+        b"double",
+        b"inet",
+        b"interval",
+        b"money",
+        b"name",
+        b"oid",
+        b"regclass",
+        b"regproc",
+        b"regtype",
+        b"time",
+        b"timetz",
+        b"tsquery",
+        b"tsvector",
+        b"xml",
+    ];
+    super::built_in_type(text).is_some() || MORE.contains(&name::spelled(text).as_slice())
 }

@@ -183,7 +183,6 @@ const TAINTED: &[(Reason, Effects, &[&str])] = &[
             "pg_listening_channels",
             "pg_notification_queue_usage",
             "pg_my_temp_schema",
-            "pg_is_other_temp_schema",
             "pg_get_replication_slots",
             "pg_get_backend_memory_contexts",
             "pg_get_process_memory_contexts",
@@ -230,6 +229,11 @@ const HARMLESS_VOLATILE: &[&str] = &[
 ];
 
 const HARMLESS_STABLE: &str = include_str!("builtin_stable.txt");
+
+/// PostgreSQL's own views that are harmless although they call a tainted function. `information_schema.tables`
+/// asks for the session's temporary schema only to mark its temporary tables, and a session that has such
+/// tables is pinned.
+pub(super) const HARMLESS_VIEWS: &[&str] = &["tables"];
 
 /// Relations of `pg_catalog` that need no look at their definition.
 const TAINTED_RELATIONS: &[(Reason, &str)] = &[(Reason::ServerState, "pg_settings")];

@@ -48,7 +48,9 @@ fn base(generation: u64, rows: &CatalogRows) -> Catalog {
     }
     builtins::add(&mut catalog);
     builtins::add_rows(&mut catalog, &rows.builtins);
-    catalog.composite_columns = rows.relations.iter().any(|relation| relation.composite_column);
+    let returns_row = |oid: u32| rows.functions.iter().any(|function| function.oid == oid && function.returns_row);
+    catalog.composite_columns = rows.relations.iter().any(|relation| relation.composite_column)
+        || rows.operators.iter().any(|operator| returns_row(operator.function));
     catalog.implicit_casts = rows.casts.iter().any(|cast| cast.implicit && cast.source < FIRST_USER_OID);
     for function in rows.functions.iter().filter(|function| function.returns_row) {
         catalog.names.entry(function.name.as_bytes()).returns_row = true;
@@ -122,8 +124,10 @@ fn judge_function(function: &FunctionRow, catalog: &Catalog, known: &Known) -> F
     as_function(defaults.chain(types).fold(code, worse))
 }
 
+/// Did it come with PostgreSQL? Those of `pg_catalog` are judged by their names, those of `information_schema`
+/// only compute.
 fn is_builtin(function: &FunctionRow) -> bool {
-    function.oid < FIRST_USER_OID && function.body.is_none()
+    function.oid < FIRST_USER_OID
 }
 
 /// What a statement does, a function does by calling it.
@@ -196,7 +200,8 @@ fn judge_relations(rows: &CatalogRows, catalog: &Catalog, known: &Known, next: &
     let casts_from =
         |oid: &u32| rows.casts.iter().any(|cast| cast.source == *oid || (cast.implicit && cast.target == *oid));
     for relation in &rows.relations {
-        note(&mut next.relations, relation.oid, judge_relation(relation, catalog, deparsed));
+        let scope = if relation.oid < FIRST_USER_OID { Scope::Session(Some("pg_catalog")) } else { deparsed };
+        note(&mut next.relations, relation.oid, judge_relation(relation, catalog, scope));
         for (oid, found) in relation.types.iter().filter_map(|oid| Some((oid, known.types.get(oid)?))) {
             note(&mut next.types, relation.row_type, *found);
             // Values of such a type reach the cast or the operator class without its name being written.
@@ -214,6 +219,9 @@ fn judge_relations(rows: &CatalogRows, catalog: &Catalog, known: &Known, next: &
 }
 
 fn judge_relation(relation: &RelationRow, catalog: &Catalog, deparsed: Scope<'_>) -> Found {
+    if relation.oid < FIRST_USER_OID && builtins::HARMLESS_VIEWS.contains(&relation.name.as_str()) {
+        return nothing();
+    }
     let reason = match relation.kind {
         'S' => Reason::Sequence,
         'f' => Reason::UnavailableRelation,
@@ -269,7 +277,8 @@ fn with_known(mut catalog: Catalog, rows: &CatalogRows, known: &Known) -> Catalo
     add_types(&mut catalog, rows, known, &schemas);
     add_operators(&mut catalog, rows, known, &schemas);
     catalog.beyond_ascii = catalog.names.iter().any(|(name, entry)| {
-        !name.is_ascii() && !(entry.functions.is_empty() && entry.relations.is_empty() && entry.types.is_empty())
+        let tainted = !entry.functions.is_empty() || !entry.relations.is_empty() || !entry.types.is_empty();
+        tainted && !name.is_ascii()
     });
     catalog
 }

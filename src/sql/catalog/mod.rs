@@ -28,7 +28,7 @@ pub struct Catalog {
     /// Operators that a keyword implies (`LIKE`, `IN` …) and that are tainted.
     implied_operators: Vec<Taint>,
     schemas: Vec<Schema>,
-    /// Some relation has a column of a composite type.
+    /// Some relation has a column of a composite type or an array of one, or some operator returns one.
     composite_columns: bool,
     /// Somebody made a cast by which built-in types turn into others unasked.
     implicit_casts: bool,

@@ -37,7 +37,8 @@ GROUP BY p.proname";
 /// Trigger functions cannot be called.
 const FUNCTIONS: &str = "\
 SELECT p.oid, p.pronamespace, p.proname, p.prokind, l.lanname, p.provolatile, p.pronargs, p.pronargdefaults,
-  p.provariadic <> 0, p.prorettype, rt.typtype = 'c' OR rt.oid = 2249,
+  p.provariadic <> 0, p.prorettype, rt.oid = 2249 OR rt.typcategory = 'C' OR (rt.typcategory = 'A'
+    AND (rt.typtype = 'd' OR EXISTS (SELECT 1 FROM pg_catalog.pg_type e WHERE e.oid = rt.typelem AND e.typcategory = 'C'))),
   (SELECT pg_catalog.string_agg(pg_catalog.concat(t.oid, ':', t.typcategory), ' ' ORDER BY a.at)
      FROM pg_catalog.unnest(p.proargtypes) WITH ORDINALITY AS a(type, at) JOIN pg_catalog.pg_type t ON t.oid = a.type),
   (SELECT e.extname FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
@@ -84,7 +85,9 @@ SELECT * FROM (
        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= 16384) AS types,
     CASE WHEN c.relkind = 'v' THEN pg_catalog.pg_get_viewdef(c.oid) END,
     EXISTS (SELECT 1 FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
-       WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= 16384 AND t.typcategory = 'C')
+       WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= 16384
+         AND (t.typcategory = 'C' OR (t.typcategory = 'A' AND (t.typtype = 'd'
+           OR EXISTS (SELECT 1 FROM pg_catalog.pg_type e WHERE e.oid = t.typelem AND e.typcategory = 'C')))))
   FROM pg_catalog.pg_class c
   WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND c.relpersistence <> 't' AND c.relnamespace <> 99) AS r
 WHERE r.relkind IN ('v', 'S', 'f') OR r.relpersistence = 'u' OR r.types IS NOT NULL
