@@ -47,8 +47,10 @@ impl HandshakeContext {
 #[derive(Debug)]
 pub enum Accepted {
     Client(Box<Authenticated>),
-    /// To be matched and then closed without an answer, whatever came of it.
+    /// To be matched and then closed without an answer, whatever came of it: the client waits for the
+    /// end of the stream as the sign that its cancel can no longer strike.
     Cancel {
+        stream: Stream,
         pid: i32,
         key: Vec<u8>,
     },
@@ -126,7 +128,7 @@ pub async fn accept(stream: Stream, context: &HandshakeContext) -> Result<Accept
                 let (encrypted, facts) = start_tls(inbound, acceptor).await?;
                 (inbound, tls) = (encrypted, Some(facts));
             }
-            Ok(Negotiated::Cancel { pid, key }) => return Ok(Accepted::Cancel { pid, key }),
+            Ok(Negotiated::Cancel { pid, key }) => return Ok(Accepted::Cancel { stream: inbound.stream, pid, key }),
             Ok(Negotiated::Startup(startup)) => break startup,
             Err(error) => return Err(tell(inbound, error).await),
         }
