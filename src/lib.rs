@@ -1,11 +1,13 @@
 //! pgweir: a PostgreSQL proxy. Many client connections share a few server connections, reads go to
 //! replicas and everything else to the primary, and every tenant stays inside its own limits.
 
+pub mod app;
 pub mod auth;
 pub mod cli;
 pub mod client;
 pub mod cluster;
 pub mod config;
+pub mod listener;
 pub mod metrics;
 pub mod net;
 pub mod pool;

@@ -23,6 +23,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::RunArgs),
     Check(check::CheckArgs),
 }
 
@@ -45,6 +46,7 @@ impl Cli {
     /// Runs the command that was asked for.
     pub fn run(self) -> ExitCode {
         match self.command {
+            Command::Run(args) => run::main(&args),
             Command::Check(args) => check::main(&args),
         }
     }

@@ -6,6 +6,8 @@ pub mod say;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+pub mod proxy;
+
 use pgweir::sandbox::{Sandbox, SandboxOptions, Server};
 use tokio::sync::OnceCell;
 
