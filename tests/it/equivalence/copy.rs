@@ -105,7 +105,6 @@ fn simple() -> Vec<Script> {
             .until(b'G', 1)
             .send([query("SELECT 1")])
             .closed(),
-        script("in, the client leaves").send([query(IN)]).until(b'G', 1).send([copy_data("1\tone\n")]),
         script("in, binary")
             .query(CLEAR)
             .send([query("COPY copied FROM STDIN (FORMAT binary)"), message(b'd', BINARY_ROW), copy_done()])

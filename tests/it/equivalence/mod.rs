@@ -12,11 +12,12 @@ mod simple;
 
 use std::fmt::Write as _;
 
+use crate::support::proxy::{Proxy, config_for};
+use crate::support::{TestDatabase, fresh_database, shared_cluster, unique};
 use crate::support::raw::{Endpoint, RawClient};
 use crate::support::say;
-use crate::support::{TestDatabase, fresh_database, shared_cluster, unique};
 use pgweir::sandbox::{Login, User};
-use play::{Pieces, difference, play};
+use play::{Pieces, Transcript, difference, play};
 use script::Script;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -48,26 +49,84 @@ async fn what_is_no_protocol_is_refused_as_by_postgresql() {
 async fn hold(scripts: Vec<Script>) {
     let stage = Stage::set().await;
     let direct = stage.endpoint(shared_cluster().await.primary().port);
-    let mut failures = Vec::new();
+    let mut deployments = Vec::new();
+    for (name, broken_at, settings) in DEPLOYMENTS {
+        let proxy = stage.proxy(settings).await;
+        deployments.push(Deployment { name, broken_at: *broken_at, endpoint: stage.endpoint(proxy.port), _proxy: proxy });
+    }
     let mut cleaner = RawClient::welcome(&direct).await;
-    for script in &scripts {
-        cleaner.rows("DELETE FROM journal; DELETE FROM copied").await;
+    let mut failures = String::new();
+    let mut count = 0;
+    for script in scripts.iter().filter(|script| chosen(script)) {
+        clean(&mut cleaner).await;
         let expected = play(script, &direct, Pieces::Whole).await;
-        cleaner.rows("DELETE FROM journal; DELETE FROM copied").await;
-        let again = play(script, &direct, Pieces::Whole).await;
-        if let Some(text) = difference(script.compare, &expected, &again) {
-            failures.push(format!("{}: not repeatable on PostgreSQL itself: {text}", script.name));
-        }
-        if std::env::var("SHOW").is_ok() {
-            println!("== {}\n{:#?} {:?}", script.name, expected.frames.iter().filter(|f| !matches!(f.tag, b'S' | b'K' | b'R')).map(|f| format!("{f:?}")).collect::<Vec<_>>(), expected.end);
+        for deployment in &deployments {
+            if let Some(text) = deployment.differs(script, &expected, &mut cleaner).await {
+                count += 1;
+                let _ = write!(failures, "\n  {}, {}: {text}", script.name, deployment.name);
+            }
         }
     }
-    let count = failures.len();
-    let text = failures.into_iter().fold(String::new(), |mut text, failure| {
-        let _ = write!(text, "\n  {failure}");
-        text
-    });
-    assert!(count == 0, "{count} conversations went otherwise:{text}");
+    assert!(count == 0, "{count} conversations went otherwise:{failures}");
+}
+
+/// All of them, or those whose name has a part that was asked for: `SCRIPT='early Sync' cargo test …`.
+fn chosen(script: &Script) -> bool {
+    std::env::var("SCRIPT").map_or(true, |part| script.name.contains(&part))
+}
+
+/// Each play finds the same rows.
+async fn clean(cleaner: &mut RawClient) {
+    cleaner.rows("DELETE FROM journal; DELETE FROM copied").await;
+}
+
+/// How pgweir can stand before the servers: a name, in how many places a script is broken at most,
+/// and the settings of the pool, with replicas or without.
+const DEPLOYMENTS: &[(&str, usize, Settings)] = &[
+    ("transaction mode with replicas", 3, Settings { mode: "transaction", replicas: true }),
+    ("transaction mode without replicas", 8, Settings { mode: "transaction", replicas: false }),
+    ("session mode with replicas", 8, Settings { mode: "session", replicas: true }),
+];
+
+#[derive(Debug, Clone, Copy)]
+struct Settings {
+    mode: &'static str,
+    replicas: bool,
+}
+
+struct Deployment {
+    name: &'static str,
+    broken_at: usize,
+    endpoint: Endpoint,
+    _proxy: Proxy,
+}
+
+impl Deployment {
+    /// What is different here, in the first of the plays that differ.
+    async fn differs(&self, script: &Script, expected: &Transcript, cleaner: &mut RawClient) -> Option<String> {
+        for pieces in self.pieces(script.length()) {
+            clean(cleaner).await;
+            let seen = play(script, &self.endpoint, pieces).await;
+            if let Some(text) = difference(script.compare, expected, &seen) {
+                return Some(format!("{pieces:?}: {text}"));
+            }
+        }
+        None
+    }
+
+    /// Twice whole, because the second time finds what the first has prepared.
+    fn pieces(&self, length: usize) -> Vec<Pieces> {
+        // Beyond this, the bytes are those of values, one like the other.
+        const LONGEST_BYTEWISE: usize = 4_000;
+        let mut pieces = vec![Pieces::Whole, Pieces::Whole];
+        if length <= LONGEST_BYTEWISE {
+            pieces.push(Pieces::Bytes);
+        }
+        let places = self.broken_at.min(if length <= LONGEST_BYTEWISE { usize::MAX } else { 8 });
+        let every = length.div_ceil(places).max(1);
+        pieces.extend((1..length).step_by(every).map(Pieces::Split));
+        pieces
+    }
 }
 
 /// A user and a database with the tables that the scripts use.
@@ -81,12 +140,23 @@ impl Stage {
         let user = format!("wire_{}", unique());
         let users = [User::new(&user, "").login(Login::Trust)];
         shared_cluster().await.create_users(&users).await.expect("create the user");
-        let database = fresh_database(&format!("{SCHEMA}\nGRANT ALL ON ALL TABLES IN SCHEMA public, other TO {user};\nGRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {user};\nGRANT ALL ON SCHEMA public, other TO {user};\nALTER TABLE shifting OWNER TO {user};\nALTER TABLE retyped OWNER TO {user};")).await;
+        let database = fresh_database(&format!("{SCHEMA}\nCALL give_to('{user}');")).await;
         Self { database, user }
     }
 
     fn endpoint(&self, port: u16) -> Endpoint {
         Endpoint { port, user: self.user.clone(), database: self.database.name.clone() }
+    }
+
+    async fn proxy(&self, settings: &Settings) -> Proxy {
+        let Settings { mode, replicas } = settings;
+        let mut config = format!("[pool]\nmode = \"{mode}\"\nsize = 3\n");
+        config += &config_for(shared_cluster().await, &[]);
+        if !replicas {
+            let lines = config.lines().filter(|line| !line.starts_with("replicas"));
+            config = lines.collect::<Vec<_>>().join("\n");
+        }
+        Proxy::start(&format!("{config}\n[[users]]\nname = \"{}\"\nauth = \"trust\"\n", self.user)).await
     }
 }
 
@@ -107,4 +177,11 @@ CREATE SCHEMA other;
 CREATE TABLE other.elsewhere AS SELECT 1 AS x;
 CREATE FUNCTION fails(int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN $1 / 0; END $$;
 CREATE FUNCTION sets_zone(text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN set_config('TimeZone', $1, false); END $$;
+CREATE PROCEDURE give_to(who text) LANGUAGE plpgsql AS $$ BEGIN
+    EXECUTE format('GRANT ALL ON SCHEMA public, other TO %I', who);
+    EXECUTE format('GRANT ALL ON ALL TABLES IN SCHEMA public, other TO %I', who);
+    EXECUTE format('GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO %I', who);
+    EXECUTE format('ALTER TABLE shifting OWNER TO %I', who);
+    EXECUTE format('ALTER TABLE retyped OWNER TO %I', who);
+END $$;
 ";

@@ -12,7 +12,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
 /// How long nothing may come while something is waited for. A bound for what hangs, not a measure.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where to connect, and as whom. The user needs no password there.
 #[derive(Debug, Clone)]
