@@ -55,11 +55,11 @@ impl Session {
 
     fn decide(&mut self, batch: &Batch) -> Decision {
         if self.mode == PoolMode::Session {
-            return Decision { target: Target::Primary, reason: RouteReason::SessionMode };
+            return Decision { target: Target::Primary, reason: RouteReason::Pinned };
         }
         let view = SessionView {
             in_transaction: None,
-            pinned: None,
+            pinned: self.state.is_serializable().then_some(Target::Primary),
             default_read_only: self.state.default_read_only(),
             replicas: self.group.has_replicas(),
         };

@@ -56,7 +56,7 @@ impl Shared {
     pub fn new(metrics: Arc<Metrics>, cache: usize, log_statements: bool) -> Self {
         let counters =
             |reason: RouteReason| ["primary", "replica"].map(|target| metrics.route_counter(target, reason.label()));
-        let routes = RouteReason::all().map(|reason| (reason, counters(reason))).collect();
+        let routes = RouteReason::ALL.iter().map(|&reason| (reason, counters(reason))).collect();
         Self { classifier: Classifier::new(cache), registry: Registry::default(), metrics, log_statements, routes }
     }
 }

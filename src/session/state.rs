@@ -56,6 +56,11 @@ impl State {
         self.settings.get("search_path").map_or(&self.default_search_path, String::as_str)
     }
 
+    /// Transactions are serializable unless they say otherwise, and a standby refuses those.
+    pub fn is_serializable(&self) -> bool {
+        self.settings.get("default_transaction_isolation").is_some_and(|value| value == "serializable")
+    }
+
     /// Transactions are read-only unless they say otherwise.
     pub fn default_read_only(&self) -> bool {
         match self.settings.get("default_transaction_read_only") {

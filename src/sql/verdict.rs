@@ -17,6 +17,14 @@ pub struct Verdict {
     pub effects: Effects,
 }
 
+impl Verdict {
+    /// Of what was not looked at: it may do anything.
+    pub const fn opaque(reason: Reason) -> Self {
+        let effects = Effects::STATE.with(Effects::DDL);
+        Self { class: Class::Primary, reason, hint: None, tx: TxControl::None, effects }
+    }
+}
+
 /// Where a statement may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
@@ -295,16 +303,5 @@ mod tests {
         };
         let text = explain(verdict);
         assert!(text.contains("class: primary") && text.contains("refused") && text.contains("sequence"), "{text}");
-    }
-}
-impl Verdict {
-    pub fn opaque(reason: Reason) -> Self {
-        Self {
-            class: Class::Primary,
-            reason,
-            hint: None,
-            tx: TxControl::None,
-            effects: Effects::STATE.with(Effects::DDL),
-        }
     }
 }
