@@ -1,7 +1,7 @@
 //! The whole proxy in front of real servers: letting clients in, reloading, ending.
 
-use crate::support::proxy::Proxy;
 use crate::support::fresh_database;
+use crate::support::proxy::Proxy;
 
 #[tokio::test]
 async fn a_client_logs_in_and_gets_its_answer() {

@@ -48,10 +48,11 @@ impl Proxy {
         }
     }
 
-    /// In front of the shared cluster, with its superuser as the only user, and `more` added to the file.
+    /// In front of the shared cluster, with its superuser as the only user. `more` comes first in
+    /// the file, so that it may hold keys of no section as well as sections.
     pub async fn for_shared_cluster(more: &str) -> Self {
         let cluster = shared_cluster().await;
-        Self::start(&(config_for(cluster, &["postgres"]) + more)).await
+        Self::start(&format!("{more}\n{}", config_for(cluster, &["postgres"]))).await
     }
 
     /// `postgres://user:password@127.0.0.1:port/database`, by the password that the sandbox knows.
