@@ -2,10 +2,7 @@
 //! real servers, most of them against the cluster in [`support`], each in a database of its own.
 
 mod architecture;
-<<<<<<< HEAD
 mod equivalence;
-=======
 mod proxy;
->>>>>>> main
 mod sandbox;
 mod support;

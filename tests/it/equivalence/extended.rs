@@ -178,6 +178,19 @@ fn names() -> Vec<Script> {
         script("a failed Parse and the same name pipelined")
             .send([parse("s", "SELEC 1"), sync(), parse("s", "SELECT 1"), sync(), again("s", &[])])
             .ready(3),
+        script("a failed Parse and its use pipelined")
+            .compare(authored)
+            .send([parse("s", "SELEC 1"), sync(), again("s", &[]), describe_statement("s"), sync()])
+            .ready(3)
+            .batch("SELECT 1", &[]),
+        script("a failed Parse, its use and the same name pipelined")
+            .compare(authored)
+            .send([parse("s", "SELEC 1"), sync(), again("s", &[]), parse("s", "SELECT 1"), sync(), again("s", &[])])
+            .ready(4),
+        script("a Close and a use pipelined")
+            .compare(authored)
+            .send([parse("s", "SELECT 1"), sync(), close_statement("s"), sync(), again("s", &[]), query("SELECT 1")])
+            .ready(4),
         script("a Parse that was skipped")
             .compare(authored)
             .send([parse("", "SELEC"), parse("s", "SELECT 1"), sync()])

@@ -1,5 +1,5 @@
-//! Frames that are not PostgreSQL's protocol. PostgreSQL goes on after some of them; pgweir, which would
-//! have to guess what the client meant, gives the same SQLSTATE and closes.
+//! Frames that are not PostgreSQL's protocol. PostgreSQL goes on after some of them; pgweir may do the
+//! same or close, with the same SQLSTATE.
 
 use super::say::*;
 use super::script::{Compare, Script, script};
@@ -34,7 +34,8 @@ pub fn scripts() -> Vec<Script> {
         ("a function call without arguments", message(b'F', b"\0\0\0\xb1")),
         ("a Sync with a body", message(b'S', b"x")),
     ];
-    let alone = cases.iter().map(|(name, bytes)| bad(name).send([bytes.clone()]));
+    // With the Sync at which PostgreSQL itself goes on after an error.
+    let alone = cases.iter().map(|(name, bytes)| bad(name).send([bytes.clone(), sync()]));
     alone.map(|script| script.closed()).collect()
 }
 

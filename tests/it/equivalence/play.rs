@@ -104,7 +104,7 @@ async fn until_error_or_end(client: &mut RawClient, frames: &mut Vec<Frame>) -> 
     if let Some(end) = end {
         return Ending::Early(end);
     }
-    let _ = client.send(&[say::sync(), say::query("SELECT 'on'")].concat()).await;
+    let _ = client.send(&say::query("SELECT 'on'")).await;
     match client.reader.until(b'C', 1).await.1 {
         None => Ending::WentOn,
         Some(end) => Ending::Early(end),
