@@ -137,6 +137,10 @@ struct Leased {
     write_error: Option<std::io::Error>,
     /// When the batch was sent on.
     since: Instant,
+    /// When the server last completed something.
+    answered: Instant,
+    /// What the proxy itself had spent on the batch by then.
+    overhead: Duration,
 }
 
 /// Where a batch is run again whose error the client has not seen.
@@ -243,10 +247,13 @@ impl Session {
     }
 
     fn begin_statement(&mut self, leased: &mut Leased) {
-        leased.active = true;
-        if self.ledger.is_empty() {
-            leased.since = Instant::now();
-            self.slot.statement_starts(leased.since);
+        if !std::mem::replace(&mut leased.active, true) {
+            let now = Instant::now();
+            // A lease that was kept has been idle since, which is nobody's overhead.
+            let fresh = leased.since == leased.answered;
+            leased.overhead = if fresh { now - leased.since } else { Duration::ZERO };
+            leased.since = now;
+            self.slot.statement_starts(now);
         }
     }
 
