@@ -266,7 +266,11 @@ impl Session {
         let mut holdings = probe(&mut leased.lease, &user, self.state.mentioned()).await?;
         let found = std::sync::Arc::new(holdings.settings.clone());
         let mut reports = std::mem::take(&mut holdings.reports);
+        let before = self.state.held;
         self.state.take(holdings);
+        if let Some(held) = self.state.held.filter(|held| before != Some(*held)) {
+            self.shared.metrics.pinned(held.label());
+        }
         if let Some(sql) = difference(&found, &self.state.settings) {
             reports.extend(leased.lease.ask(&sql).await?.reports);
         }

@@ -225,7 +225,7 @@ impl Session {
         self.effects |= verdict.effects;
         leased.schema_changed |= verdict.effects.contains(Effects::DDL);
         if batch::needs_probe(verdict.effects) {
-            self.state.note(text, verdict.effects);
+            self.state.note(text, verdict.effects, self.ledger.status() != ledger::Status::Idle);
             if state::drops_statements(text) {
                 self.names.clear();
                 leased.lease.prepared.clear();

@@ -31,7 +31,7 @@ pub struct Found {
 
 /// Everything that a name may have done by code that is hidden.
 pub const ANYTHING: Effects =
-    Effects::STATE.with(Effects::DDL).with(Effects::SEQUENCE).with(Effects::READ_ONLY_SETTING);
+    Effects::STATE.with(Effects::DDL).with(Effects::SEQUENCE).with(Effects::READ_ONLY_SETTING).with(Effects::HIDDEN);
 
 /// Looks at every name, operator and keyword of `tokens`.
 pub fn find(sql: &[u8], tokens: &[Token], text: Text, catalog: &Catalog, scope: Scope<'_>) -> Found {

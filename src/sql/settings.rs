@@ -10,8 +10,8 @@ pub struct SettingNames {
     /// Lower-cased, each once. `role`, `session_authorization`, `timezone`, `client_encoding` and the defaults
     /// of transactions stand for the statements that have their own syntax.
     pub names: Vec<String>,
-    /// There are others whose names the text does not say: `RESET ALL`, `DISCARD ALL`, a computed
-    /// `set_config()`, code, a text that can't be read.
+    /// There are others whose names the text does not say: a computed `set_config()`, code, a text that
+    /// can't be read. (`RESET ALL` and `DISCARD ALL` make none.)
     pub unknown: bool,
 }
 
@@ -35,7 +35,6 @@ impl SettingNames {
         match first.keyword {
             Keyword::Set => self.set(sql, &tokens[1..]),
             Keyword::Reset => self.reset(sql, &tokens[1..]),
-            Keyword::Discard => self.unknown |= tokens.get(1).is_some_and(|token| token.keyword == Keyword::All),
             Keyword::Do | Keyword::Call | Keyword::Execute | Keyword::Load => self.unknown = true,
             _ => {}
         }
@@ -67,7 +66,7 @@ impl SettingNames {
 
     fn reset(&mut self, sql: &[u8], tokens: &[Token]) {
         match tokens.first().map(|token| token.keyword) {
-            Some(Keyword::All) => self.unknown = true,
+            Some(Keyword::All) => {}
             _ => self.named(sql, tokens),
         }
     }
@@ -253,8 +252,6 @@ mod tests {
         for sql in [
             "SELECT set_config($1, 'x', false)",
             "SELECT set_config('a'||'b', 'x', false)",
-            "RESET ALL",
-            "DISCARD ALL",
             "DO $$ BEGIN END $$",
             "UPDATE pg_settings SET setting = 'x' WHERE name = 'role'",
         ] {

@@ -195,6 +195,10 @@ impl Effects {
     /// up): such a value could select another overload of a function.
     pub const PARAMETER_TYPES: Effects = Effects(1 << 7);
 
+    /// The state is changed by code that the text does not show (a function of the database's own): which
+    /// settings it makes cannot be known.
+    pub const HIDDEN: Effects = Effects(1 << 8);
+
     const NAMES: &[(Effects, &str)] = &[
         (Effects::STATE, "it may change the session's state"),
         (Effects::DDL, "it may change the catalog"),
@@ -203,6 +207,7 @@ impl Effects {
         (Effects::READ_ONLY_SETTING, "it may change the defaults of transactions"),
         (Effects::COPY, "it switches to COPY"),
         (Effects::SEQUENCE, "it advances a sequence"),
+        (Effects::HIDDEN, "what state it changes is hidden in the code of a function"),
         (Effects::PARAMETER_TYPES, "its class depends on its parameters having built-in types"),
     ];
 

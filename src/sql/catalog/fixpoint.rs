@@ -284,7 +284,8 @@ fn with_known(mut catalog: Catalog, rows: &CatalogRows, known: &Known) -> Catalo
 }
 
 fn taint(schema: u32, found: Found) -> Taint {
-    Taint { schema, reason: found.reason, effects: found.effects }
+    let hidden = if found.effects.contains(Effects::STATE) { Effects::HIDDEN } else { Effects::NONE };
+    Taint { schema, reason: found.reason, effects: found.effects | hidden }
 }
 
 fn add_types(catalog: &mut Catalog, rows: &CatalogRows, known: &Known, schemas: &HashMap<u32, String>) {
