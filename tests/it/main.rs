@@ -3,5 +3,6 @@
 
 mod architecture;
 mod proxy;
+mod run;
 mod sandbox;
 mod support;
