@@ -25,6 +25,8 @@ pub struct Cli {
 enum Command {
     Run(run::RunArgs),
     Check(check::CheckArgs),
+    Route(route::RouteArgs),
+    Demo(demo::DemoArgs),
 }
 
 const AFTER_HELP: &str = "\
@@ -48,6 +50,8 @@ impl Cli {
         match self.command {
             Command::Run(args) => run::main(&args),
             Command::Check(args) => check::main(&args),
+            Command::Route(args) => route::main(&args),
+            Command::Demo(args) => demo::main(&args),
         }
     }
 }

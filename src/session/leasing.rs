@@ -3,7 +3,7 @@
 
 use std::future::poll_fn;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BufMut;
 
@@ -47,9 +47,10 @@ impl Session {
         let decision = self.decide(batch);
         let (lease, place, reason) = self.find_lease(decision).await?;
         self.count_route(place, reason);
-        self.metrics.wait_seconds.observe(asked.elapsed().as_secs_f64());
+        let waited = asked.elapsed();
+        self.metrics.wait_seconds.observe(waited.as_secs_f64());
         self.slot.leases(&lease.cancel);
-        self.take(lease, place, batch);
+        self.take(lease, place, batch, asked + waited);
         Ok(())
     }
 
@@ -156,7 +157,7 @@ impl Session {
     }
 
     /// The connection becomes this session's: its settings are made, in the same write as the batch.
-    fn take(&mut self, lease: Lease, place: Place, batch: &Batch) {
+    fn take(&mut self, lease: Lease, place: Place, batch: &Batch, leased_at: Instant) {
         let repeatable = batch.synced
             && batch.complete
             && batch.verdict.is_none_or(|verdict| verdict.tx == TxControl::None)
@@ -177,7 +178,9 @@ impl Session {
             active: false,
             said_fatal: false,
             write_error: None,
-            since: Instant::now(),
+            since: leased_at,
+            answered: leased_at,
+            overhead: Duration::ZERO,
         };
         if repeatable {
             self.inbound.hold();
@@ -357,7 +360,9 @@ impl Session {
     fn count_batch(&self, leased: &Leased) {
         let metrics = &leased.lease.pool().metrics;
         metrics.queries.inc();
-        metrics.query_seconds.observe(leased.since.elapsed().as_secs_f64());
+        metrics.query_seconds.observe(leased.answered.saturating_duration_since(leased.since).as_secs_f64());
+        let overhead = leased.overhead + leased.answered.elapsed();
+        self.metrics.proxy_overhead_seconds.observe(overhead.as_secs_f64());
         let status = self.ledger.status();
         if status == Status::Idle {
             metrics.transactions.inc();

@@ -1,8 +1,8 @@
 //! A session: one client from its greeting to its end, and the server connections that it is lent.
 //!
 //! One task owns the client's socket and, while it holds a lease, the server's. It gathers a batch
-//! ([`intake`]), has it routed and leased ([`leasing`]), sends it on, relays both ways ([`relay`],
-//! [`replies`]) until the [`ledger`] is settled, and hands the lease back.
+//! (`intake`), has it routed and leased (`leasing`), sends it on, relays both ways (`relay`,
+//! `replies`) until the `ledger` is settled, and hands the lease back.
 
 mod batch;
 mod deadline;
@@ -137,6 +137,10 @@ struct Leased {
     write_error: Option<std::io::Error>,
     /// When the batch was sent on.
     since: Instant,
+    /// When the server last completed something.
+    answered: Instant,
+    /// What the proxy itself had spent on the batch by then.
+    overhead: Duration,
 }
 
 /// Where a batch is run again whose error the client has not seen.
@@ -243,10 +247,13 @@ impl Session {
     }
 
     fn begin_statement(&mut self, leased: &mut Leased) {
-        leased.active = true;
-        if self.ledger.is_empty() {
-            leased.since = Instant::now();
-            self.slot.statement_starts(leased.since);
+        if !std::mem::replace(&mut leased.active, true) {
+            let now = Instant::now();
+            // A lease that was kept has been idle since, which is nobody's overhead.
+            let fresh = leased.since == leased.answered;
+            leased.overhead = if fresh { now - leased.since } else { Duration::ZERO };
+            leased.since = now;
+            self.slot.statement_starts(now);
         }
     }
 

@@ -4,5 +4,6 @@
 mod architecture;
 mod equivalence;
 mod proxy;
+mod run;
 mod sandbox;
 mod support;
