@@ -227,7 +227,8 @@ fn out() -> Vec<Script> {
         script("out, pipelined with in")
             .send([query(CLEAR), query(IN), copy_data("1\tone\n"), copy_done(), query("COPY copied TO STDOUT")])
             .ready(3),
-        script("out, 2 MB")
-            .query("COPY (SELECT n, m, repeat('x', 100) FROM numbers, generate_series(1, 1000) m ORDER BY 1, 2) TO STDOUT"),
+        script("out, 2 MB").query(
+            "COPY (SELECT n, m, repeat('x', 100) FROM numbers, generate_series(1, 1000) m ORDER BY 1, 2) TO STDOUT",
+        ),
     ]
 }

@@ -71,7 +71,10 @@ fn statements() -> Vec<Script> {
             .send([again("s", &["1"]), again("t", &["x"])])
             .ready(2),
         script("statements that write")
-            .send([parse("i", "INSERT INTO journal VALUES ($1) RETURNING x"), parse("d", "DELETE FROM journal WHERE x = $1")])
+            .send([
+                parse("i", "INSERT INTO journal VALUES ($1) RETURNING x"),
+                parse("d", "DELETE FROM journal WHERE x = $1"),
+            ])
             .send([sync()])
             .ready(1)
             .send([again("d", &["ext"]), again("i", &["ext"]), again("i", &["ext"]), again("d", &["ext"])])
@@ -243,7 +246,12 @@ fn names() -> Vec<Script> {
             .ready(1),
         script("odd names")
             .compare(authored)
-            .send([parse("a \"b\" 'c' \u{e4}", "SELECT 1"), parse("pgweir_0", "SELECT 2"), parse("S", "SELECT 3"), sync()])
+            .send([
+                parse("a \"b\" 'c' \u{e4}", "SELECT 1"),
+                parse("pgweir_0", "SELECT 2"),
+                parse("S", "SELECT 3"),
+                sync(),
+            ])
             .ready(1)
             .send([again("a \"b\" 'c' \u{e4}", &[]), again("pgweir_0", &[]), again("S", &[]), again("s", &[])])
             .ready(4)
@@ -262,12 +270,12 @@ fn names() -> Vec<Script> {
             .ready(1)
             .send([again("mine", &["1", "x"])])
             .ready(1),
-        script("every statement goes").send([parse("s", "SELECT 1"), sync()]).ready(1).query("DEALLOCATE ALL").send([
-            close_statement("s"),
-            parse("s", "SELECT 2"),
-            sync(),
-            again("s", &[]),
-        ]).ready(2),
+        script("every statement goes")
+            .send([parse("s", "SELECT 1"), sync()])
+            .ready(1)
+            .query("DEALLOCATE ALL")
+            .send([close_statement("s"), parse("s", "SELECT 2"), sync(), again("s", &[])])
+            .ready(2),
         script("every statement goes, by DISCARD ALL")
             .compare(authored)
             .send([parse("s", "SELECT 1"), sync()])
@@ -305,9 +313,7 @@ fn names() -> Vec<Script> {
 fn portals() -> Vec<Script> {
     let rows = "SELECT n FROM numbers ORDER BY n";
     vec![
-        script("a limit on rows")
-            .send([parse("", rows), bind("", "", &[]), execute("", 5), sync()])
-            .ready(1),
+        script("a limit on rows").send([parse("", rows), bind("", "", &[]), execute("", 5), sync()]).ready(1),
         script("a portal goes on in its batch")
             .send([parse("", rows), bind("", "", &[]), execute("", 5), execute("", 14), execute("", 1), execute("", 1)])
             .send([execute("", 1), sync()])
@@ -334,7 +340,15 @@ fn portals() -> Vec<Script> {
             .query("ROLLBACK"),
         script("several portals take turns")
             .send([batch("BEGIN", &[]), parse("s", rows), bind("a", "s", &[]), bind("b", "s", &[]), execute("a", 2)])
-            .send([execute("b", 3), execute("a", 2), sync(), execute("b", 1), execute("a", 1), close_portal("a"), sync()])
+            .send([
+                execute("b", 3),
+                execute("a", 2),
+                sync(),
+                execute("b", 1),
+                execute("a", 1),
+                close_portal("a"),
+                sync(),
+            ])
             .send([execute("b", 1), sync(), execute("a", 1), sync(), batch("COMMIT", &[])])
             .ready(6),
         script("a portal ends with its batch")
@@ -417,7 +431,11 @@ fn batches() -> Vec<Script> {
         script("Flush alone").send([flush(), flush()]).query("SELECT 1").send([flush(), sync()]).ready(1),
         script("Sync alone").send([sync()]).ready(1).send([sync(), sync(), sync()]).ready(3),
         script("pipelined reads")
-            .send([batch("SELECT 1", &[]), batch("SELECT word FROM numbers WHERE n = $1", &["4"]), batch("SELECT 3", &[])])
+            .send([
+                batch("SELECT 1", &[]),
+                batch("SELECT word FROM numbers WHERE n = $1", &["4"]),
+                batch("SELECT 3", &[]),
+            ])
             .ready(3),
         script("pipelined reads and writes")
             .send([
@@ -477,48 +495,39 @@ fn batches() -> Vec<Script> {
             .send([sync()])
             .ready(1),
         failing_at("an error of Parse", [parse("", "SELEC 1"), bind("", "", &[]), describe_portal(""), execute("", 0)]),
-        failing_at("an unknown name", [
-            parse("", "SELECT nothing"),
-            bind("", "", &[]),
-            describe_portal(""),
-            execute("", 0),
-        ]),
-        failing_at("an error of Bind", [
-            parse("", "SELECT $1::int"),
-            bind("", "", &["x"]),
-            describe_portal(""),
-            execute("", 0),
-        ]),
-        failing_at("too many parameters", [
-            parse("", "SELECT $1::int"),
-            bind("", "", &["1", "2"]),
-            describe_portal(""),
-            execute("", 0),
-        ]),
-        failing_at("an error of Describe", [
-            parse("", "SELECT 1"),
-            bind("", "", &[]),
-            describe_portal("nowhere"),
-            execute("", 0),
-        ]),
-        failing_at("an error of Execute", [
-            parse("", "SELECT 1/0"),
-            bind("", "", &[]),
-            describe_portal(""),
-            execute("", 0),
-        ]),
-        failing_at("an error after the first rows", [
-            parse("", "SELECT 10 / (n - 4) FROM numbers ORDER BY n"),
-            bind("", "", &[]),
-            describe_portal(""),
-            execute("", 0),
-        ]),
-        failing_at("no such portal", [
-            parse("", "SELECT 1"),
-            bind("", "", &[]),
-            describe_portal(""),
-            execute("nowhere", 0),
-        ]),
+        failing_at(
+            "an unknown name",
+            [parse("", "SELECT nothing"), bind("", "", &[]), describe_portal(""), execute("", 0)],
+        ),
+        failing_at(
+            "an error of Bind",
+            [parse("", "SELECT $1::int"), bind("", "", &["x"]), describe_portal(""), execute("", 0)],
+        ),
+        failing_at(
+            "too many parameters",
+            [parse("", "SELECT $1::int"), bind("", "", &["1", "2"]), describe_portal(""), execute("", 0)],
+        ),
+        failing_at(
+            "an error of Describe",
+            [parse("", "SELECT 1"), bind("", "", &[]), describe_portal("nowhere"), execute("", 0)],
+        ),
+        failing_at(
+            "an error of Execute",
+            [parse("", "SELECT 1/0"), bind("", "", &[]), describe_portal(""), execute("", 0)],
+        ),
+        failing_at(
+            "an error after the first rows",
+            [
+                parse("", "SELECT 10 / (n - 4) FROM numbers ORDER BY n"),
+                bind("", "", &[]),
+                describe_portal(""),
+                execute("", 0),
+            ],
+        ),
+        failing_at(
+            "no such portal",
+            [parse("", "SELECT 1"), bind("", "", &[]), describe_portal(""), execute("nowhere", 0)],
+        ),
         script("errors and batches in turn")
             .send([
                 batch("SELECT 1/0", &[]),
@@ -678,7 +687,12 @@ fn formats() -> Vec<Script> {
             .send([parse("", "SELECT 1"), bind_in("", "", &[], &[], &[7]), execute("", 0), sync()])
             .ready(1),
         script("text that is not UTF-8")
-            .send([parse("", "SELECT $1::text"), bind_in("", "", &[], &[Some(b"\xff\xfe")], &[]), execute("", 0), sync()])
+            .send([
+                parse("", "SELECT $1::text"),
+                bind_in("", "", &[], &[Some(b"\xff\xfe")], &[]),
+                execute("", 0),
+                sync(),
+            ])
             .ready(1)
             .send([message(b'Q', b"SELECT '\xff'\0")])
             .ready(1)
@@ -731,7 +745,13 @@ fn large() -> Vec<Script> {
             .send([batch("SELECT 1", &[]), batch("ROLLBACK", &[])])
             .ready(4),
         script("a large parameter of what fails")
-            .send([parse("", "SELECT $1::int"), bind("", "", &[&value]), execute("", 0), sync(), batch("SELECT 1", &[])])
+            .send([
+                parse("", "SELECT $1::int"),
+                bind("", "", &[&value]),
+                execute("", 0),
+                sync(),
+                batch("SELECT 1", &[]),
+            ])
             .ready(2),
         script("a text of 1 MB")
             .send([parse("", &text), bind("", "", &[]), execute("", 0), sync()])

@@ -13,9 +13,9 @@ mod simple;
 use std::fmt::Write as _;
 
 use crate::support::proxy::{Proxy, config_for};
-use crate::support::{TestDatabase, fresh_database, shared_cluster, unique};
 use crate::support::raw::{Endpoint, RawClient};
 use crate::support::say;
+use crate::support::{TestDatabase, fresh_database, shared_cluster, unique};
 use pgweir::sandbox::{Login, User};
 use play::{Pieces, Transcript, difference, play};
 use script::Script;
@@ -52,7 +52,12 @@ async fn hold(scripts: Vec<Script>) {
     let mut deployments = Vec::new();
     for (name, broken_at, settings) in DEPLOYMENTS {
         let proxy = stage.proxy(settings).await;
-        deployments.push(Deployment { name, broken_at: *broken_at, endpoint: stage.endpoint(proxy.port), _proxy: proxy });
+        deployments.push(Deployment {
+            name,
+            broken_at: *broken_at,
+            endpoint: stage.endpoint(proxy.port),
+            _proxy: proxy,
+        });
     }
     let mut cleaner = RawClient::welcome(&direct).await;
     let mut failures = String::new();

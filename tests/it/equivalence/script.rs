@@ -14,7 +14,10 @@ pub struct Script {
 pub enum Step {
     Send(Vec<u8>),
     /// The `n`th frame of this tag since the last step that waited.
-    Until { tag: u8, n: usize },
+    Until {
+        tag: u8,
+        n: usize,
+    },
     /// The server closes the connection.
     Closed,
 }

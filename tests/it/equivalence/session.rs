@@ -63,7 +63,9 @@ fn reports() -> Vec<Script> {
             .query("SELECT 1/0")
             .query("COMMIT")
             .query("SHOW TimeZone"),
-        script("a setting in a string that fails").query("SET TimeZone = 'Asia/Tokyo'; SELECT 1/0").query("SHOW TimeZone"),
+        script("a setting in a string that fails")
+            .query("SET TimeZone = 'Asia/Tokyo'; SELECT 1/0")
+            .query("SHOW TimeZone"),
         script("a setting that is committed")
             .query("BEGIN")
             .query("SET TimeZone = 'Europe/Berlin'")
@@ -150,9 +152,9 @@ fn settings() -> Vec<Script> {
             .query("SET TIME ZONE INTERVAL '+02:30' HOUR TO MINUTE")
             .query("SHOW TIME ZONE")
             .query("SELECT '2024-01-02 03:04:05+00'::timestamptz"),
-        script("settings of planning").query("SET enable_seqscan = off; SET random_page_cost = 1.5").query(
-            "SELECT current_setting('enable_seqscan'), current_setting('random_page_cost')",
-        ),
+        script("settings of planning")
+            .query("SET enable_seqscan = off; SET random_page_cost = 1.5")
+            .query("SELECT current_setting('enable_seqscan'), current_setting('random_page_cost')"),
         script("a role")
             .query("SET ROLE login_trust")
             .query("SELECT current_user = 'login_trust'")

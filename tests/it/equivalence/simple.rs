@@ -199,9 +199,10 @@ fn read_only() -> Vec<Script> {
             .query("BEGIN READ ONLY")
             .query("SELECT nextval('counter')")
             .query("ROLLBACK"),
-        script("SET TRANSACTION READ ONLY").query("BEGIN").query("SET TRANSACTION READ ONLY").query(
-            "INSERT INTO journal VALUES ('x')",
-        ),
+        script("SET TRANSACTION READ ONLY")
+            .query("BEGIN")
+            .query("SET TRANSACTION READ ONLY")
+            .query("INSERT INTO journal VALUES ('x')"),
         script("a session that is read-only")
             .query("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
             .query("INSERT INTO journal VALUES ('x')")
@@ -237,9 +238,8 @@ fn errors() -> Vec<Script> {
             .query("DO $$ BEGIN RAISE NOTICE 'first'; RAISE WARNING 'second'; END $$")
             .query("DROP TABLE IF EXISTS no_such_table")
             .query("SELECT 1; DO $$ BEGIN RAISE NOTICE 'between'; END $$; SELECT 2"),
-        script("a notice of the parser").query(
-            "SELECT 1 AS a_name_that_is_longer_than_the_sixty_three_bytes_that_postgresql_keeps_of_names",
-        ),
+        script("a notice of the parser")
+            .query("SELECT 1 AS a_name_that_is_longer_than_the_sixty_three_bytes_that_postgresql_keeps_of_names"),
         script("fewer notices")
             .query("SET client_min_messages = warning")
             .query("DROP TABLE IF EXISTS no_such_table")
