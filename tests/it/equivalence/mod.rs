@@ -88,7 +88,7 @@ async fn clean(cleaner: &mut RawClient) {
 /// How pgweir can stand before the servers: a name, in how many places a script is broken at most,
 /// and the settings of the pool, with replicas or without.
 const DEPLOYMENTS: &[(&str, usize, Settings)] = &[
-    ("transaction mode", 3, Settings { mode: "transaction", replicas: true, cache: "4MiB" }),
+    ("transaction mode", 400, Settings { mode: "transaction", replicas: true, cache: "4MiB" }),
     ("no replicas", 8, Settings { mode: "transaction", replicas: false, cache: "64kB" }),
     ("session mode", 8, Settings { mode: "session", replicas: true, cache: "4MiB" }),
 ];
