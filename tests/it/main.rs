@@ -2,5 +2,6 @@
 //! real servers, most of them against the cluster in [`support`], each in a database of its own.
 
 mod architecture;
+mod ledger_model;
 mod sandbox;
 mod support;
