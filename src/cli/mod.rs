@@ -23,7 +23,10 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::RunArgs),
     Check(check::CheckArgs),
+    Route(route::RouteArgs),
+    Demo(demo::DemoArgs),
 }
 
 const AFTER_HELP: &str = "\
@@ -45,7 +48,10 @@ impl Cli {
     /// Runs the command that was asked for.
     pub fn run(self) -> ExitCode {
         match self.command {
+            Command::Run(args) => run::main(&args),
             Command::Check(args) => check::main(&args),
+            Command::Route(args) => route::main(&args),
+            Command::Demo(args) => demo::main(&args),
         }
     }
 }

@@ -47,10 +47,13 @@ impl HandshakeContext {
 #[derive(Debug)]
 pub enum Accepted {
     Client(Box<Authenticated>),
-    /// To be matched and then closed without an answer, whatever came of it.
+    /// To be matched, and then closed without an answer, whatever came of it.
     Cancel {
         pid: i32,
         key: Vec<u8>,
+        /// Close it once the cancel request has been passed on, not before: a client takes the
+        /// end of this connection for the sign that its next statement is safe from the cancel.
+        stream: Stream,
     },
 }
 
@@ -126,7 +129,9 @@ pub async fn accept(stream: Stream, context: &HandshakeContext) -> Result<Accept
                 let (encrypted, facts) = start_tls(inbound, acceptor).await?;
                 (inbound, tls) = (encrypted, Some(facts));
             }
-            Ok(Negotiated::Cancel { pid, key }) => return Ok(Accepted::Cancel { pid, key }),
+            Ok(Negotiated::Cancel { pid, key }) => {
+                return Ok(Accepted::Cancel { pid, key, stream: inbound.stream });
+            }
             Ok(Negotiated::Startup(startup)) => break startup,
             Err(error) => return Err(tell(inbound, error).await),
         }

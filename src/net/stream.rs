@@ -12,6 +12,8 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{client, server};
 
 /// A connection to a client or to a server. Small: the TLS state is boxed.
+///
+/// Flush after writing: TLS keeps what the socket did not take at once, and only a flush sends it.
 #[derive(Debug)]
 pub enum Stream {
     Tcp(TcpStream),

@@ -23,18 +23,21 @@ pub enum Held {
     Prepare,
     /// `SET ROLE`, `SET SESSION AUTHORIZATION`.
     Role,
+    /// Settings whose names are hidden in code: nothing shows them, `DISCARD ALL` undoes them.
+    Hidden,
     /// `LOAD`, `setseed()`: nothing shows it and nothing undoes it.
     Sticky,
 }
 
 impl Held {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Temporary,
         Self::Listen,
         Self::AdvisoryLock,
         Self::HoldableCursor,
         Self::Prepare,
         Self::Role,
+        Self::Hidden,
         Self::Sticky,
     ];
 
@@ -47,6 +50,7 @@ impl Held {
             Self::HoldableCursor => "holdable_cursor",
             Self::Prepare => "prepare",
             Self::Role => "role",
+            Self::Hidden => "hidden",
             Self::Sticky => "sticky",
         }
     }

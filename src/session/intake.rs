@@ -8,12 +8,13 @@ use bytes::BufMut;
 use super::batch::Batch;
 use super::ledger::{Awaits, Fate, Status};
 use super::request::{Malformed, Read, Request, read};
-use super::statements::{Change, Named, Unnamed};
+use super::statements::{Change, Named, Unnamed, deallocated};
 use super::{Leased, Session, refusal};
 use crate::cluster::Place;
 use crate::net::buffer::ReadBuffer;
 use crate::pool::server_name;
 use crate::sql::{Class, Effects, Reason, Verdict};
+use crate::wire::author;
 use crate::wire::error::PgError;
 use crate::wire::frame::{HEADER, frontend};
 use crate::wire::view::{BindHead, Parse, Target};
@@ -379,6 +380,12 @@ impl Session {
                     return self.poison_query(leased, error);
                 }
                 self.unnamed = Unnamed::None;
+                if let Some(text) = self.deallocate(leased, text, verdict) {
+                    self.begin_statement(leased);
+                    author::query(leased.lease.outbound.bytes(), &text);
+                    self.ledger.push(Awaits::Query, Fate::Forward, None);
+                    return Sent::Done;
+                }
                 Some(Awaits::Query)
             }
             Request::LongQuery | Request::FunctionCall => {
@@ -393,6 +400,12 @@ impl Session {
                 }
                 self.keep_unnamed(parse.identity, verdict);
                 leased.has_unnamed = true;
+                if let Some(text) = self.deallocate(leased, parse.text, verdict) {
+                    self.begin_statement(leased);
+                    put_parse(leased, b"", &[text.as_bytes(), b"\0\0\0"].concat());
+                    self.ledger.push(Awaits::Parse, Fate::Forward, Some(Change::Unnamed));
+                    return Sent::Done;
+                }
                 change = Some(Change::Unnamed);
                 Some(Awaits::Parse)
             }
@@ -451,6 +464,19 @@ impl Session {
         }
         leased.lease.outbound.push(frame);
         Sent::Done
+    }
+
+    /// SQL's `DEALLOCATE` of a statement that was prepared by the protocol (they share their names): the
+    /// server knows it by another name, and is made to have it.
+    fn deallocate(&mut self, leased: &mut Leased, text: &[u8], verdict: Verdict) -> Option<String> {
+        if verdict.reason != Reason::PreparedStatement || self.ledger.status() == Status::Failed {
+            return None;
+        }
+        let name = deallocated(text)?;
+        let named = self.ready_named(leased, name.as_bytes()).ok()?;
+        self.names.set(name.as_bytes(), None);
+        leased.lease.prepared.remove(named.statement.id());
+        Some(format!("DEALLOCATE {}", named.statement.server_name()))
     }
 
     /// `Parse` of a statement with a name.

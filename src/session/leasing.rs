@@ -3,7 +3,7 @@
 
 use std::future::poll_fn;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BufMut;
 
@@ -47,19 +47,20 @@ impl Session {
         let decision = self.decide(batch);
         let (lease, place, reason) = self.find_lease(decision).await?;
         self.count_route(place, reason);
-        self.metrics.wait_seconds.observe(asked.elapsed().as_secs_f64());
+        let waited = asked.elapsed();
+        self.metrics.wait_seconds.observe(waited.as_secs_f64());
         self.slot.leases(&lease.cancel);
-        self.take(lease, place, batch);
+        self.take(lease, place, batch, asked + waited);
         Ok(())
     }
 
     fn decide(&mut self, batch: &Batch) -> Decision {
         if self.mode == PoolMode::Session {
-            return Decision { target: Target::Primary, reason: RouteReason::SessionMode };
+            return Decision { target: Target::Primary, reason: RouteReason::Pinned };
         }
         let view = SessionView {
             in_transaction: None,
-            pinned: None,
+            pinned: self.state.is_serializable().then_some(Target::Primary),
             default_read_only: self.state.default_read_only(),
             replicas: self.group.has_replicas(),
         };
@@ -156,7 +157,7 @@ impl Session {
     }
 
     /// The connection becomes this session's: its settings are made, in the same write as the batch.
-    fn take(&mut self, lease: Lease, place: Place, batch: &Batch) {
+    fn take(&mut self, lease: Lease, place: Place, batch: &Batch, leased_at: Instant) {
         let repeatable = batch.synced
             && batch.complete
             && batch.verdict.is_none_or(|verdict| verdict.tx == TxControl::None)
@@ -177,7 +178,9 @@ impl Session {
             active: false,
             said_fatal: false,
             write_error: None,
-            since: Instant::now(),
+            since: leased_at,
+            answered: leased_at,
+            overhead: Duration::ZERO,
         };
         if repeatable {
             self.inbound.hold();
@@ -266,7 +269,11 @@ impl Session {
         let mut holdings = probe(&mut leased.lease, &user, self.state.mentioned()).await?;
         let found = std::sync::Arc::new(holdings.settings.clone());
         let mut reports = std::mem::take(&mut holdings.reports);
+        let before = self.state.held;
         self.state.take(holdings);
+        if let Some(held) = self.state.held.filter(|held| before != Some(*held)) {
+            self.shared.metrics.pinned(held.label());
+        }
         if let Some(sql) = difference(&found, &self.state.settings) {
             reports.extend(leased.lease.ask(&sql).await?.reports);
         }
@@ -353,7 +360,9 @@ impl Session {
     fn count_batch(&self, leased: &Leased) {
         let metrics = &leased.lease.pool().metrics;
         metrics.queries.inc();
-        metrics.query_seconds.observe(leased.since.elapsed().as_secs_f64());
+        metrics.query_seconds.observe(leased.answered.saturating_duration_since(leased.since).as_secs_f64());
+        let overhead = leased.overhead + leased.answered.elapsed();
+        self.metrics.proxy_overhead_seconds.observe(overhead.as_secs_f64());
         let status = self.ledger.status();
         if status == Status::Idle {
             metrics.transactions.inc();

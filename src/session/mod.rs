@@ -1,8 +1,8 @@
 //! A session: one client from its greeting to its end, and the server connections that it is lent.
 //!
 //! One task owns the client's socket and, while it holds a lease, the server's. It gathers a batch
-//! ([`intake`]), has it routed and leased ([`leasing`]), sends it on, relays both ways ([`relay`],
-//! [`replies`]) until the [`ledger`] is settled, and hands the lease back.
+//! (`intake`), has it routed and leased (`leasing`), sends it on, relays both ways (`relay`,
+//! `replies`) until the `ledger` is settled, and hands the lease back.
 
 mod batch;
 mod deadline;
@@ -56,7 +56,7 @@ impl Shared {
     pub fn new(metrics: Arc<Metrics>, cache: usize, log_statements: bool) -> Self {
         let counters =
             |reason: RouteReason| ["primary", "replica"].map(|target| metrics.route_counter(target, reason.label()));
-        let routes = RouteReason::all().map(|reason| (reason, counters(reason))).collect();
+        let routes = RouteReason::ALL.iter().map(|&reason| (reason, counters(reason))).collect();
         Self { classifier: Classifier::new(cache), registry: Registry::default(), metrics, log_statements, routes }
     }
 }
@@ -137,6 +137,10 @@ struct Leased {
     write_error: Option<std::io::Error>,
     /// When the batch was sent on.
     since: Instant,
+    /// When the server last completed something.
+    answered: Instant,
+    /// What the proxy itself had spent on the batch by then.
+    overhead: Duration,
 }
 
 /// Where a batch is run again whose error the client has not seen.
@@ -225,7 +229,7 @@ impl Session {
         self.effects |= verdict.effects;
         leased.schema_changed |= verdict.effects.contains(Effects::DDL);
         if batch::needs_probe(verdict.effects) {
-            self.state.note(text, verdict.effects);
+            self.state.note(text, verdict.effects, self.ledger.status() != ledger::Status::Idle);
             if state::drops_statements(text) {
                 self.names.clear();
                 leased.lease.prepared.clear();
@@ -243,10 +247,13 @@ impl Session {
     }
 
     fn begin_statement(&mut self, leased: &mut Leased) {
-        leased.active = true;
-        if self.ledger.is_empty() {
-            leased.since = Instant::now();
-            self.slot.statement_starts(leased.since);
+        if !std::mem::replace(&mut leased.active, true) {
+            let now = Instant::now();
+            // A lease that was kept has been idle since, which is nobody's overhead.
+            let fresh = leased.since == leased.answered;
+            leased.overhead = if fresh { now - leased.since } else { Duration::ZERO };
+            leased.since = now;
+            self.slot.statement_starts(now);
         }
     }
 

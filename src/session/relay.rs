@@ -91,6 +91,7 @@ impl Session {
                 Step::NeedClient | Step::NeedRoom | Step::Stalled => {}
             }
             let mut progress = false;
+            let client_was_slow = self.outbound.len() >= HIGH_WATER;
             if let Some(mut leased) = self.lease.take() {
                 let event = self.poll_server(&mut leased, cx);
                 self.lease = Some(leased);
@@ -103,6 +104,9 @@ impl Session {
             if self.outbound.poll_flush(cx, &mut self.client).is_ready_err() {
                 return Poll::Ready(Event::Left);
             }
+            // Whoever was not polled because the other side was slow has no waker: it is polled now.
+            progress |= client_was_slow && self.outbound.len() < HIGH_WATER;
+            progress |= matches!(step, Step::NeedRoom) && self.server_has_room();
             if self.has_settled() {
                 return Poll::Ready(Event::Settled);
             }
@@ -129,6 +133,10 @@ impl Session {
         Poll::Ready(())
     }
 
+    fn server_has_room(&self) -> bool {
+        self.lease.as_ref().is_none_or(|leased| leased.lease.outbound.len() < HIGH_WATER)
+    }
+
     /// A lease whose every message is answered and of which nobody has been told yet.
     fn has_settled(&self) -> bool {
         let Some(leased) = &self.lease else { return false };
@@ -145,13 +153,17 @@ impl Session {
     /// Both directions of the server's socket. Ready when bytes moved.
     fn poll_server(&mut self, leased: &mut Leased, cx: &mut Context<'_>) -> Poll<Result<(), Event>> {
         self.synthesise(leased, &mut 0);
-        let conn = &mut *leased.lease;
-        if !conn.outbound.is_empty() {
-            match conn.outbound.poll_flush(cx, &mut conn.stream) {
+        if !leased.lease.outbound.is_empty() {
+            let waiting = leased.lease.outbound.len();
+            let conn = &mut *leased.lease;
+            let flushed = conn.outbound.poll_flush(cx, &mut conn.stream);
+            let written = waiting - conn.outbound.len();
+            leased.lease.pool().metrics.bytes_to_server.inc_by(written as u64);
+            match flushed {
                 Poll::Ready(Err(error)) => {
                     // What the server said before it closed may explain it.
                     leased.write_error.get_or_insert(error);
-                    conn.outbound.clear();
+                    leased.lease.outbound.clear();
                 }
                 Poll::Ready(Ok(())) | Poll::Pending => {}
             }
@@ -159,6 +171,7 @@ impl Session {
         if self.outbound.len() >= HIGH_WATER {
             return Poll::Pending;
         }
+        let conn = &mut *leased.lease;
         match ready!(conn.inbound.poll_fill(cx, &mut conn.stream)) {
             Ok(0) => {
                 let error = leased.write_error.take();
@@ -166,7 +179,7 @@ impl Session {
                     error.unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()),
                 )));
             }
-            Ok(_) => {}
+            Ok(count) => leased.lease.pool().metrics.bytes_from_server.inc_by(count as u64),
             Err(error) => return Poll::Ready(Err(Event::ServerLost(error))),
         }
         self.pass_replies(leased, cx).map_err(Event::Broken)?;

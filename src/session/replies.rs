@@ -142,7 +142,8 @@ impl Session {
                     // Before the client sees it: what it asks next must find this.
                     self.last_write = self.group.clock.now();
                 }
-                self.slot.statement_starts(Instant::now());
+                leased.answered = Instant::now();
+                self.slot.next_statement(leased.answered);
             }
             _ => {}
         }

@@ -119,9 +119,14 @@ impl Slot {
         *self.place() = Place::Idle;
     }
 
-    /// A statement begins, or the one before it in the same batch has ended.
+    /// A batch begins.
     pub fn statement_starts(&self, now: Instant) {
         self.cut_off.store(false, Ordering::Relaxed);
+        self.next_statement(now);
+    }
+
+    /// A statement of the batch has ended: the time of the next one runs from now.
+    pub fn next_statement(&self, now: Instant) {
         self.busy_since.store((now - self.base).as_micros() as u64 | 1, Ordering::Relaxed);
     }
 

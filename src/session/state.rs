@@ -13,6 +13,8 @@ use crate::tenant::clamp;
 const STATEMENT_TIMEOUT: &str = "statement_timeout";
 /// Names of custom settings that are remembered; a session with more is pinned.
 const LONGEST_MENTIONED: usize = 256;
+/// Bytes of a text that is searched for `DISCARD ALL` and its like.
+const LONGEST_COMMAND: usize = 1024;
 
 /// What a session wants a server connection to be like.
 pub(super) struct State {
@@ -24,7 +26,9 @@ pub(super) struct State {
     base: Arc<Settings>,
     /// Custom settings (`app.tenant`) that were mentioned: `pg_settings` does not show them.
     mentioned: BTreeSet<String>,
-    /// A setting was made of which we do not know the name, or state that nothing shows.
+    /// A setting was made of which we do not know the name.
+    hidden: bool,
+    /// State was made that nothing shows and nothing undoes.
     sticky: bool,
     /// A statement may have changed the statement timeout.
     timeout_touched: bool,
@@ -41,6 +45,7 @@ impl State {
             base: greeting.settings.clone(),
             held: None,
             mentioned: custom.collect(),
+            hidden: false,
             sticky: false,
             timeout_touched: false,
             ceiling,
@@ -56,6 +61,11 @@ impl State {
         self.settings.get("search_path").map_or(&self.default_search_path, String::as_str)
     }
 
+    /// Transactions are serializable unless they say otherwise, and a standby refuses those.
+    pub fn is_serializable(&self) -> bool {
+        self.settings.get("default_transaction_isolation").is_some_and(|value| value == "serializable")
+    }
+
     /// Transactions are read-only unless they say otherwise.
     pub fn default_read_only(&self) -> bool {
         match self.settings.get("default_transaction_read_only") {
@@ -65,11 +75,14 @@ impl State {
     }
 
     /// Remembers what a statement that touches session state mentions.
-    pub fn note(&mut self, text: &[u8], effects: Effects) {
-        self.sticky |= effects.contains(Effects::STICKY);
+    pub fn note(&mut self, text: &[u8], effects: Effects, in_transaction: bool) {
         let names = setting_names(text);
         self.mentioned.extend(names.names.into_iter().filter(|name| name.contains('.')));
-        self.sticky |= names.unknown || self.mentioned.len() > LONGEST_MENTIONED;
+        self.sticky |= effects.contains(Effects::STICKY);
+        self.hidden |= effects.contains(Effects::HIDDEN) || names.unknown || self.mentioned.len() > LONGEST_MENTIONED;
+        if !in_transaction && ends_with_reset(text) {
+            (self.hidden, self.mentioned) = (false, BTreeSet::new());
+        }
     }
 
     /// Remembers whether a statement may have changed the statement timeout.
@@ -97,7 +110,8 @@ impl State {
             settings.entry(name.clone()).or_insert_with(|| value.clone());
         }
         self.settings = Arc::new(settings);
-        self.held = holdings.held.or(self.sticky.then_some(Held::Sticky));
+        let sticky = self.sticky.then_some(Held::Sticky);
+        self.held = sticky.or(holdings.held).or(self.hidden.then_some(Held::Hidden));
         self.clamp();
     }
 
@@ -122,8 +136,19 @@ impl State {
 /// Does this statement drop every prepared statement of the session?
 /// (`DISCARD ALL`, `DISCARD PLANS` does not, `DEALLOCATE ALL`.)
 pub(super) fn drops_statements(text: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(text).to_ascii_lowercase();
-    let words: Vec<_> = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
-    words.windows(2).any(|pair| matches!(pair, ["discard" | "deallocate", "all"]))
+    let words = words(text);
+    words.windows(2).any(|pair| matches!(&pair[0][..], "discard" | "deallocate") && pair[1] == "all")
         || words.windows(3).any(|words| words == ["deallocate", "prepare", "all"])
+}
+
+/// Does it end with `RESET ALL` or `DISCARD ALL`?
+fn ends_with_reset(text: &[u8]) -> bool {
+    matches!(words(text).as_slice(), [.., reset, all] if matches!(&reset[..], "reset" | "discard") && all == "all")
+}
+
+/// The words of a short command, in lower case; none where the text is too long to be one.
+fn words(text: &[u8]) -> Vec<String> {
+    let text = if text.len() <= LONGEST_COMMAND { String::from_utf8_lossy(text) } else { Default::default() };
+    let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+    words.map(str::to_ascii_lowercase).collect()
 }

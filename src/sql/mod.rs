@@ -1,63 +1,29 @@
-//! TEMPORARY: stands in for the classifier until its branch is merged.
-pub mod verdict;
-pub use verdict::*;
-#[derive(Debug)]
-pub struct Catalog(u64);
-impl Catalog {
-    pub fn unloaded() -> Self {
-        Self(0)
-    }
-    pub fn generation(&self) -> u64 {
-        self.0
-    }
-    pub fn build(generation: u64, _: CatalogRows) -> Self {
-        Self(generation)
-    }
-}
-pub struct CatalogRows;
-impl CatalogRows {
-    pub fn from_results(_: Vec<Vec<Vec<Option<String>>>>) -> Result<Self, String> {
-        Ok(Self)
-    }
-}
-pub const CATALOG_QUERIES: &[(&str, &str)] = &[];
-pub const CATALOG_STAMP_QUERY: &str = "SELECT 1";
-pub struct Classifier;
-impl Classifier {
-    pub fn new(_: usize) -> Self {
-        Self
-    }
-    pub fn classify(&self, sql: &[u8], _: &Catalog, _: Option<&str>) -> Verdict {
-        let text = String::from_utf8_lossy(sql).to_lowercase();
-        let word = text.split(|c: char| !c.is_alphanumeric()).find(|w| !w.is_empty()).unwrap_or("").to_owned();
-        let mut v = Verdict {
-            class: Class::Primary,
-            reason: Reason::Write,
-            hint: None,
-            tx: TxControl::None,
-            effects: Effects::NONE,
-        };
-        match &word[..] {
-            "select" if !text.contains("set_config") && !text.contains("advisory") => {
-                v.class = Class::Read;
-                v.reason = Reason::Read
-            }
-            "select" | "set" | "reset" | "discard" | "listen" | "prepare" | "deallocate" | "do" => {
-                v.effects = Effects::STATE
-            }
-            "create" | "alter" | "drop" => v.effects = Effects::STATE | Effects::DDL,
-            "begin" | "start" => v.tx = TxControl::Begin,
-            "commit" | "end" | "rollback" => v.tx = TxControl::End,
-            _ => {}
-        }
-        v
-    }
-}
-#[derive(Default)]
-pub struct SettingNames {
-    pub names: Vec<String>,
-    pub unknown: bool,
-}
-pub fn setting_names(_: &[u8]) -> SettingNames {
-    SettingNames::default()
-}
+//! Reads SQL text far enough to say where it may run.
+//!
+//! [`Classifier::classify`] takes three steps, each able to say only "primary" where the one before said
+//! "read": the lexer and the grammar of first keywords (`lexer`, `statement`), the names that the
+//! database's [`Catalog`] has tainted (`names`, `call`), and a parse with `sqlparser` as a second opinion
+//! (`veto`), cached by `fingerprint`. No I/O, nothing asynchronous.
+//!
+//! Deliberately absent: a grammar of PostgreSQL. What the lexer sees is enough to be sure of a read, and what
+//! it isn't sure of goes to the primary.
+
+mod call;
+mod catalog;
+mod classify;
+mod fingerprint;
+mod keyword;
+mod lexer;
+mod name;
+mod names;
+mod settings;
+mod statement;
+mod tokens;
+mod verdict;
+mod veto;
+
+pub use catalog::{CATALOG_QUERIES, CATALOG_STAMP_QUERY, Catalog, CatalogRows, CatalogRowsError};
+pub use classify::{Classifier, MAX_TEXT};
+pub use fingerprint::fingerprint;
+pub use settings::{SettingNames, setting_names};
+pub use verdict::{Class, Effects, Hint, Reason, TxControl, Verdict, explain};

@@ -17,6 +17,14 @@ pub struct Verdict {
     pub effects: Effects,
 }
 
+impl Verdict {
+    /// Of what was not looked at: it may do anything.
+    pub const fn opaque(reason: Reason) -> Self {
+        let effects = Effects::STATE.with(Effects::DDL);
+        Self { class: Class::Primary, reason, hint: None, tx: TxControl::None, effects }
+    }
+}
+
 /// Where a statement may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
@@ -187,6 +195,10 @@ impl Effects {
     /// up): such a value could select another overload of a function.
     pub const PARAMETER_TYPES: Effects = Effects(1 << 7);
 
+    /// The state is changed by code that the text does not show (a function of the database's own): which
+    /// settings it makes cannot be known.
+    pub const HIDDEN: Effects = Effects(1 << 8);
+
     const NAMES: &[(Effects, &str)] = &[
         (Effects::STATE, "it may change the session's state"),
         (Effects::DDL, "it may change the catalog"),
@@ -195,6 +207,7 @@ impl Effects {
         (Effects::READ_ONLY_SETTING, "it may change the defaults of transactions"),
         (Effects::COPY, "it switches to COPY"),
         (Effects::SEQUENCE, "it advances a sequence"),
+        (Effects::HIDDEN, "what state it changes is hidden in the code of a function"),
         (Effects::PARAMETER_TYPES, "its class depends on its parameters having built-in types"),
     ];
 
@@ -295,16 +308,5 @@ mod tests {
         };
         let text = explain(verdict);
         assert!(text.contains("class: primary") && text.contains("refused") && text.contains("sequence"), "{text}");
-    }
-}
-impl Verdict {
-    pub fn opaque(reason: Reason) -> Self {
-        Self {
-            class: Class::Primary,
-            reason,
-            hint: None,
-            tx: TxControl::None,
-            effects: Effects::STATE.with(Effects::DDL),
-        }
     }
 }

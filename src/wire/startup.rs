@@ -264,7 +264,7 @@ mod tests {
         assert_eq!(asked(2, b"\0"), (2, None));
         assert_eq!(asked(3, b"\0"), (2, Some(196_610)));
         assert_eq!(asked(9999, b"\0"), (2, Some(196_610)));
-        assert_eq!(asked(0, b"_pq_.x\x001\0\0"), (0, Some(196_608)));
+        assert_eq!(asked(0, b"_pq_.x\0on\0\0"), (0, Some(196_608)));
     }
 
     #[test]

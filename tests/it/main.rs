@@ -3,5 +3,7 @@
 
 mod architecture;
 mod ledger_model;
+mod proxy;
+mod run;
 mod sandbox;
 mod support;

@@ -1,5 +1,7 @@
 //! What the tests share: one primary with two standbys for the whole run, and a database for each test.
 
+pub mod proxy;
+
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 

@@ -1,0 +1,265 @@
+//! One configuration put to work: what a client who comes now is let in with.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::auth::{AccountError, MockSecret, ScramKeys};
+use crate::client::HandshakeContext;
+use crate::cluster::{Cluster, Place};
+use crate::config::{ClusterConfig, Config, Consistency, DatabaseConfig, PoolSettings, UserAuth, UserConfig};
+use crate::metrics::Metrics;
+use crate::net::tls::{Acceptor, TlsError};
+use crate::pool::PoolKey;
+use crate::server::Login;
+use crate::tenant::Tenants;
+use crate::wire::error::PgError;
+
+/// The name in the configuration that serves every database without an entry of its own.
+const ANY_DATABASE: &str = "*";
+
+/// A configuration with what was made of it. Replaced as a whole by a reload; who holds one goes on
+/// with it to the end of its handshake.
+pub struct Snapshot {
+    pub handshake: HandshakeContext,
+    pub tenants: Tenants,
+    clusters: BTreeMap<String, Arc<Cluster>>,
+}
+
+/// A configuration that cannot be put to work, though nothing is wrong with its text.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    #[error("[listen] tls: {0}")]
+    Tls(#[from] TlsError),
+    #[error("{0}")]
+    Account(#[from] AccountError),
+    /// The process is ending.
+    #[error("not prepared to the end: {0}")]
+    Aborted(tokio::task::JoinError),
+}
+
+/// Reads the TLS files and prepares the users' logins: about a millisecond for each plain password, off
+/// the threads that serve clients.
+pub async fn prepare(config: Config, secret: MockSecret) -> Result<HandshakeContext, SnapshotError> {
+    let work = move || {
+        let tls = config.listen.tls.as_ref().map(Acceptor::load).transpose()?.map(Arc::new);
+        Ok(HandshakeContext::new(Arc::new(config), tls, secret)?)
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome,
+        Err(error) => Err(SnapshotError::Aborted(error)),
+    }
+}
+
+impl Snapshot {
+    /// What a process starts with.
+    pub fn first(handshake: HandshakeContext, metrics: &Arc<Metrics>) -> Self {
+        let make = |cluster: &Arc<ClusterConfig>| Cluster::new(cluster.clone(), metrics.clone());
+        let configs = handshake.config.clusters.iter();
+        let clusters = configs.map(|(name, cluster)| (name.clone(), make(cluster))).collect();
+        Self { tenants: Tenants::new(&handshake.config), handshake, clusters }
+    }
+
+    /// What follows after a reload: clusters whose servers are the same stay, and tenants go on counting.
+    pub fn next(&self, handshake: HandshakeContext, metrics: &Arc<Metrics>) -> Self {
+        let keep_or_make = |(name, config): (&String, &Arc<ClusterConfig>)| {
+            let kept = self.clusters.get(name).filter(|running| is_served_by(config, &running.config)).cloned();
+            (name.clone(), kept.unwrap_or_else(|| Cluster::new(config.clone(), metrics.clone())))
+        };
+        let clusters = handshake.config.clusters.iter().map(keep_or_make).collect();
+        Self { tenants: self.tenants.reload(&handshake.config), handshake, clusters }
+    }
+
+    /// To be called once clients see this snapshot: gives the pools that stay their new sizes and
+    /// logins, and closes those that have no place in this configuration. Their sessions are told so
+    /// when they next need a server connection; what runs on them now may finish.
+    pub fn succeed(&self, previous: &Self) {
+        for (name, cluster) in &previous.clusters {
+            match self.clusters.get(name) {
+                Some(kept) if Arc::ptr_eq(kept, cluster) => self.reconfigure(name, kept),
+                _ => cluster.close(),
+            }
+        }
+    }
+
+    pub fn config(&self) -> &Arc<Config> {
+        &self.handshake.config
+    }
+
+    pub fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        self.clusters.values()
+    }
+
+    /// The cluster that holds a database.
+    pub fn cluster(&self, database: &DatabaseConfig) -> Result<&Arc<Cluster>, PgError> {
+        self.clusters.get(&database.cluster).ok_or_else(|| {
+            PgError::fatal("3D000", format!("the cluster \"{}\" of this database is not configured", database.cluster))
+                .hint("Add it to [clusters] in pgweir's configuration.")
+        })
+    }
+
+    pub fn consistency(&self, database: &DatabaseConfig) -> Consistency {
+        self.config().clusters.get(&database.cluster).map_or(Consistency::Session, |cluster| cluster.consistency)
+    }
+
+    /// How a user's server connections log in. `database_name` is the one that the client asked for;
+    /// `keys` is what its own login taught where only a verifier of its password is known.
+    pub fn login(
+        &self,
+        user: &UserConfig,
+        database: &DatabaseConfig,
+        database_name: &str,
+        keys: Option<ScramKeys>,
+    ) -> Login {
+        let own_password = match &user.auth {
+            UserAuth::Password(password) | UserAuth::Md5(password) => Some(password),
+            UserAuth::Scram(_) | UserAuth::Certificate | UserAuth::Trust => None,
+        };
+        let same_user = user.server_user.as_ref().is_none_or(|name| *name == user.name);
+        Login {
+            user: user.server_user.as_ref().unwrap_or(&user.name).clone(),
+            database: database.server_name.as_deref().unwrap_or(database_name).to_owned(),
+            password: user.server_password.as_ref().or(own_password).cloned(),
+            // Keys are made of a password and one server user's salt: worth nothing for another.
+            scram_keys: keys.filter(|_| same_user),
+            parameters: Vec::new(),
+        }
+    }
+
+    /// Opens the pools that are to have connections before the first client comes.
+    pub fn warm(&self) {
+        for database in self.config().databases.values() {
+            let Some(cluster) = self.clusters.get(&database.cluster) else { continue };
+            if database.pool.min_idle == 0 || database.name == ANY_DATABASE {
+                continue;
+            }
+            for user in self.config().users.values().filter(|user| may_use(user, &database.name)) {
+                // A verifier alone opens no server connection: the first login brings the keys.
+                if !matches!(user.auth, UserAuth::Scram(_)) || user.server_password.is_some() {
+                    cluster.group(&self.login(user, database, &database.name, None), &database.pool);
+                }
+            }
+        }
+    }
+
+    fn reconfigure(&self, name: &str, cluster: &Cluster) {
+        let keys =
+            |group: &Arc<crate::cluster::Group>| (group.key.clone(), group.pool(Place::Primary).login().scram_keys);
+        let keys: HashMap<PoolKey, Option<ScramKeys>> = cluster.all_groups().iter().map(keys).collect();
+        cluster.reconfigure(|key| self.settings_of(name, key, keys.get(key).cloned().flatten()));
+    }
+
+    /// What this configuration says of a pool that exists already; `None` when it has no use for it.
+    fn settings_of(&self, cluster: &str, key: &PoolKey, keys: Option<ScramKeys>) -> Option<(PoolSettings, Login)> {
+        let (config, server_database) = (self.config(), &key.database);
+        let on_server = |database: &DatabaseConfig| database.server_name.as_ref().unwrap_or(&database.name).clone();
+        let named =
+            config.databases.values().find(|entry| entry.cluster == cluster && on_server(entry) == *server_database);
+        let any = config.databases.get(ANY_DATABASE).filter(|any| {
+            any.cluster == cluster && any.server_name.is_none() && !config.databases.contains_key(server_database)
+        });
+        let database = named.or(any)?;
+        let client_name = if database.name == ANY_DATABASE { server_database } else { &database.name };
+        let on_server = |user: &UserConfig| user.server_user.as_ref().unwrap_or(&user.name) == &key.user;
+        let user = config.users.values().find(|user| on_server(user) && may_use(user, client_name))?;
+        let keys = keys.filter(|_| matches!(user.auth, UserAuth::Scram(_)));
+        Some((database.pool.clone(), self.login(user, database, server_database, keys)))
+    }
+}
+
+/// Whether a cluster that was made for `running` serves `wanted` as well: everything but the
+/// consistency, which is each session's own.
+fn is_served_by(wanted: &ClusterConfig, running: &ClusterConfig) -> bool {
+    ClusterConfig { consistency: running.consistency, ..wanted.clone() } == *running
+}
+
+fn may_use(user: &UserConfig, database: &str) -> bool {
+    user.databases.is_empty() || user.databases.iter().any(|name| name == database)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Secret, from_env};
+
+    fn config(size: usize) -> Config {
+        let url = |name: &str| (name == "DATABASE_URL").then(|| "postgres://u:p@127.0.0.1:1/app".to_owned());
+        let mut config = from_env(&url).unwrap();
+        for database in config.databases.values_mut() {
+            Arc::make_mut(database).pool.size = size;
+        }
+        config
+    }
+
+    async fn prepared(config: Config) -> HandshakeContext {
+        prepare(config, MockSecret::random()).await.unwrap()
+    }
+
+    async fn first(config: Config) -> (Snapshot, Arc<Metrics>) {
+        let metrics = Metrics::new("test");
+        (Snapshot::first(prepared(config).await, &metrics), metrics)
+    }
+
+    fn group(snapshot: &Snapshot, database: &str) -> Arc<crate::cluster::Group> {
+        let entry = snapshot.config().databases.get(database).unwrap_or(&snapshot.config().databases["*"]);
+        let login = snapshot.login(&snapshot.config().users["u"], entry, database, None);
+        snapshot.cluster(entry).unwrap().group(&login, &entry.pool)
+    }
+
+    #[tokio::test]
+    async fn pools_on_the_same_servers_stay_and_take_their_new_size() {
+        let (first, metrics) = first(config(5)).await;
+        let (app, other) = (group(&first, "app"), group(&first, "other"));
+        let next = first.next(prepared(config(7)).await, &metrics);
+        next.succeed(&first);
+        for group in [app, other] {
+            assert!(!group.is_closed());
+            assert_eq!(group.pool(Place::Primary).settings().size, 7);
+        }
+    }
+
+    #[tokio::test]
+    async fn pools_that_the_configuration_knows_no_more_are_closed() {
+        let (first, metrics) = first(config(5)).await;
+        let (app, other) = (group(&first, "app"), group(&first, "other"));
+        let mut narrower = config(5);
+        narrower.databases.remove("*");
+        let second = first.next(prepared(narrower.clone()).await, &metrics);
+        second.succeed(&first);
+        assert!(!app.is_closed() && other.is_closed());
+
+        let cluster = Arc::make_mut(narrower.clusters.get_mut("main").unwrap());
+        cluster.primary.name = "moved".to_owned();
+        let third = second.next(prepared(narrower).await, &metrics);
+        third.succeed(&second);
+        assert!(app.is_closed());
+    }
+
+    #[tokio::test]
+    async fn another_consistency_needs_no_other_connections() {
+        let (first, metrics) = first(config(5)).await;
+        let app = group(&first, "app");
+        let mut config = config(5);
+        Arc::make_mut(config.clusters.get_mut("main").unwrap()).consistency = Consistency::Eventual;
+        let next = first.next(prepared(config).await, &metrics);
+        next.succeed(&first);
+        assert!(!app.is_closed());
+        assert_eq!(next.consistency(&next.config().databases["app"]), Consistency::Eventual);
+    }
+
+    #[tokio::test]
+    async fn a_login_takes_the_servers_names() {
+        let (snapshot, _) = first(config(5)).await;
+        let mut user = UserConfig::clone(&snapshot.config().users["u"]);
+        let mut database = DatabaseConfig::clone(&snapshot.config().databases["*"]);
+        let login = snapshot.login(&user, &database, "asked", None);
+        assert_eq!((login.user.as_str(), login.database.as_str()), ("u", "asked"));
+        assert_eq!(login.password, Some(Secret::new("p")));
+
+        user.server_user = Some("other".to_owned());
+        user.server_password = Some(Secret::new("q"));
+        database.server_name = Some("real".to_owned());
+        let login = snapshot.login(&user, &database, "asked", None);
+        assert_eq!((login.user.as_str(), login.database.as_str()), ("other", "real"));
+        assert_eq!(login.password, Some(Secret::new("q")));
+    }
+}

@@ -1,0 +1,223 @@
+//! From an accepted connection to a session's [`Arrival`]: the handshake, the ceilings, the tenant, and
+//! the pools that serve it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
+
+use super::Door;
+use super::places::{Entry, UserPlace};
+use crate::app::Snapshot;
+use crate::client::{Accepted, Authenticated, HandshakeError, accept};
+use crate::cluster::Group;
+use crate::net::Stream;
+use crate::session::Arrival;
+use crate::tenant::{ClientPermit, Tenant};
+use crate::wire::error::PgError;
+
+/// The startup option that names a tenant.
+const TENANT_OPTION: &str = "pgweir.tenant";
+/// How long a client may take to take an error.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// An accepted connection.
+pub(super) struct Newcomer {
+    pub connection: u64,
+    pub stream: Stream,
+    /// For the log.
+    pub peer: String,
+    pub entry: Entry,
+}
+
+/// A client that may have its session.
+pub(super) struct Admitted {
+    pub group: Arc<Group>,
+    pub arrival: Arrival,
+    pub places: PlacesTaken,
+}
+
+/// What a client takes up for as long as its session lasts.
+pub(super) struct PlacesTaken {
+    _entry: Entry,
+    _user: UserPlace,
+    _tenant: ClientPermit,
+}
+
+/// Lets a client in, or carries out a cancel request. `None` when no session comes of it; the client
+/// has been told why, and so has the log.
+pub(super) async fn admit(door: &Door, newcomer: Newcomer) -> Option<Admitted> {
+    let Newcomer { connection, stream, peer, mut entry } = newcomer;
+    let snapshot = door.snapshot();
+    let listen = &snapshot.config().listen;
+    if let Err(error) = stream.tune(listen.tcp_keepalive) {
+        tracing::debug!(connection, peer, %error, "client gone before its connection was set up");
+        return None;
+    }
+    let encrypted_or_local = stream.is_unix();
+    let handshake = timeout(listen.startup_timeout, accept(stream, &snapshot.handshake));
+    let outcome = tokio::select! {
+        outcome = handshake => outcome,
+        () = door.stops() => return None,
+    };
+    let client = match outcome {
+        Ok(Ok(Accepted::Client(client))) => client,
+        Ok(Ok(Accepted::Cancel { stream, pid, key })) => {
+            cancel(door, stream, pid, &key).await;
+            return None;
+        }
+        Ok(Err(error)) => {
+            not_accepted(door, connection, &peer, &error);
+            return None;
+        }
+        Err(_) => {
+            door.shared.metrics.client_refused("startup_timeout");
+            let limit = listen.startup_timeout;
+            tracing::info!(connection, peer, ?limit, "client refused: not authenticated within startup_timeout");
+            return None;
+        }
+    };
+    let tls = client.stream.is_tls();
+    match find_place(door, &snapshot, &mut entry, &client) {
+        Ok((user_place, tenant, permit, group)) => {
+            let (user, database) = (&client.user.name, &client.database_name);
+            let encryption = if tls {
+                "tls"
+            } else if encrypted_or_local {
+                "local"
+            } else {
+                "none"
+            };
+            tracing::info!(
+                connection,
+                peer,
+                user,
+                database,
+                tenant = &*tenant.name,
+                encryption,
+                "client authenticated"
+            );
+            let places = PlacesTaken { _entry: entry, _user: user_place, _tenant: permit };
+            Some(Admitted { group, arrival: arrival(*client, tenant, &snapshot), places })
+        }
+        Err(error) => {
+            door.shared.metrics.error(&error.code);
+            door.shared.metrics.client_refused(reason(&error));
+            let (user, database) = (&client.user.name, &client.database_name);
+            tracing::info!(connection, peer, user, database, %error, "client refused");
+            refuse(client.stream, client.out, &error).await;
+            None
+        }
+    }
+}
+
+/// The connection is closed only when the cancel can no longer strike: clients wait for that.
+async fn cancel(door: &Door, stream: Stream, pid: i32, key: &[u8]) {
+    door.shared.metrics.cancelled("received");
+    door.shared.registry.cancel(pid, key).await;
+    drop(stream);
+}
+
+fn not_accepted(door: &Door, connection: u64, peer: &str, error: &HandshakeError) {
+    let metrics = &door.shared.metrics;
+    match error {
+        HandshakeError::Closed => tracing::debug!(connection, peer, "{error}"),
+        HandshakeError::Io(_) => {
+            metrics.client_refused("lost");
+            tracing::debug!(connection, peer, "{error}");
+        }
+        HandshakeError::Tls(_) => {
+            metrics.client_refused("tls");
+            tracing::info!(connection, peer, %error, "client refused");
+        }
+        HandshakeError::Refused(refusal) => {
+            metrics.error(&refusal.code);
+            metrics.client_refused(reason(refusal));
+            tracing::info!(connection, peer, error = %refusal, "client refused");
+        }
+    }
+}
+
+/// A word for metrics: there are few, so that they can be a label.
+fn reason(error: &PgError) -> &'static str {
+    match &*error.code {
+        "28P01" => "password",
+        "28000" => "authorization",
+        "08P01" => "protocol",
+        "3D000" | "42501" => "database",
+        "53300" => "too_many_clients",
+        _ => "other",
+    }
+}
+
+/// A place under every ceiling, and the pools.
+fn find_place(
+    door: &Door,
+    snapshot: &Snapshot,
+    entry: &mut Entry,
+    client: &Authenticated,
+) -> Result<(UserPlace, Tenant, ClientPermit, Arc<Group>), PgError> {
+    entry.authenticated(&snapshot.config().listen)?;
+    let option = tenant_option(&client.pgweir_options)?;
+    let tenant = snapshot.tenants.identify(&client.user.name, &client.database_name, option);
+    let user_place = door.places.admit(&client.user)?;
+    let permit = tenant.admit().inspect_err(|_| door.shared.metrics.tenant(&tenant.name).rejected("max_clients"))?;
+    let login = snapshot.login(&client.user, &client.database, &client.database_name, client.scram_keys.clone());
+    let cluster = snapshot.cluster(&client.database)?;
+    Ok((user_place, tenant, permit, cluster.group(&login, &client.database.pool)))
+}
+
+/// Errors: 22023 for an option of ours that does not exist, which a typing mistake would otherwise
+/// turn into the wrong tenant.
+fn tenant_option(options: &[(String, String)]) -> Result<Option<&str>, PgError> {
+    let is_tenant = |name: &str| name.eq_ignore_ascii_case(TENANT_OPTION);
+    if let Some((name, _)) = options.iter().find(|(name, _)| !is_tenant(name)) {
+        return Err(PgError::fatal("22023", format!("unrecognized configuration parameter \"{name}\""))
+            .hint(format!("pgweir knows the startup option \"{TENANT_OPTION}\".")));
+    }
+    Ok(options.last().map(|(_, value)| value.as_str()))
+}
+
+fn arrival(client: Authenticated, tenant: Tenant, snapshot: &Snapshot) -> Arrival {
+    Arrival {
+        consistency: snapshot.consistency(&client.database),
+        mode: client.database.pool.mode,
+        stream: client.stream,
+        unread: client.unread,
+        out: client.out,
+        user: client.user.name.as_str().into(),
+        database: client.database_name.into(),
+        protocol_minor: client.minor,
+        // PostgreSQL's names of settings know no case. The last of a name wins.
+        settings: client.settings.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect(),
+        tenant,
+    }
+}
+
+async fn refuse(mut stream: Stream, mut out: BytesMut, error: &PgError) {
+    error.encode(&mut out);
+    // The client may be gone, which changes nothing.
+    let _ = timeout(FAREWELL, async {
+        stream.write_all(&out).await?;
+        stream.shutdown().await
+    })
+    .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_tenant_option_wins_and_an_unknown_one_is_refused() {
+        let options = |names: &[&str]| -> Vec<(String, String)> {
+            names.iter().enumerate().map(|(index, name)| (name.to_string(), index.to_string())).collect()
+        };
+        assert_eq!(tenant_option(&[]).unwrap(), None);
+        assert_eq!(tenant_option(&options(&["pgweir.tenant", "PGWEIR.Tenant"])).unwrap(), Some("1"));
+        let error = tenant_option(&options(&["pgweir.tenant", "pgweir.tennant"])).unwrap_err();
+        assert!(error.code == "22023" && error.message.contains("pgweir.tennant"), "{error}");
+    }
+}

@@ -1,0 +1,229 @@
+//! Can an expression in this statement be a row?
+//!
+//! Where no relation of the database has a column of a composite type, a row can only be made by the statement
+//! itself: by a whole-row reference (`SELECT u AS x FROM users u`), a row constructor, a cast to a type of the
+//! database's own, or a function that returns one. This looks for any of these, anywhere in the statement,
+//! and says no when in doubt.
+
+use smallvec::SmallVec;
+
+use super::super::catalog::Catalog;
+use super::super::keyword::Keyword;
+use super::super::lexer::{Kind, Token};
+use super::super::name;
+use super::super::tokens::after_paren;
+
+/// What the tokens at one depth of parentheses are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Region {
+    SelectList,
+    From,
+    /// A join's condition, after which `FROM` goes on.
+    On,
+    Other,
+}
+
+/// One open parenthesis.
+#[derive(Clone, Copy)]
+struct Level {
+    region: Region,
+    /// It would be a row constructor if it had a comma.
+    may_be_row: bool,
+}
+
+/// Does nothing in the statement make a row, and is no name in `argument` a whole row?
+pub(super) fn makes_none(sql: &[u8], statement: &[Token], catalog: &Catalog, argument: &[Token]) -> bool {
+    let mut walk = Walk { sql, statement, catalog, relations: SmallVec::new(), uses: SmallVec::new() };
+    if !walk.run() {
+        return false;
+    }
+    let is_relation = |token: &Token| walk.relations.iter().any(|relation| same(sql, relation, token));
+    let whole = |at: usize| {
+        let after_dot = at > 0 && argument[at - 1].kind == Kind::Dot;
+        let before_other = argument.get(at + 1).is_some_and(|next| matches!(next.kind, Kind::Dot | Kind::LeftParen));
+        argument[at].is_name() && !after_dot && !before_other && is_relation(&argument[at])
+    };
+    !walk.uses.iter().any(|token| is_relation(token)) && !(0..argument.len()).any(whole)
+}
+
+fn same(sql: &[u8], left: &Token, right: &Token) -> bool {
+    left.hash == right.hash && name::spelled(left.text(sql)) == name::spelled(right.text(sql))
+}
+
+struct Walk<'a> {
+    sql: &'a [u8],
+    statement: &'a [Token],
+    catalog: &'a Catalog,
+    /// Names of relations and aliases: all names in `FROM`.
+    relations: SmallVec<[&'a Token; 16]>,
+    /// Names that stand alone elsewhere, columns or whole rows.
+    uses: SmallVec<[&'a Token; 32]>,
+}
+
+impl<'a> Walk<'a> {
+    /// False as soon as something makes a row.
+    fn run(&mut self) -> bool {
+        let mut levels: SmallVec<[Level; 16]> = SmallVec::new();
+        let mut level = Level { region: Region::Other, may_be_row: false };
+        for (at, token) in self.statement.iter().enumerate() {
+            match token.kind {
+                Kind::LeftParen => {
+                    levels.push(level);
+                    level = Level { region: self.region_within(at, level.region), may_be_row: self.may_open_row(at) };
+                }
+                Kind::RightParen => match levels.pop() {
+                    Some(outer) => level = outer,
+                    None => return false,
+                },
+                Kind::Comma if level.may_be_row && level.region == Region::Other => return false,
+                Kind::Comma if level.region == Region::On => level.region = Region::From,
+                Kind::Cast if !self.is_scalar_type(at + 1) => return false,
+                Kind::Operator if self.is_row_star(at, level.region) => return false,
+                Kind::Word | Kind::Quoted if self.makes_row(at) => return false,
+                Kind::Word | Kind::Quoted => {
+                    level = self.region_after(at, level);
+                    self.note(at, token, level.region);
+                }
+                _ => {}
+            }
+        }
+        true
+    }
+
+    fn kind(&self, at: usize) -> Option<Kind> {
+        self.statement.get(at).map(|token| token.kind)
+    }
+
+    fn before(&self, at: usize) -> Option<&'a Token> {
+        self.statement.get(at.checked_sub(1)?)
+    }
+
+    /// The parenthesis at `at` within `outer`: of a join, or of the arguments of a function.
+    fn region_within(&self, at: usize, outer: Region) -> Region {
+        let arguments = self.before(at).is_some_and(|before| before.is_name() && before.keyword == Keyword::None);
+        if outer == Region::From && !arguments { Region::From } else { Region::Other }
+    }
+
+    fn region_after(&self, at: usize, level: Level) -> Level {
+        use Keyword::{
+            Cross, Distinct, Except, Fetch, For, From, Full, Group, Having, Inner, Intersect, Join, Left, Limit,
+            Natural, Offset, On, Order, Right, Select, Union, Values, Where, Window,
+        };
+        let keyword = self.statement[at].keyword;
+        let distinct = self.before(at).is_some_and(|before| before.keyword == Distinct);
+        let region = match (keyword, level.region) {
+            (Select, _) => Region::SelectList,
+            (From, Region::SelectList) if !distinct => Region::From,
+            (On, Region::From) => Region::On,
+            (Join | Cross | Full | Inner | Left | Natural | Right, Region::On) => Region::From,
+            (
+                Where | Group | Order | Having | Limit | Offset | Fetch | Window | Union | Intersect | Except | For
+                | Values,
+                _,
+            ) => Region::Other,
+            (_, region) => region,
+        };
+        Level { region, may_be_row: level.may_be_row && keyword != Select }
+    }
+
+    fn note(&mut self, at: usize, token: &'a Token, region: Region) {
+        let after_dot = self.before(at).is_some_and(|before| before.kind == Kind::Dot);
+        let label = self.before(at).is_some_and(|before| before.keyword == Keyword::As);
+        match (region, self.kind(at + 1)) {
+            _ if token.keyword.is_reserved() => {}
+            (_, Some(Kind::Dot)) => {}
+            (Region::From, _) => self.relations.push(token),
+            (_, Some(Kind::LeftParen)) => {}
+            _ if after_dot || label => {}
+            _ => self.uses.push(token),
+        }
+    }
+
+    /// `(a, b)` as a value, and not the arguments of something or a list after `IN`.
+    fn may_open_row(&self, at: usize) -> bool {
+        use Keyword::{All, Case, Distinct, Else, Select, Then, When};
+        self.before(at).is_none_or(|before| {
+            matches!(before.kind, Kind::Comma | Kind::LeftParen)
+                || matches!(before.keyword, All | Case | Distinct | Else | Select | Then | When)
+        })
+    }
+
+    /// A word that makes a row, or that brings a type which may be one.
+    fn makes_row(&self, at: usize) -> bool {
+        let token = &self.statement[at];
+        let text = token.text(self.sql);
+        match token.keyword {
+            Keyword::Row | Keyword::Returning | Keyword::XmlTable => true,
+            Keyword::Cast => !self.casts_to_scalar(at),
+            Keyword::None if self.kind(at + 1) == Some(Kind::LeftParen) => {
+                text.eq_ignore_ascii_case(b"json_table")
+                    || self.catalog.entry(token.hash, text).is_some_and(|entry| entry.returns_row)
+            }
+            // A literal with a type before it.
+            Keyword::None => {
+                matches!(self.kind(at + 1), Some(Kind::Literal | Kind::OtherLiteral)) && !self.is_scalar_type(at)
+            }
+            _ => false,
+        }
+    }
+
+    /// `CAST(… AS type)` with a single word.
+    fn casts_to_scalar(&self, at: usize) -> bool {
+        let Some(end) = after_paren(self.statement, at + 1) else { return false };
+        end >= 3 && self.statement[end - 3].keyword == Keyword::As && self.is_scalar_type(end - 2)
+    }
+
+    fn is_scalar_type(&self, at: usize) -> bool {
+        let Some(word) = self.statement.get(at) else { return false };
+        is_scalar_type(word.text(self.sql)) && self.kind(at + 1) != Some(Kind::Dot)
+    }
+
+    /// `u.*` other than as an item of a select list, where it stands for columns.
+    fn is_row_star(&self, at: usize, region: Region) -> bool {
+        let token = &self.statement[at];
+        let after_dot = self.before(at).is_some_and(|before| before.kind == Kind::Dot);
+        let star = token.text(self.sql).starts_with(b"*") && after_dot;
+        star && (region != Region::SelectList || !self.is_item(at))
+    }
+
+    fn is_item(&self, star: usize) -> bool {
+        let mut first = star;
+        while first >= 2 && self.statement[first - 1].kind == Kind::Dot && self.statement[first - 2].is_name() {
+            first -= 2;
+        }
+        let starts = self.before(first).is_some_and(|before| {
+            matches!(before.kind, Kind::Comma | Kind::RightParen)
+                || matches!(before.keyword, Keyword::Select | Keyword::Distinct | Keyword::All)
+        });
+        let ends = self.statement.get(star + 1).is_none_or(|next| {
+            matches!(next.kind, Kind::Comma | Kind::RightParen | Kind::Semicolon) || next.keyword == Keyword::From
+        });
+        starts && ends
+    }
+}
+
+/// Words that name, or start the name of, a built-in type that is no row.
+fn is_scalar_type(text: &[u8]) -> bool {
+    const MORE: &[&[u8]] = &[
+        b"bit",
+        b"bpchar",
+        b"char",
+        b"character",
+        b"cidr",
+        b"double",
+        b"inet",
+        b"interval",
+        b"money",
+        b"name",
+        b"oid",
+        b"regclass",
+        b"regproc",
+        b"regtype",
+        b"time",
+        b"timetz",
+        b"tsquery",
+        b"tsvector",
+        b"xml",
+    ];
+    super::built_in_type(text).is_some() || MORE.contains(&name::spelled(text).as_slice())
+}

@@ -1,0 +1,319 @@
+//! From a database's rows to its tainted names, to a fixpoint.
+//!
+//! Starts with what is tainted by itself (built-ins, code that can't be read, sequences, unlogged and foreign
+//! tables). Then the bodies and definitions of everything else are judged with the names found so far, by
+//! the same lexer that judges statements, until a round finds nothing new. Reasons and effects only grow, so
+//! it ends.
+
+use std::collections::HashMap;
+
+use super::rows::{CatalogRows, FunctionRow, RelationRow};
+use super::{Catalog, PG_CATALOG, Scope, Signature, Taint, TaintedFunction, builtins, trust};
+use crate::sql::classify::judge;
+use crate::sql::keyword::Keyword;
+use crate::sql::lexer::Reading;
+use crate::sql::names::{self, ANYTHING, Found, Text};
+use crate::sql::tokens::Tokens;
+use crate::sql::{Effects, Reason};
+
+/// What is known so far about objects, by OID.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Known {
+    functions: HashMap<u32, Found>,
+    types: HashMap<u32, Found>,
+    relations: HashMap<u32, Found>,
+}
+
+/// The first OID that PostgreSQL gives to what users create (`FirstNormalObjectId`).
+const FIRST_USER_OID: u32 = 16384;
+
+pub(super) fn build(generation: u64, rows: &CatalogRows) -> Catalog {
+    let base = base(generation, rows);
+    let mut known = Known::default();
+    loop {
+        let catalog = with_known(base.clone(), rows, &known);
+        let next = round(rows, &catalog, &known);
+        if next == known {
+            return catalog;
+        }
+        known = next;
+    }
+}
+
+/// Schemas and built-ins.
+fn base(generation: u64, rows: &CatalogRows) -> Catalog {
+    let mut catalog = Catalog::empty(generation);
+    for schema in &rows.schemas {
+        catalog.schema(schema.name.as_bytes(), schema.role);
+    }
+    builtins::add(&mut catalog);
+    builtins::add_rows(&mut catalog, &rows.builtins);
+    let returns_row = |oid: u32| rows.functions.iter().any(|function| function.oid == oid && function.returns_row);
+    catalog.composite_columns = rows.relations.iter().any(|relation| relation.composite_column)
+        || rows.operators.iter().any(|operator| returns_row(operator.function));
+    catalog.implicit_casts = rows.casts.iter().any(|cast| cast.implicit && cast.source < FIRST_USER_OID);
+    for function in rows.functions.iter().filter(|function| function.returns_row) {
+        catalog.names.entry(function.name.as_bytes()).returns_row = true;
+    }
+    catalog
+}
+
+/// Judges everything once more with the names that `catalog` has.
+fn round(rows: &CatalogRows, catalog: &Catalog, known: &Known) -> Known {
+    let mut next = known.clone();
+    for function in &rows.functions {
+        note(&mut next.functions, function.oid, judge_function(function, catalog, known));
+    }
+    for (aggregate, parts) in &rows.aggregates {
+        for found in parts.iter().filter_map(|part| known.functions.get(part)) {
+            note(&mut next.functions, *aggregate, *found);
+        }
+    }
+    for row in &rows.types {
+        let deparsed = Scope::Session(Some(&rows.search_path));
+        let checks = row.checks.iter().map(|checks| judge_code(checks.as_bytes(), catalog, deparsed));
+        let parts = row.parts.iter().filter_map(|part| known.types.get(part).copied());
+        checks.chain(parts).for_each(|found| note(&mut next.types, row.oid, found));
+    }
+    for (class, function) in &rows.operator_classes {
+        if let Some(found) = known.functions.get(function) {
+            note(&mut next.types, *class, *found);
+        }
+    }
+    judge_casts(rows, known, &mut next);
+    judge_relations(rows, catalog, known, &mut next);
+    next
+}
+
+fn note(found: &mut HashMap<u32, Found>, oid: u32, new: Found) {
+    if new.reason == Reason::Read {
+        return;
+    }
+    let so_far = found.entry(oid).or_insert(new);
+    so_far.reason = so_far.reason.worse(new.reason);
+    so_far.effects |= new.effects;
+}
+
+fn nothing() -> Found {
+    Found { reason: Reason::Read, effects: Effects::NONE }
+}
+
+fn opaque() -> Found {
+    Found { reason: Reason::OpaqueFunction, effects: ANYTHING }
+}
+
+fn worse(one: Found, other: Found) -> Found {
+    Found { reason: one.reason.worse(other.reason), effects: one.effects | other.effects }
+}
+
+/// A function by its code, its defaults and the types that it takes and returns.
+fn judge_function(function: &FunctionRow, catalog: &Catalog, known: &Known) -> Found {
+    if function.aggregate || is_builtin(function) {
+        return nothing();
+    }
+    let code = match (function.language.as_str(), &function.extension, &function.body) {
+        ("sql", _, Some(body)) if is_definition(body) => judge_definition(body.as_bytes(), catalog),
+        ("sql", _, Some(body)) => judge_sql(body.as_bytes(), catalog),
+        ("plpgsql", _, Some(body)) => judge_code(body.as_bytes(), catalog, Scope::Any),
+        ("c", Some(extension), _) if trust::is_harmless(extension, &function.name, function.volatility) => nothing(),
+        ("internal", _, _) if function.volatility == 'i' => nothing(),
+        _ => opaque(),
+    };
+    let defaults = function.defaults.iter().map(|defaults| judge_code(defaults.as_bytes(), catalog, Scope::Any));
+    let types = function.types.iter().chain([&function.returns]).filter_map(|oid| known.types.get(oid).copied());
+    as_function(defaults.chain(types).fold(code, worse))
+}
+
+/// Did it come with PostgreSQL? Those of `pg_catalog` are judged by their names, those of `information_schema`
+/// only compute.
+fn is_builtin(function: &FunctionRow) -> bool {
+    function.oid < FIRST_USER_OID
+}
+
+/// What a statement does, a function does by calling it.
+fn as_function(found: Found) -> Found {
+    let reason = match found.reason {
+        Reason::Write | Reason::Ddl | Reason::RowLock | Reason::SelectInto | Reason::Copy | Reason::Maintenance => {
+            Reason::FunctionWrites
+        }
+        Reason::Malformed | Reason::UnknownStatement | Reason::Oversized | Reason::Procedure => Reason::OpaqueFunction,
+        reason => reason,
+    };
+    Found { reason, effects: found.effects }
+}
+
+/// A body in SQL: statements.
+fn judge_sql(body: &[u8], catalog: &Catalog) -> Found {
+    let tokens = Tokens::read(body, Reading::USUAL);
+    if tokens.unterminated || tokens.ambiguous {
+        return opaque();
+    }
+    let judgement = judge(body, &tokens, catalog, Scope::Any);
+    let reason = if judgement.reason == Reason::Empty { Reason::Read } else { judgement.reason };
+    Found { reason, effects: judgement.effects }
+}
+
+/// PL/pgSQL or an expression.
+fn judge_code(code: &[u8], catalog: &Catalog, scope: Scope<'_>) -> Found {
+    let tokens = Tokens::read(code, Reading::USUAL);
+    if tokens.unterminated || tokens.malformed || tokens.ambiguous {
+        return opaque();
+    }
+    names::find(code, &tokens, Text::Code, catalog, scope)
+}
+
+/// Is this `pg_get_functiondef`'s text, of a function with a body in SQL-standard form?
+fn is_definition(body: &str) -> bool {
+    body.starts_with("CREATE OR REPLACE ")
+}
+
+/// The body in a definition: from `BEGIN ATOMIC` or `RETURN` on.
+fn judge_definition(definition: &[u8], catalog: &Catalog) -> Found {
+    let tokens = Tokens::read(definition, Reading::USUAL);
+    let starts = |at: &usize| {
+        let next = tokens.get(at + 1).map_or(Keyword::None, |token| token.keyword);
+        let keyword = tokens[*at].keyword;
+        keyword == Keyword::Return || (keyword == Keyword::Begin && next == Keyword::Atomic)
+    };
+    match (0..tokens.len()).find(starts) {
+        Some(start) if !tokens.unterminated && !tokens.malformed && !tokens.ambiguous => {
+            names::find(definition, &tokens[start..], Text::Code, catalog, Scope::Any)
+        }
+        _ => opaque(),
+    }
+}
+
+/// A cast that reaches a tainted function taints the types of the database's own that it joins: a target must be
+/// named by an explicit cast, a source is reached through any value of it. Between two built-in types
+/// nothing has to be named, and every statement is tainted.
+fn judge_casts(rows: &CatalogRows, known: &Known, next: &mut Known) {
+    for cast in &rows.casts {
+        let Some(found) = known.functions.get(&cast.function).copied() else { continue };
+        if cast.target >= FIRST_USER_OID || cast.source < FIRST_USER_OID {
+            note(&mut next.types, cast.target, found);
+        }
+        if cast.source >= FIRST_USER_OID || (cast.implicit && cast.target < FIRST_USER_OID) {
+            note(&mut next.types, cast.source, found);
+        }
+    }
+}
+
+fn judge_relations(rows: &CatalogRows, catalog: &Catalog, known: &Known, next: &mut Known) {
+    let deparsed = Scope::Session(Some(&rows.search_path));
+    let casts_from =
+        |oid: &u32| rows.casts.iter().any(|cast| cast.source == *oid || (cast.implicit && cast.target == *oid));
+    for relation in &rows.relations {
+        let scope = if relation.oid < FIRST_USER_OID { Scope::Session(Some("pg_catalog")) } else { deparsed };
+        note(&mut next.relations, relation.oid, judge_relation(relation, catalog, scope));
+        for (oid, found) in relation.types.iter().filter_map(|oid| Some((oid, known.types.get(oid)?))) {
+            note(&mut next.types, relation.row_type, *found);
+            // Values of such a type reach the cast or the operator class without its name being written.
+            if casts_from(oid) || rows.operator_classes.iter().any(|(class, _)| class == oid) {
+                note(&mut next.relations, relation.oid, *found);
+            }
+        }
+    }
+    for (relation, condition) in &rows.policies {
+        note(&mut next.relations, *relation, judge_code(condition.as_bytes(), catalog, deparsed));
+    }
+    for relation in &rows.parents {
+        note(&mut next.relations, *relation, Found { reason: Reason::UnavailableRelation, effects: Effects::NONE });
+    }
+}
+
+fn judge_relation(relation: &RelationRow, catalog: &Catalog, deparsed: Scope<'_>) -> Found {
+    if relation.oid < FIRST_USER_OID && builtins::HARMLESS_VIEWS.contains(&relation.name.as_str()) {
+        return nothing();
+    }
+    let reason = match relation.kind {
+        'S' => Reason::Sequence,
+        'f' => Reason::UnavailableRelation,
+        _ if relation.unlogged => Reason::UnavailableRelation,
+        'v' => {
+            return relation
+                .definition
+                .as_ref()
+                .map_or_else(opaque, |definition| judge_view(definition.as_bytes(), catalog, deparsed));
+        }
+        _ => Reason::Read,
+    };
+    Found { reason, effects: Effects::NONE }
+}
+
+/// A view's query, as it is run by whoever reads the view.
+fn judge_view(definition: &[u8], catalog: &Catalog, deparsed: Scope<'_>) -> Found {
+    let tokens = Tokens::read(definition, Reading::USUAL);
+    if tokens.unterminated || tokens.ambiguous {
+        return opaque();
+    }
+    let judgement = judge(definition, &tokens, catalog, deparsed);
+    as_function(Found { reason: judgement.reason, effects: judgement.effects })
+}
+
+/// Enters everything known into the table of names.
+fn with_known(mut catalog: Catalog, rows: &CatalogRows, known: &Known) -> Catalog {
+    let schemas: HashMap<u32, String> = rows.schemas.iter().map(|schema| (schema.oid, schema.name.clone())).collect();
+    for function in &rows.functions {
+        let Some(schema) = schemas.get(&function.schema) else { continue };
+        let schema = catalog.schema(schema.as_bytes(), false);
+        let signature = Signature { schema, ..function.signature.clone() };
+        let builtin_tainted = is_builtin(function) && catalog.is_tainted("pg_catalog", &function.name);
+        let entry = catalog.names.entry(function.name.as_bytes());
+        match known.functions.get(&function.oid) {
+            Some(found) => entry.functions.push(TaintedFunction { taint: taint(schema, *found), signature }),
+            None if !builtin_tainted => entry.harmless.push(signature),
+            None => {}
+        }
+    }
+    for relation in &rows.relations {
+        let Some(schema) = schemas.get(&relation.schema) else { continue };
+        let schema = catalog.schema(schema.as_bytes(), false);
+        if let Some(found) = known.relations.get(&relation.oid) {
+            catalog.names.entry(relation.name.as_bytes()).relations.push(taint(schema, *found));
+        }
+        if let Some(found) = known.types.get(&relation.row_type) {
+            for name in [relation.name.clone(), format!("_{}", relation.name)] {
+                catalog.names.entry(name.as_bytes()).row_types.push(taint(schema, *found));
+            }
+        }
+    }
+    add_types(&mut catalog, rows, known, &schemas);
+    add_operators(&mut catalog, rows, known, &schemas);
+    catalog.beyond_ascii = catalog.names.iter().any(|(name, entry)| {
+        let tainted = !entry.functions.is_empty() || !entry.relations.is_empty() || !entry.types.is_empty();
+        tainted && !name.is_ascii()
+    });
+    catalog
+}
+
+fn taint(schema: u32, found: Found) -> Taint {
+    let hidden = if found.effects.contains(Effects::STATE) { Effects::HIDDEN } else { Effects::NONE };
+    Taint { schema, reason: found.reason, effects: found.effects | hidden }
+}
+
+fn add_types(catalog: &mut Catalog, rows: &CatalogRows, known: &Known, schemas: &HashMap<u32, String>) {
+    for row in &rows.types {
+        let (Some(found), Some(schema)) = (known.types.get(&row.oid), schemas.get(&row.schema)) else { continue };
+        let schema = catalog.schema(schema.as_bytes(), false);
+        catalog.names.entry(row.name.as_bytes()).types.push(taint(schema, *found));
+    }
+    // A built-in type is tainted only by somebody's cast; nobody has to write its name.
+    let builtin = known.types.iter().find(|(oid, _)| **oid < FIRST_USER_OID);
+    catalog.everything = builtin.map(|(_, found)| taint(PG_CATALOG, *found));
+}
+
+/// The operators that PostgreSQL derives from keywords (`LIKE`, `BETWEEN`, `IN`, `USING` …).
+const IMPLIED: &[&str] = &["=", "<>", "<", "<=", ">", ">=", "~", "~~", "!~~", "~~*", "!~~*"];
+
+fn add_operators(catalog: &mut Catalog, rows: &CatalogRows, known: &Known, schemas: &HashMap<u32, String>) {
+    for row in &rows.operators {
+        let (Some(found), Some(schema)) = (known.functions.get(&row.function), schemas.get(&row.schema)) else {
+            continue;
+        };
+        let schema = catalog.schema(schema.as_bytes(), false);
+        catalog.operators.entry(row.name.as_bytes()).push(taint(schema, *found));
+        if IMPLIED.contains(&row.name.as_str()) {
+            catalog.implied_operators.push(taint(schema, *found));
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! What a database's own catalog says about names: which functions, relations, types and operators must keep
+//! a statement off a standby. Immutable once built; sessions share it by `Arc`.
+//!
+//! A [`Catalog`] is built from the answers to [`CATALOG_QUERIES`], which any role may ask. Anything that is not
+//! provably harmless is *tainted*: the curated built-ins ([`builtins`]), and by a fixpoint over bodies and
+//! definitions ([`fixpoint`]) every function, view, policy, domain, cast, operator and aggregate that reaches
+//! one.
+
+mod builtins;
+mod fixpoint;
+mod queries;
+mod rows;
+mod trust;
+
+pub use queries::{CATALOG_QUERIES, CATALOG_STAMP_QUERY};
+pub use rows::{CatalogRows, CatalogRowsError};
+
+use super::name::{self, NameTable};
+use super::{Effects, Reason};
+
+/// The tainted names of one database.
+#[derive(Clone, Debug)]
+pub struct Catalog {
+    generation: u64,
+    loaded: bool,
+    names: NameTable<Entry>,
+    operators: NameTable<Vec<Taint>>,
+    /// Operators that a keyword implies (`LIKE`, `IN` …) and that are tainted.
+    implied_operators: Vec<Taint>,
+    schemas: Vec<Schema>,
+    /// Some relation has a column of a composite type or an array of one, or some operator returns one.
+    composite_columns: bool,
+    /// Somebody made a cast by which built-in types turn into others unasked.
+    implicit_casts: bool,
+    /// A tainted name is not ASCII, so that the client's encoding matters.
+    beyond_ascii: bool,
+    /// Something tainted can be reached without naming anything: nothing is a read.
+    everything: Option<Taint>,
+}
+
+/// Everything tainted that one name can stand for.
+#[derive(Clone, Debug, Default)]
+pub struct Entry {
+    pub functions: Vec<TaintedFunction>,
+    /// Overloads of those that are harmless.
+    pub harmless: Vec<Signature>,
+    pub relations: Vec<Taint>,
+    pub types: Vec<Taint>,
+    /// Row types of relations, which only count where a type is meant.
+    pub row_types: Vec<Taint>,
+    /// A function of this name returns a row.
+    pub returns_row: bool,
+}
+
+/// Why a name is tainted, and in which schema.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taint {
+    pub schema: SchemaId,
+    pub reason: Reason,
+    pub effects: Effects,
+}
+
+/// One tainted overload.
+#[derive(Clone, Debug)]
+pub struct TaintedFunction {
+    pub taint: Taint,
+    pub signature: Signature,
+}
+
+/// The arguments that an overload takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signature {
+    pub schema: SchemaId,
+    /// Without the arguments that have defaults.
+    pub least: usize,
+    /// `None` if variadic.
+    pub most: Option<usize>,
+    /// As many as are declared; empty for a curated built-in, of which any call counts.
+    pub arguments: Vec<Argument>,
+}
+
+/// The type of an argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Argument {
+    /// `pg_type.oid`.
+    pub oid: u32,
+    /// `pg_type.typcategory`.
+    pub category: u8,
+}
+
+impl Argument {
+    /// Can a row be passed here? (A composite type, or a pseudo-type such as `anyelement` or `record`.)
+    pub fn takes_row(self) -> bool {
+        matches!(self.category, b'C' | b'P')
+    }
+}
+
+impl Signature {
+    /// Can it be called with `count` arguments?
+    pub fn takes(&self, count: usize) -> bool {
+        count >= self.least && self.most.is_none_or(|most| count <= most)
+    }
+}
+
+/// An index into the catalog's schemas.
+pub type SchemaId = u32;
+
+/// `pg_catalog` in every catalog.
+pub const PG_CATALOG: SchemaId = 0;
+
+#[derive(Clone, Debug)]
+struct Schema {
+    name: Box<[u8]>,
+    /// A role has the same name, so `"$user"` may mean it.
+    role: bool,
+}
+
+/// Where an unqualified name is looked up.
+#[derive(Clone, Copy, Debug)]
+pub enum Scope<'a> {
+    /// In the schemas of a session's `search_path`; `None` is PostgreSQL's default, `"$user", public`.
+    Session(Option<&'a str>),
+    /// In any schema: the body of a function runs with whatever path its caller has.
+    Any,
+}
+
+impl Catalog {
+    /// No catalog yet: only statements that name nothing at all are reads.
+    pub fn unloaded() -> Catalog {
+        let mut catalog = Catalog::empty(0);
+        catalog.loaded = false;
+        builtins::add(&mut catalog);
+        catalog
+    }
+
+    /// The catalog that the rows describe. `generation` is the caller's own count.
+    pub fn build(generation: u64, rows: CatalogRows) -> Catalog {
+        fixpoint::build(generation, &rows)
+    }
+
+    /// The number that [`Catalog::build`] was given; 0 for an unloaded one.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Has it been loaded from a database?
+    pub fn is_loaded(&self) -> bool {
+        self.loaded
+    }
+
+    /// Is the function, relation or type `schema.name` tainted? For reports and tests.
+    pub fn is_tainted(&self, schema: &str, name: &str) -> bool {
+        let taints = |entry: &Entry| {
+            let functions = entry.functions.iter().map(|function| function.taint);
+            let others = entry.relations.iter().chain(&entry.types).chain(&entry.row_types).copied();
+            functions.chain(others).any(|taint| &*self.schemas[taint.schema as usize].name == schema.as_bytes())
+        };
+        self.names.get_name(name.as_bytes()).is_some_and(taints)
+    }
+
+    fn empty(generation: u64) -> Catalog {
+        Catalog {
+            generation,
+            loaded: true,
+            names: NameTable::default(),
+            operators: NameTable::default(),
+            implied_operators: Vec::new(),
+            schemas: vec![Schema { name: b"pg_catalog".as_slice().into(), role: false }],
+            composite_columns: false,
+            implicit_casts: false,
+            beyond_ascii: false,
+            everything: None,
+        }
+    }
+
+    pub(super) fn entry(&self, hash: u32, text: &[u8]) -> Option<&Entry> {
+        self.names.get(hash, text)
+    }
+
+    pub(super) fn operator(&self, text: &[u8]) -> &[Taint] {
+        self.operators.get(name::hash_name(text), text).map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn implied_operators(&self) -> &[Taint] {
+        &self.implied_operators
+    }
+
+    pub(super) fn everything(&self) -> Option<Taint> {
+        self.everything
+    }
+
+    pub(super) fn beyond_ascii(&self) -> bool {
+        self.beyond_ascii
+    }
+
+    pub(super) fn composite_columns(&self) -> bool {
+        self.composite_columns
+    }
+
+    pub(super) fn implicit_casts(&self) -> bool {
+        self.implicit_casts
+    }
+
+    /// May a name in `schema` be meant, written with this qualifier (the token's text) or without one?
+    pub(super) fn visible(&self, schema: SchemaId, qualifier: Option<&[u8]>, scope: Scope<'_>) -> bool {
+        let schema_name = &*self.schemas[schema as usize].name;
+        match (qualifier, scope) {
+            (Some(qualifier), _) => name::names(qualifier, schema_name),
+            (None, Scope::Any) => true,
+            (None, Scope::Session(_)) if schema == PG_CATALOG => true,
+            (None, Scope::Session(path)) => self.on_path(schema, path),
+        }
+    }
+
+    fn on_path(&self, schema: SchemaId, path: Option<&str>) -> bool {
+        let Schema { name, role } = &self.schemas[schema as usize];
+        let Some(path) = path else { return *role || &**name == b"public" };
+        path_elements(path).any(|element| match element {
+            b"$user" | b"\"$user\"" => *role,
+            element => name::names(element, name),
+        })
+    }
+
+    fn schema(&mut self, name: &[u8], role: bool) -> SchemaId {
+        if let Some(at) = self.schemas.iter().position(|schema| &*schema.name == name) {
+            self.schemas[at].role |= role;
+            return at as SchemaId;
+        }
+        self.schemas.push(Schema { name: name.into(), role });
+        (self.schemas.len() - 1) as SchemaId
+    }
+}
+
+/// Is `pg_catalog` searched before every other schema? It is unless the path names it later.
+pub fn pg_catalog_first(scope: Scope<'_>) -> bool {
+    match scope {
+        Scope::Session(Some(path)) => {
+            let place = path_elements(path).position(|element| name::names(element, b"pg_catalog"));
+            place.is_none_or(|place| place == 0)
+        }
+        Scope::Session(None) => true,
+        Scope::Any => true,
+    }
+}
+
+/// The elements of a `search_path`, each as an identifier token. Quotes may hold commas.
+fn path_elements(path: &str) -> impl Iterator<Item = &[u8]> {
+    let mut quoted = false;
+    path.as_bytes()
+        .split(move |&byte| {
+            quoted ^= byte == b'"';
+            byte == b',' && !quoted
+        })
+        .map(<[u8]>::trim_ascii)
+        .filter(|element| !element.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_search_path_decides_what_is_visible() {
+        let mut catalog = Catalog::empty(1);
+        let public = catalog.schema(b"public", false);
+        let audit = catalog.schema(b"audit", false);
+        let alice = catalog.schema(b"alice", true);
+        let seen = |schema, path| catalog.visible(schema, None, Scope::Session(path));
+        assert!(seen(public, None) && seen(alice, None) && !seen(audit, None));
+        assert!(seen(audit, Some("Audit, public")) && seen(audit, Some(" \"audit\" ")));
+        assert!(!seen(audit, Some("\"Audit\", public")) && !seen(audit, Some("\"x,audit\"")));
+        assert!(seen(alice, Some("\"$user\"")) && !seen(public, Some("\"$user\"")));
+        assert!(seen(PG_CATALOG, Some("audit")));
+        assert!(catalog.visible(audit, Some(b"AUDIT"), Scope::Session(None)));
+        assert!(!catalog.visible(audit, Some(b"public"), Scope::Any));
+        assert!(pg_catalog_first(Scope::Session(Some("pg_catalog, audit"))));
+        assert!(!pg_catalog_first(Scope::Session(Some("audit, pg_catalog"))));
+    }
+}

@@ -1,0 +1,144 @@
+//! The questions asked of a database. All are plain `SELECT`s over `pg_catalog` in PostgreSQL 12 to 18, need no
+//! privilege, and name functions and relations with their schema, whatever the `search_path`.
+//!
+//! Text that the server deparses (views, policies, domains) qualifies the names that are not visible in the
+//! asking connection's `search_path`, which is therefore among the answers.
+
+/// Name and text of each query, in the order that [`super::CatalogRows::from_results`] expects.
+pub const CATALOG_QUERIES: &[(&str, &str)] = &[
+    ("context", "SELECT pg_catalog.current_setting('server_version_num'), pg_catalog.current_setting('search_path')"),
+    ("schemas", SCHEMAS),
+    ("builtins", BUILTINS),
+    ("functions", FUNCTIONS),
+    ("aggregates", AGGREGATES),
+    ("types", TYPES),
+    ("relations", RELATIONS),
+    ("policies", POLICIES),
+    ("parents", PARENTS),
+    ("operators", OPERATORS),
+    ("casts", CASTS),
+    ("operator_classes", OPERATOR_CLASSES),
+];
+
+const SCHEMAS: &str = "\
+SELECT n.oid, n.nspname, EXISTS (SELECT 1 FROM pg_catalog.pg_roles r WHERE r.rolname = n.nspname)
+FROM pg_catalog.pg_namespace n WHERE n.nspname !~ '^pg_(toast|temp)'";
+
+/// Name, whether any overload is volatile, whether any is stable, whether any returns a row.
+const BUILTINS: &str = "\
+SELECT p.proname, pg_catalog.bool_or(p.provolatile = 'v'), pg_catalog.bool_or(p.provolatile = 's'),
+  pg_catalog.bool_or(t.typtype = 'c' OR t.oid = 2249)
+FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_type t ON t.oid = p.prorettype
+WHERE p.pronamespace = 'pg_catalog'::pg_catalog.regnamespace AND (p.provolatile <> 'i' OR t.typtype = 'c' OR t.oid = 2249)
+GROUP BY p.proname";
+
+/// Functions of other schemas, and the built-ins whose names they share. A body is the source text, or for
+/// SQL-standard bodies (PostgreSQL 14) the definition; defaults are evaluated by the caller's statement.
+/// Trigger functions cannot be called.
+const FUNCTIONS: &str = "\
+SELECT p.oid, p.pronamespace, p.proname, p.prokind, l.lanname, p.provolatile, p.pronargs, p.pronargdefaults,
+  p.provariadic <> 0, p.prorettype, rt.oid = 2249 OR rt.typcategory = 'C' OR (rt.typcategory = 'A'
+    AND (rt.typtype = 'd' OR EXISTS (SELECT 1 FROM pg_catalog.pg_type e WHERE e.oid = rt.typelem AND e.typcategory = 'C'))),
+  (SELECT pg_catalog.string_agg(pg_catalog.concat(t.oid, ':', t.typcategory), ' ' ORDER BY a.at)
+     FROM pg_catalog.unnest(p.proargtypes) WITH ORDINALITY AS a(type, at) JOIN pg_catalog.pg_type t ON t.oid = a.type),
+  (SELECT e.extname FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
+     WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid AND d.deptype = 'e'
+       AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass LIMIT 1),
+  CASE WHEN l.lanname IN ('sql', 'plpgsql') AND p.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace
+    THEN CASE WHEN p.prosrc = '' AND p.prokind <> 'a' THEN pg_catalog.pg_get_functiondef(p.oid) ELSE p.prosrc END END,
+  pg_catalog.pg_get_expr(p.proargdefaults, 0), p.proallargtypes::pg_catalog.text
+FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+  JOIN pg_catalog.pg_type rt ON rt.oid = p.prorettype
+WHERE p.prorettype NOT IN (2279, 3838) AND p.prokind <> 'p' AND (p.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace
+  OR p.oid >= 16384
+  OR p.proname IN (SELECT o.proname FROM pg_catalog.pg_proc o WHERE o.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace))";
+
+/// An aggregate and the functions that it is made of.
+const AGGREGATES: &str = "\
+SELECT a.aggfnoid::pg_catalog.oid, pg_catalog.concat_ws(' ', a.aggtransfn::pg_catalog.oid, a.aggfinalfn::pg_catalog.oid,
+  a.aggcombinefn::pg_catalog.oid, a.aggserialfn::pg_catalog.oid, a.aggdeserialfn::pg_catalog.oid, a.aggmtransfn::pg_catalog.oid,
+  a.aggminvtransfn::pg_catalog.oid, a.aggmfinalfn::pg_catalog.oid)
+FROM pg_catalog.pg_aggregate a WHERE a.aggfnoid::pg_catalog.oid >= 16384";
+
+/// Types of the database's own except the row types of relations and their arrays: name, what they are made
+/// of, and the checks of domains.
+const TYPES: &str = "\
+SELECT t.oid, t.typnamespace, t.typname, t.typtype, t.typcategory,
+  pg_catalog.concat_ws(' ', t.typbasetype, t.typelem,
+    (SELECT r.rngsubtype FROM pg_catalog.pg_range r WHERE r.rngtypid = t.oid),
+    (SELECT pg_catalog.string_agg(a.atttypid::pg_catalog.text, ' ') FROM pg_catalog.pg_attribute a
+       WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped)),
+  (SELECT pg_catalog.string_agg(pg_catalog.pg_get_constraintdef(c.oid), ' ') FROM pg_catalog.pg_constraint c
+     WHERE c.contypid = t.oid)
+FROM pg_catalog.pg_type t
+WHERE t.oid >= 16384
+  AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_class c WHERE c.oid = t.typrelid AND c.relkind <> 'c')
+  AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_type e JOIN pg_catalog.pg_class c ON c.oid = e.typrelid
+     WHERE e.typarray = t.oid AND c.relkind <> 'c')";
+
+/// The relations about which there is something to say: views and their definitions, sequences, foreign and
+/// unlogged tables, and those with columns of the database's own types.
+const RELATIONS: &str = "\
+SELECT * FROM (
+  SELECT c.oid, c.relnamespace, c.relname, c.relkind, c.relpersistence, c.reltype,
+    (SELECT pg_catalog.string_agg(DISTINCT a.atttypid::pg_catalog.text, ' ') FROM pg_catalog.pg_attribute a
+       WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= 16384) AS types,
+    CASE WHEN c.relkind = 'v' THEN pg_catalog.pg_get_viewdef(c.oid) END,
+    EXISTS (SELECT 1 FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+       WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= 16384
+         AND (t.typcategory = 'C' OR (t.typcategory = 'A' AND (t.typtype = 'd'
+           OR EXISTS (SELECT 1 FROM pg_catalog.pg_type e WHERE e.oid = t.typelem AND e.typcategory = 'C')))))
+  FROM pg_catalog.pg_class c
+  WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND c.relpersistence <> 't' AND c.relnamespace <> 99) AS r
+WHERE r.relkind IN ('v', 'S', 'f') OR r.relpersistence = 'u' OR r.types IS NOT NULL
+  OR r.oid IN (SELECT p.polrelid FROM pg_catalog.pg_policy p)
+  OR r.oid IN (SELECT i.inhparent FROM pg_catalog.pg_inherits i)";
+
+/// What a row security policy evaluates when rows are read.
+const POLICIES: &str = "\
+SELECT p.polrelid, pg_catalog.pg_get_expr(p.polqual, p.polrelid) FROM pg_catalog.pg_policy p
+WHERE p.polqual IS NOT NULL AND p.polcmd IN ('r', '*')";
+
+/// Tables that are read when one of their ancestors is, and can't be on a standby: ancestor and reason.
+const PARENTS: &str = "\
+WITH RECURSIVE up(oid) AS (
+  SELECT i.inhparent FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+  WHERE c.relkind = 'f' OR (c.relkind = 'r' AND c.relpersistence = 'u')
+  UNION SELECT i.inhparent FROM up JOIN pg_catalog.pg_inherits i ON i.inhrelid = up.oid)
+SELECT up.oid FROM up JOIN pg_catalog.pg_class c ON c.oid = up.oid WHERE c.relkind IN ('r', 'p', 'f')";
+
+/// Operators of the database's own and their functions.
+const OPERATORS: &str = "\
+SELECT o.oprnamespace, o.oprname, o.oprcode::pg_catalog.oid FROM pg_catalog.pg_operator o
+WHERE o.oid >= 16384 AND o.oprcode <> 0";
+
+/// Casts of the database's own: source, target, function, context (`i` is unasked).
+const CASTS: &str = "\
+SELECT c.castsource, c.casttarget, c.castfunc, c.castcontext FROM pg_catalog.pg_cast c WHERE c.oid >= 16384";
+
+/// Functions that sorting, grouping and indexes call for a type.
+const OPERATOR_CLASSES: &str = "\
+SELECT p.amproclefttype, p.amproc::pg_catalog.oid FROM pg_catalog.pg_amproc p
+WHERE p.amproc::pg_catalog.oid >= 16384";
+
+/// One value that changes whenever an answer to [`CATALOG_QUERIES`] may have: over the rows that users made,
+/// how many there are, the newest, and the sum of their `xmin`. Reads a few catalogs by their OID indexes.
+/// Temporary tables come and go without changing it.
+pub const CATALOG_STAMP_QUERY: &str = "\
+SELECT pg_catalog.concat_ws(' ',
+  (SELECT pg_catalog.concat_ws(',', pg_catalog.count(*), pg_catalog.max(oid::pg_catalog.int8), pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8))
+     FROM pg_catalog.pg_proc WHERE oid >= 16384),
+  (SELECT pg_catalog.concat_ws(',', pg_catalog.count(*), pg_catalog.max(oid::pg_catalog.int8), pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8))
+     FROM pg_catalog.pg_class WHERE oid >= 16384 AND relpersistence <> 't' AND relkind IN ('r', 'p', 'v', 'm', 'S', 'f', 'c')),
+  (SELECT pg_catalog.concat_ws(',', pg_catalog.count(*), pg_catalog.max(r.oid::pg_catalog.int8), pg_catalog.sum(r.xmin::pg_catalog.text::pg_catalog.int8))
+     FROM pg_catalog.pg_rewrite r WHERE r.oid >= 16384),
+  (SELECT pg_catalog.concat_ws(',', pg_catalog.count(*), pg_catalog.max(t.oid::pg_catalog.int8), pg_catalog.sum(t.xmin::pg_catalog.text::pg_catalog.int8))
+     FROM pg_catalog.pg_type t WHERE t.oid >= 16384 AND t.typtype <> 'c' AND t.typelem = 0),
+  (SELECT pg_catalog.concat_ws(',', pg_catalog.count(*), pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_operator WHERE oid >= 16384),
+  (SELECT pg_catalog.concat_ws(',', pg_catalog.count(*), pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_cast WHERE oid >= 16384),
+  (SELECT pg_catalog.concat_ws(',', pg_catalog.count(*), pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_policy),
+  (SELECT pg_catalog.concat_ws(',', pg_catalog.count(*), pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_constraint WHERE contypid <> 0),
+  (SELECT pg_catalog.concat_ws(',', pg_catalog.count(*), pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_inherits),
+  (SELECT pg_catalog.concat_ws(',', pg_catalog.count(*), pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_namespace
+     WHERE nspname !~ '^pg_(toast|temp)'),
+  (SELECT pg_catalog.concat_ws(',', pg_catalog.count(*), pg_catalog.max(oid::pg_catalog.int8)) FROM pg_catalog.pg_roles))";

@@ -1,0 +1,473 @@
+//! The classifier: puts the three steps together and remembers what the parser said.
+
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use super::catalog::{Catalog, Scope};
+use super::keyword::Keyword;
+use super::lexer::{Kind, Lexer, Reading, Token};
+use super::names::{self, ANYTHING, Found, Text};
+use super::statement::{Nature, Statement};
+use super::tokens::{Tokens, is_balanced};
+use super::{Class, Effects, Reason, TxControl, Verdict, fingerprint, veto};
+
+/// Longest text in bytes that may be a read.
+pub const MAX_TEXT: usize = 16 * 1024;
+
+/// Classifies query strings. Shared by all sessions.
+pub struct Classifier {
+    /// Fingerprint → did the parser veto? The answer depends on nothing else, so entries outlive changes of
+    /// the catalog.
+    parsed: Cache<u128, bool, PerEntry>,
+}
+
+/// An entry costs its key, value, and place in the cache, about this many bytes.
+const ENTRY_BYTES: u64 = 64;
+
+#[derive(Clone)]
+struct PerEntry;
+
+impl Weighter<u128, bool> for PerEntry {
+    fn weight(&self, _: &u128, _: &bool) -> u64 {
+        ENTRY_BYTES
+    }
+}
+
+impl Classifier {
+    /// A classifier whose cache takes about `cache_bytes` at most.
+    pub fn new(cache_bytes: usize) -> Self {
+        let entries = (cache_bytes as u64 / ENTRY_BYTES).max(1);
+        Classifier { parsed: Cache::with_weighter(entries as usize, entries * ENTRY_BYTES, PerEntry) }
+    }
+
+    /// Where may `sql` run? `sql` is the text of a `Query` or `Parse` as the client sent it, in any encoding and
+    /// not trusted. `search_path` is the session's setting as `SHOW` prints it, `None` for the default.
+    pub fn classify(&self, sql: &[u8], catalog: &Catalog, search_path: Option<&str>) -> Verdict {
+        let scope = Scope::Session(search_path);
+        if sql.len() > MAX_TEXT {
+            return oversized(sql, catalog);
+        }
+        let tokens = Tokens::read(sql, Reading::USUAL);
+        let mut judgement = judge_readings(sql, &tokens, catalog, scope);
+        if judgement.reason == Reason::Read && self.vetoes(sql, &tokens) {
+            judgement.reason = Reason::ParserVeto;
+        }
+        judgement.verdict(tokens.hint)
+    }
+
+    fn vetoes(&self, sql: &[u8], tokens: &Tokens) -> bool {
+        let fingerprint = fingerprint::of_tokens(sql, tokens);
+        if let Some(vetoed) = self.parsed.get(&fingerprint) {
+            return vetoed;
+        }
+        let vetoed = veto::vetoes(sql, tokens);
+        self.parsed.insert(fingerprint, vetoed);
+        vetoed
+    }
+}
+
+/// What the lexer and the catalog say about a whole string.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Judgement {
+    pub reason: Reason,
+    pub tx: TxControl,
+    pub effects: Effects,
+}
+
+impl Judgement {
+    fn verdict(self, hint: Option<super::Hint>) -> Verdict {
+        let class = if matches!(self.reason, Reason::Read | Reason::Empty) { Class::Read } else { Class::Primary };
+        Verdict { class, reason: self.reason, hint, tx: self.tx, effects: self.effects }
+    }
+}
+
+/// The worst of all readings of the text that PostgreSQL might take. One in which a quote never ends is none:
+/// the server refuses such a text whole.
+fn judge_readings(sql: &[u8], usual: &Tokens, catalog: &Catalog, scope: Scope<'_>) -> Judgement {
+    let mut worst = (!usual.unterminated).then(|| judge(sql, usual, catalog, scope));
+    if usual.ambiguous {
+        for reading in Reading::OTHERS {
+            let tokens = Tokens::read(sql, reading);
+            if tokens.unterminated {
+                continue;
+            }
+            let other = judge(sql, &tokens, catalog, scope);
+            worst = Some(worst.map_or(other, |worst| Judgement {
+                reason: worst.reason.worse(other.reason),
+                tx: if worst.tx == other.tx { worst.tx } else { TxControl::Mixed },
+                effects: worst.effects | other.effects,
+            }));
+        }
+    }
+    worst.unwrap_or(Judgement { reason: Reason::Malformed, tx: TxControl::None, effects: Effects::NONE })
+}
+
+/// Judges every statement of a string; the worst counts.
+pub(super) fn judge(sql: &[u8], tokens: &Tokens, catalog: &Catalog, scope: Scope<'_>) -> Judgement {
+    let mut whole = Whole::default();
+    for statement in tokens.split(|token| token.kind == Kind::Semicolon).filter(|tokens| !tokens.is_empty()) {
+        let form = Statement::of(sql, statement);
+        let text = match form.nature {
+            Nature::Query => Text::Query,
+            Nature::Other => Text::Other,
+            Nature::Bare => {
+                whole.add(form, Found { reason: Reason::Read, effects: Effects::NONE });
+                continue;
+            }
+        };
+        let mut found = names::find(sql, statement, text, catalog, scope);
+        if form.nature == Nature::Query && !is_balanced(statement) {
+            found.reason = found.reason.worse(Reason::Malformed);
+        }
+        whole.add(form, found);
+    }
+    let mut judgement = whole.judgement();
+    if tokens.malformed {
+        judgement.reason = judgement.reason.worse(Reason::Malformed);
+        judgement.effects |= ANYTHING;
+    }
+    judgement
+}
+
+/// The sum over statements.
+#[derive(Default)]
+struct Whole {
+    statements: usize,
+    reason: Option<Reason>,
+    tx: Option<TxControl>,
+    effects: Effects,
+}
+
+impl Whole {
+    fn add(&mut self, form: Statement, found: Found) {
+        let reason = form.reason.worse(found.reason);
+        self.statements += 1;
+        self.reason = Some(self.reason.map_or(reason, |so_far| so_far.worse(reason)));
+        self.effects |= form.effects | found.effects;
+        self.tx = Some(match (self.tx, form.tx) {
+            (None, tx) => tx,
+            (Some(TxControl::None), TxControl::None) => TxControl::None,
+            _ => TxControl::Mixed,
+        });
+    }
+
+    fn judgement(self) -> Judgement {
+        let effects = if self.statements == 0 { Effects::EMPTY } else { self.effects };
+        let (reason, tx) = (self.reason.unwrap_or(Reason::Empty), self.tx.unwrap_or(TxControl::None));
+        Judgement { reason, tx, effects }
+    }
+}
+
+/// A text too long to be a read: its statements' first words and the functions it names tell the effects,
+/// without keeping its tokens.
+fn oversized(sql: &[u8], catalog: &Catalog) -> Verdict {
+    const HEAD: usize = 32;
+    let mut lexer = Lexer::new(sql, Reading::USUAL);
+    let mut whole = Whole::default();
+    let mut head: Vec<Token> = Vec::with_capacity(HEAD);
+    let mut effects = Effects::NONE;
+    let mut last_name: Option<Token> = None;
+    for token in lexer.by_ref() {
+        match token.kind {
+            Kind::Semicolon => whole.close(sql, &mut head),
+            Kind::Malformed | Kind::Unterminated | Kind::UnicodeEscape => effects |= ANYTHING,
+            Kind::Word if matches!(token.keyword, Keyword::Temp | Keyword::Temporary) => {
+                effects |= Effects::STATE | Effects::DDL
+            }
+            Kind::Word | Kind::Quoted if names::is_temporary_schema(token.text(sql)) => effects |= Effects::STATE,
+            Kind::LeftParen => effects |= last_name.map_or(Effects::NONE, |name| call_effects(sql, name, catalog)),
+            _ => {}
+        }
+        if token.kind != Kind::Semicolon && head.len() < HEAD {
+            head.push(token);
+        }
+        last_name = token.is_name().then_some(token);
+    }
+    whole.close(sql, &mut head);
+    if lexer.ambiguous() || sql.len() > u32::MAX as usize {
+        effects |= ANYTHING;
+    }
+    let mut judgement = whole.judgement();
+    judgement.reason = judgement.reason.worse(Reason::Oversized);
+    judgement.effects |= effects;
+    judgement.verdict(lexer.hint())
+}
+
+impl Whole {
+    fn close(&mut self, sql: &[u8], head: &mut Vec<Token>) {
+        if !head.is_empty() {
+            self.add(Statement::of(sql, head), Found { reason: Reason::Read, effects: Effects::NONE });
+            head.clear();
+        }
+    }
+}
+
+/// The effects of any overload of a function.
+fn call_effects(sql: &[u8], name: Token, catalog: &Catalog) -> Effects {
+    let entry = catalog.entry(name.hash, name.text(sql));
+    let functions = entry.map_or(&[][..], |entry| &entry.functions);
+    functions.iter().fold(Effects::NONE, |effects, function| effects | function.taint.effects)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{CatalogRows, Hint};
+    use super::*;
+    use proptest::prelude::*;
+    use std::sync::LazyLock;
+
+    fn built_ins() -> &'static Catalog {
+        static CATALOG: LazyLock<Catalog> = LazyLock::new(|| Catalog::build(1, CatalogRows::default()));
+        &CATALOG
+    }
+
+    fn verdict(sql: &str) -> Verdict {
+        Classifier::new(1 << 16).classify(sql.as_bytes(), built_ins(), None)
+    }
+
+    #[test]
+    fn the_worst_statement_of_a_string_counts() {
+        for (sql, reason) in [
+            ("SELECT 1; SELECT 2", Reason::Read),
+            ("SELECT 1;;; UPDATE kv SET n = 0", Reason::Write),
+            ("SELECT 1; SELECT nextval('s')", Reason::Sequence),
+            ("/* a */ SELECT 1; /* b */ SELECT 2 /* ; DELETE FROM users */", Reason::Read),
+            ("SELECT 1; SELEC 2", Reason::UnknownStatement),
+            ("COMMIT; INSERT INTO log VALUES (1)", Reason::Write),
+        ] {
+            assert_eq!(verdict(sql).reason, reason, "{sql}");
+        }
+    }
+
+    #[test]
+    fn what_writes_locks_or_creates_within_a_query_is_seen() {
+        for (sql, reason) in [
+            ("SELECT a FROM t FOR NO KEY UPDATE", Reason::RowLock),
+            ("SELECT * FROM (SELECT a FROM t FOR SHARE) s", Reason::RowLock),
+            ("SELECT a FROM t FOR READ ONLY", Reason::Read),
+            ("SELECT substring(a FROM 1 FOR 2) FROM t", Reason::Read),
+            ("SELECT a INTO b FROM c", Reason::SelectInto),
+            ("SELECT a AS into FROM c", Reason::Read),
+            ("WITH x AS (DELETE FROM a RETURNING 1) SELECT 1", Reason::Write),
+            ("WITH x AS (SELECT 1) DELETE FROM a", Reason::Write),
+            ("WITH RECURSIVE t(i) AS (SELECT 1) CYCLE i SET c USING p UPDATE a SET b = 1", Reason::Write),
+            ("SELECT \"update\".\"insert\" FROM \"delete\"", Reason::Read),
+            ("EXPLAIN (ANALYZE, BUFFERS) SELECT 1", Reason::Read),
+            ("EXPLAIN ANALYZE INSERT INTO a VALUES (1)", Reason::Write),
+            ("EXPLAIN EXECUTE p", Reason::PreparedStatement),
+            ("COPY (SELECT 1) TO STDOUT", Reason::Read),
+            ("COPY t (a, b) TO STDOUT WITH (FORMAT csv)", Reason::Read),
+            ("COPY t TO PROGRAM 'x'", Reason::Copy),
+            ("COPY (DELETE FROM t RETURNING 1) TO STDOUT", Reason::Write),
+            ("COPY t FROM STDIN", Reason::Copy),
+            ("SHOW server_version", Reason::Read),
+            ("SHOW ALL", Reason::ServerSetting),
+            ("SELECT U&\"n\\0065xtval\"('s')", Reason::UnicodeEscape),
+            ("SELECT (1", Reason::Malformed),
+            ("SELECT 'open", Reason::Malformed),
+        ] {
+            assert_eq!(verdict(sql).reason, reason, "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_literal_that_ends_elsewhere_under_other_settings_is_read_both_ways() {
+        assert_eq!(verdict(r"SELECT 'C:\'; ").reason, Reason::Read);
+        assert_eq!(verdict(r"SELECT '\' FROM orgs FOR UPDATE --'").reason, Reason::RowLock);
+        assert_eq!(verdict(r"SELECT 'it\'s', nextval('s') --'").reason, Reason::Sequence);
+        assert_eq!(verdict(r"SELECT 'it\'s'").reason, Reason::Read);
+        let sjis = b"SELECT E'\x83\x5c', nextval(E's')";
+        let sql: Vec<u8> = [b"SELECT E'\x83\x5c' , nextval(E's') --'".as_slice()].concat();
+        let class = |sql: &[u8]| Classifier::new(1 << 16).classify(sql, built_ins(), None).class;
+        assert_eq!((class(sjis), class(&sql)), (Class::Primary, Class::Primary));
+    }
+
+    #[test]
+    fn effects_tell_what_may_be_left_behind() {
+        const NONE: Effects = Effects::NONE;
+        let anything = Effects::STATE | Effects::DDL;
+        for (sql, effects) in [
+            ("SELECT 1", NONE),
+            (" ; -- x", Effects::EMPTY),
+            ("SET work_mem = 1", Effects::STATE),
+            ("SET LOCAL work_mem = 1", NONE),
+            ("SET TRANSACTION READ ONLY", NONE),
+            ("SET \"Default_Transaction_Read_Only\" = on", Effects::STATE | Effects::READ_ONLY_SETTING),
+            ("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", Effects::STATE | Effects::READ_ONLY_SETTING),
+            ("RESET ALL", Effects::STATE | Effects::READ_ONLY_SETTING),
+            ("DISCARD PLANS", Effects::STATE),
+            ("SELECT set_config('a.b', 'x', false)", Effects::STATE),
+            ("SELECT set_config($1, 'x', false)", Effects::STATE | Effects::READ_ONLY_SETTING),
+            ("INSERT INTO t SELECT pg_advisory_lock(1)", Effects::STATE),
+            ("SELECT pg_advisory_xact_lock(1)", NONE),
+            ("LOAD 'x'", Effects::STATE | Effects::STICKY),
+            ("SELECT setseed(0.5)", Effects::STATE | Effects::STICKY),
+            ("CREATE TABLE t (a int)", Effects::DDL),
+            ("CREATE TEMP TABLE t (a int)", anything),
+            ("DROP TABLE t", anything),
+            ("SELECT 1 INTO TEMP t", anything),
+            ("SELECT * FROM pg_temp.t", Effects::STATE),
+            ("DECLARE c CURSOR FOR SELECT 1", NONE),
+            ("DECLARE c CURSOR WITH HOLD FOR SELECT 1", Effects::STATE),
+            ("COPY t FROM STDIN", Effects::COPY),
+            ("INSERT INTO t VALUES (nextval('s'))", Effects::SEQUENCE),
+            ("INSERT INTO t VALUES (1)", NONE),
+        ] {
+            assert_eq!(verdict(sql).effects, effects, "{sql}");
+        }
+    }
+
+    #[test]
+    fn transactions_are_told_apart() {
+        for (sql, tx) in [
+            ("BEGIN", TxControl::Begin),
+            ("/* x */ START TRANSACTION READ ONLY", TxControl::BeginReadOnly),
+            ("COMMIT AND NO CHAIN", TxControl::End),
+            ("COMMIT AND CHAIN", TxControl::Inside),
+            ("ROLLBACK TO SAVEPOINT a", TxControl::Inside),
+            ("ROLLBACK TO a", TxControl::Inside),
+            ("ABORT", TxControl::End),
+            ("PREPARE TRANSACTION 'x'", TxControl::End),
+            ("PREPARE p AS SELECT 1", TxControl::None),
+            ("COMMIT PREPARED 'x'", TxControl::None),
+            ("BEGIN; SELECT 1; COMMIT", TxControl::Mixed),
+            ("SELECT 1; SELECT 2", TxControl::None),
+        ] {
+            assert_eq!(verdict(sql).tx, tx, "{sql}");
+        }
+        assert_eq!(verdict("BEGIN READ WRITE").reason, Reason::PrimaryTransaction);
+        assert_eq!(verdict("BEGIN READ ONLY DEFERRABLE").reason, Reason::PrimaryTransaction);
+    }
+
+    #[test]
+    fn a_long_text_is_no_read_but_its_effects_are_known() {
+        let long = format!("SELECT '{}'", "x".repeat(MAX_TEXT));
+        assert_eq!(verdict(&long).reason, Reason::Oversized);
+        assert_eq!(verdict(&format!("/* pgweir: replica */{long}; SET a.b = 1")).effects, Effects::STATE);
+        assert_eq!(
+            verdict(&format!("INSERT INTO t VALUES ({}nextval('s'))", "1, ".repeat(MAX_TEXT))).effects,
+            Effects::SEQUENCE
+        );
+        assert_eq!(verdict(&format!("{long} -- pgweir: primary")).hint, Some(Hint::Primary));
+    }
+
+    #[test]
+    fn a_second_look_comes_from_the_cache_and_is_the_same() {
+        let (classifier, catalog) = (Classifier::new(1 << 16), built_ins());
+        let first = classifier.classify(b"SELECT a FROM t WHERE b = 1", catalog, None);
+        assert_eq!(classifier.classify(b"SELECT a FROM t WHERE b = 2", catalog, None), first);
+        assert_eq!(classifier.parsed.len(), 1);
+    }
+
+    #[test]
+    fn the_cache_stays_within_its_bytes() {
+        let (classifier, catalog) = (Classifier::new(1 << 14), built_ins());
+        for n in 0..2000 {
+            classifier.classify(format!("SELECT a{n} FROM t").as_bytes(), catalog, None);
+        }
+        assert!(classifier.parsed.weight() <= 1 << 14);
+    }
+
+    /// Pieces that make statements which mean something.
+    const PIECES: &[&str] = &[
+        "SELECT",
+        "a",
+        "1",
+        "2",
+        "12345678901",
+        "'x'",
+        "'y'",
+        "E'z'",
+        "$1",
+        "FROM",
+        "t",
+        ",",
+        "(",
+        ")",
+        "(",
+        ")",
+        "nextval",
+        "now",
+        "set_config",
+        "current_setting",
+        "'port'",
+        "'role'",
+        "FOR",
+        "UPDATE",
+        "INTO",
+        "WITH",
+        "AS",
+        "DELETE",
+        ";",
+        "BEGIN",
+        "SET",
+        "work_mem",
+        "=",
+        "*",
+        "::",
+        "int",
+        ".",
+        "\"nextval\"",
+        "pg_settings",
+        "WHERE",
+        "name",
+        "U&\"a\"",
+        "COPY",
+        "TO",
+        "STDOUT",
+        "VALUES",
+        "EXPLAIN",
+    ];
+
+    fn soup() -> impl Strategy<Value = Vec<&'static str>> {
+        proptest::collection::vec(proptest::sample::select(PIECES), 0..14)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        #[test]
+        fn nothing_panics(sql in proptest::collection::vec(any::<u8>(), 0..200), pieces in soup()) {
+            let (classifier, catalog) = (Classifier::new(1 << 16), built_ins());
+            classifier.classify(&sql, catalog, None);
+            classifier.classify(pieces.join(" ").as_bytes(), &Catalog::unloaded(), Some("\"$user"));
+            super::super::setting_names(&sql);
+        }
+
+        #[test]
+        fn comments_and_white_space_change_nothing(pieces in soup()) {
+            let plain = verdict(&pieces.join(" "));
+            prop_assert_eq!(verdict(&pieces.join("/* DELETE /* ; */ ' */")), plain);
+            prop_assert_eq!(verdict(&pieces.join(" -- FOR UPDATE\n\t")), plain);
+        }
+
+        #[test]
+        fn equal_fingerprints_have_equal_verdicts(pieces in soup(), other in soup(), swaps in proptest::collection::vec((0usize..14, 0usize..PIECES.len()), 0..3)) {
+            let mut mutated = pieces.clone();
+            for (at, piece) in swaps {
+                if let Some(place) = mutated.get_mut(at) {
+                    *place = PIECES[piece];
+                }
+            }
+            for (left, right) in [(&pieces, &mutated), (&pieces, &other)] {
+                let (left, right) = (left.join(" "), right.join(" "));
+                if fingerprint::fingerprint(left.as_bytes()) == fingerprint::fingerprint(right.as_bytes()) {
+                    prop_assert_eq!(verdict(&left), verdict(&right), "{} and {}", left, right);
+                }
+            }
+        }
+
+        #[test]
+        fn what_a_literal_says_changes_nothing(body in "[ -~]{0,30}") {
+            let body = body.replace('\\', "").replace('\'', "''");
+            prop_assert_eq!(verdict(&format!("SELECT a FROM t WHERE b = '{body}'")), verdict("SELECT a FROM t WHERE b = 'x'"));
+            prop_assert_eq!(verdict(&format!("DELETE FROM t WHERE b = '{body}'")).reason, Reason::Write);
+        }
+
+        #[test]
+        fn a_write_anywhere_in_a_string_is_for_the_primary(pieces in soup()) {
+            let sql = format!("{} ; DELETE FROM t", pieces.join(" "));
+            prop_assert_eq!(verdict(&sql).class, Class::Primary);
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! The names in a statement against the database's catalog, and the keywords that make a query write.
+//!
+//! A tainted name counts however it is written: as a function's call (`f(x)`), in attribute notation (`x.f`),
+//! as an operator, a cast, a typed literal, a relation. Where it stands decides which of these it can be, and
+//! a qualifier or the `search_path` decides whether the tainted object can be the one that is meant.
+
+use super::call::Call;
+use super::catalog::{Catalog, Entry, Scope, Taint, TaintedFunction};
+use super::keyword::Keyword;
+use super::lexer::{Kind, Token};
+use super::statement::acts_in_code;
+use super::{Effects, Reason, name, settings};
+
+/// What the tokens are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Text {
+    /// One statement that is a query.
+    Query,
+    /// One statement that runs on the primary anyhow.
+    Other,
+    /// The body of a function in PL/pgSQL or in SQL-standard form, or an expression.
+    Code,
+}
+
+/// What was found: the weightiest reason and all effects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub reason: Reason,
+    pub effects: Effects,
+}
+
+/// Everything that a name may have done by code that is hidden.
+pub const ANYTHING: Effects =
+    Effects::STATE.with(Effects::DDL).with(Effects::SEQUENCE).with(Effects::READ_ONLY_SETTING).with(Effects::HIDDEN);
+
+/// Does the token spell `pg_temp`, `pg_temp_3` or the like?
+pub fn is_temporary_schema(text: &[u8]) -> bool {
+    let bare = text.strip_prefix(b"\"").unwrap_or(text);
+    bare.len() >= 7 && bare[..7].eq_ignore_ascii_case(b"pg_temp")
+}
+
+/// Looks at every name, operator and keyword of `tokens`.
+pub fn find(sql: &[u8], tokens: &[Token], text: Text, catalog: &Catalog, scope: Scope<'_>) -> Found {
+    let found = Found { reason: Reason::Read, effects: Effects::NONE };
+    let with = tokens.iter().any(|token| token.keyword == Keyword::With);
+    let mut finder = Finder { sql, tokens, text, catalog, scope, with, found };
+    if let Some(taint) = catalog.everything() {
+        finder.add(taint);
+    }
+    for at in 0..tokens.len() {
+        finder.token(at);
+    }
+    finder.found
+}
+
+struct Finder<'a> {
+    sql: &'a [u8],
+    tokens: &'a [Token],
+    text: Text,
+    catalog: &'a Catalog,
+    scope: Scope<'a>,
+    /// The statement has a `WITH`, so a data-changing keyword may stand behind more than a parenthesis.
+    with: bool,
+    found: Found,
+}
+
+impl Finder<'_> {
+    fn token(&mut self, at: usize) {
+        let token = self.tokens[at];
+        match token.kind {
+            Kind::Word => {
+                if token.keyword != Keyword::None {
+                    self.keyword(at, token.keyword);
+                }
+                self.name(at, token);
+            }
+            Kind::Quoted => self.name(at, token),
+            Kind::Operator => self.operator(at, token),
+            Kind::UnicodeEscape => self.unicode_escape(token),
+            Kind::Cast if !self.catalog.is_loaded() => self.because(Reason::CatalogNotLoaded),
+            _ => {}
+        }
+    }
+
+    fn because(&mut self, reason: Reason) {
+        self.found.reason = self.found.reason.worse(reason);
+    }
+
+    fn add(&mut self, taint: Taint) {
+        self.because(taint.reason);
+        self.found.effects |= taint.effects;
+    }
+
+    fn at(&self, at: Option<usize>) -> Option<&Token> {
+        self.tokens.get(at?)
+    }
+
+    fn before(&self, at: usize) -> Option<&Token> {
+        self.at(at.checked_sub(1))
+    }
+
+    fn next_keyword(&self, at: usize) -> Keyword {
+        self.tokens.get(at + 1).map_or(Keyword::None, |token| token.keyword)
+    }
+
+    /// A name in quotes may be any; a literal is data.
+    fn unicode_escape(&mut self, token: Token) {
+        self.because(Reason::UnicodeEscape);
+        if token.text(self.sql).get(2) == Some(&b'"') {
+            self.found.effects |= ANYTHING;
+        }
+    }
+
+    fn keyword(&mut self, at: usize, keyword: Keyword) {
+        match keyword {
+            Keyword::For if self.locks(at) => self.because(Reason::RowLock),
+            Keyword::Into if self.text == Text::Query && !self.is_label(at) => self.into(at),
+            Keyword::Insert | Keyword::Update | Keyword::Delete | Keyword::Merge => self.change(at),
+            Keyword::Execute if self.text == Text::Code => {
+                self.because(Reason::OpaqueFunction);
+                self.found.effects |= ANYTHING;
+            }
+            Keyword::From | Keyword::Join | Keyword::Table | Keyword::Cast if !self.catalog.is_loaded() => {
+                self.because(Reason::CatalogNotLoaded);
+            }
+            _ if keyword.implies_operator() => {
+                for taint in self.catalog.implied_operators() {
+                    if self.catalog.visible(taint.schema, None, self.scope) {
+                        self.add(*taint);
+                    }
+                }
+            }
+            _ => {}
+        }
+        if self.text == Text::Code
+            && self.starts_statement(at)
+            && let Some(statement) = acts_in_code(keyword)
+        {
+            self.because(statement.reason);
+            self.found.effects |= statement.effects;
+        }
+    }
+
+    /// After `AS` or a dot any keyword is just a name.
+    fn is_label(&self, at: usize) -> bool {
+        self.before(at).is_some_and(|before| before.keyword == Keyword::As || before.kind == Kind::Dot)
+    }
+
+    fn locks(&self, at: usize) -> bool {
+        match self.next_keyword(at) {
+            Keyword::Update | Keyword::Share | Keyword::Key => true,
+            Keyword::No => self.next_keyword(at + 1) == Keyword::Key,
+            _ => false,
+        }
+    }
+
+    fn into(&mut self, at: usize) {
+        if self.before(at).is_some_and(|before| matches!(before.keyword, Keyword::Insert | Keyword::Merge)) {
+            return;
+        }
+        self.because(Reason::SelectInto);
+        self.found.effects |= Effects::DDL;
+        if matches!(self.next_keyword(at), Keyword::Temp | Keyword::Temporary | Keyword::Local | Keyword::Global) {
+            self.found.effects |= Effects::STATE;
+        }
+    }
+
+    /// A data-changing keyword: in a query where a statement can start, in code anywhere.
+    fn change(&mut self, at: usize) {
+        let starts = match self.before(at) {
+            Some(before) if matches!(before.kind, Kind::LeftParen | Kind::RightParen) => true,
+            _ => (self.with || self.text == Text::Code) && !self.is_label(at),
+        };
+        if starts {
+            self.because(Reason::Write);
+        }
+    }
+
+    fn starts_statement(&self, at: usize) -> bool {
+        use Keyword::{Atomic, Begin, Else, Loop, Then};
+        self.before(at).is_none_or(|before| {
+            before.kind == Kind::Semicolon
+                || matches!(before.keyword, Atomic | Begin | Else | Loop | Then)
+                || before.text(self.sql) == b">>"
+        })
+    }
+
+    fn operator(&mut self, at: usize, token: Token) {
+        if !self.catalog.is_loaded() && token.text(self.sql) != b"*" {
+            self.because(Reason::CatalogNotLoaded);
+        }
+        for taint in self.catalog.operator(token.text(self.sql)) {
+            if self.catalog.visible(taint.schema, self.qualifier(at), self.scope) {
+                self.add(*taint);
+            }
+        }
+    }
+
+    fn name(&mut self, at: usize, token: Token) {
+        if let Some(entry) = self.catalog.entry(token.hash, token.text(self.sql)) {
+            self.entry(at, entry);
+        }
+        let text = token.text(self.sql);
+        if is_temporary_schema(text) {
+            self.because(Reason::Temporary);
+            self.found.effects |= Effects::STATE;
+        }
+        if self.catalog.beyond_ascii() && !text.is_ascii() && std::str::from_utf8(text).is_err() {
+            self.because(Reason::ForeignEncoding);
+            self.found.effects |= ANYTHING;
+        }
+        if !self.catalog.is_loaded() {
+            self.unjudged(at, token);
+        }
+    }
+
+    /// Without a catalog, no name can be judged; keywords that are only syntax can.
+    fn unjudged(&mut self, at: usize, token: Token) {
+        let next = self.tokens.get(at + 1).map(|next| next.kind);
+        let used = matches!(next, Some(Kind::LeftParen | Kind::Literal | Kind::OtherLiteral));
+        let names = token.keyword == Keyword::None || (used && !token.keyword.opens_no_call());
+        if names && !self.is_label(at) {
+            self.because(Reason::CatalogNotLoaded);
+        }
+    }
+
+    /// The schema written before the name at `at`, as its token's text.
+    fn qualifier(&self, at: usize) -> Option<&[u8]> {
+        let dot = self.before(at)?;
+        let qualifier = self.at(at.checked_sub(2))?;
+        (dot.kind == Kind::Dot && qualifier.is_name()).then(|| qualifier.text(self.sql))
+    }
+
+    fn entry(&mut self, at: usize, entry: &Entry) {
+        let called = self.tokens.get(at + 1).is_some_and(|next| next.kind == Kind::LeftParen);
+        if called {
+            self.call(at, entry);
+        } else if self.before(at).is_some_and(|before| before.kind == Kind::Dot) {
+            self.attribute(at, entry);
+        }
+        if !entry.relations.is_empty() && self.is_relation(at) {
+            self.relations(at, entry);
+        }
+        if !entry.row_types.is_empty() && self.is_row_type(at) {
+            self.all_visible(at, &entry.row_types);
+        }
+        self.all_visible(at, &entry.types);
+    }
+
+    fn all_visible(&mut self, at: usize, taints: &[Taint]) {
+        for taint in taints {
+            if self.catalog.visible(taint.schema, self.qualifier(at), self.scope) {
+                self.add(*taint);
+            }
+        }
+    }
+
+    /// `name(…)`: each tainted overload that these arguments could select.
+    fn call(&mut self, at: usize, entry: &Entry) {
+        if entry.functions.is_empty() {
+            return;
+        }
+        let mut call = Call::read(self.sql, self.tokens, at, self.catalog, self.scope);
+        if self.text != Text::Query || matches!(self.scope, Scope::Any) {
+            call = call.in_code();
+        }
+        for function in &entry.functions {
+            if !self.catalog.visible(function.taint.schema, self.qualifier(at), self.scope) {
+                continue;
+            }
+            let harmless = entry
+                .harmless
+                .iter()
+                .filter(|overload| self.catalog.visible(overload.schema, self.qualifier(at), self.scope));
+            let reach = call.reaches(&function.signature, harmless);
+            if reach.relies_on_parameters {
+                self.found.effects |= Effects::PARAMETER_TYPES;
+            }
+            if reach.possible && !self.is_harmless_setting(at) && !self.is_constant_row(at) {
+                self.add(function.taint);
+                self.setting_effect(at);
+            }
+        }
+    }
+
+    /// `x.name`, which calls a function of one argument. An identifier before the dot is a row, anything else
+    /// may have any type.
+    fn attribute(&mut self, at: usize, entry: &Entry) {
+        let row = self.qualifier(at).is_some();
+        let takes = |function: &TaintedFunction| {
+            let signature = &function.signature;
+            match signature.arguments.first() {
+                None => signature.most.is_none() && !row,
+                Some(argument) => signature.takes(1) && (!row || argument.takes_row()),
+            }
+        };
+        for function in entry.functions.iter().filter(|function| takes(function)) {
+            if self.catalog.visible(function.taint.schema, None, self.scope) {
+                self.add(function.taint);
+                self.setting_effect(at);
+            }
+        }
+    }
+
+    /// `current_setting('…')` of a setting that reads the same everywhere.
+    fn is_harmless_setting(&self, at: usize) -> bool {
+        name::names(self.tokens[at].text(self.sql), b"current_setting")
+            && self.literal_argument(at).is_some_and(settings::same_everywhere)
+    }
+
+    /// The first argument of the call at `at`, if it is a plain literal. The server deparses it as `'…'::text`.
+    fn literal_argument(&self, at: usize) -> Option<&[u8]> {
+        let after = match self.tokens.get(at + 3..)? {
+            [cast, text, after, ..] if cast.kind == Kind::Cast && text.text(self.sql) == b"text" => after,
+            [after, ..] => after,
+            [] => return None,
+        };
+        self.literal_at(at + 2).filter(|_| matches!(after.kind, Kind::Comma | Kind::RightParen))
+    }
+
+    /// `FROM pg_control_system()` of which only constants are read: without a star, an alias or its own name,
+    /// which stand for the whole row, and without the one column that changes.
+    fn is_constant_row(&self, at: usize) -> bool {
+        let is = |token: &Token, name: &[u8]| token.is_name() && name::names(token.text(self.sql), name);
+        let plain = |(place, token): (usize, &Token)| {
+            place == at
+                || !(is(token, b"pg_control_system")
+                    || is(token, b"pg_control_last_modified")
+                    || token.text(self.sql).starts_with(b"*"))
+        };
+        is(&self.tokens[at], b"pg_control_system")
+            && self.tokens.len() == at + 3
+            && self.before(self.first_of_chain(at)).is_some_and(|before| before.keyword == Keyword::From)
+            && self.tokens.iter().enumerate().all(plain)
+    }
+
+    /// `set_config` of a default of transactions, or of whatever an expression says.
+    fn setting_effect(&mut self, at: usize) {
+        if name::names(self.tokens[at].text(self.sql), b"set_config")
+            && self.literal_argument(at).is_none_or(settings::is_transaction_default)
+        {
+            self.found.effects |= Effects::READ_ONLY_SETTING;
+        }
+    }
+
+    fn literal_at(&self, at: usize) -> Option<&[u8]> {
+        let token = self.tokens.get(at)?;
+        (token.kind == Kind::Literal).then(|| settings::literal_value(token.text(self.sql)))
+    }
+
+    /// Does the name at `at`, with its qualifiers, stand where a relation can?
+    fn is_relation(&self, at: usize) -> bool {
+        if self.tokens.get(at + 1).is_some_and(|next| next.kind == Kind::Dot) {
+            return false;
+        }
+        match self.before(self.first_of_chain(at)) {
+            Some(before) => {
+                matches!(before.kind, Kind::Comma | Kind::LeftParen)
+                    || before.keyword.precedes_relation()
+                    || (self.text != Text::Query && before.keyword == Keyword::Update)
+            }
+            None => false,
+        }
+    }
+
+    fn first_of_chain(&self, at: usize) -> usize {
+        let mut first = at;
+        while first >= 2 && self.tokens[first - 1].kind == Kind::Dot && self.tokens[first - 2].is_name() {
+            first -= 2;
+        }
+        first
+    }
+
+    fn relations(&mut self, at: usize, entry: &Entry) {
+        if name::names(self.tokens[at].text(self.sql), b"pg_settings") {
+            if self.is_harmless_setting_row(at) {
+                return;
+            }
+            // The view has a rule: updating it sets.
+            if self.tokens.iter().any(|token| token.keyword == Keyword::Update) {
+                self.found.effects |= Effects::STATE | Effects::READ_ONLY_SETTING;
+            }
+        }
+        self.all_visible(at, &entry.relations);
+    }
+
+    /// `pg_settings WHERE name = '…'` of one that reads the same everywhere, and nothing else.
+    fn is_harmless_setting_row(&self, at: usize) -> bool {
+        match &self.tokens[at + 1..] {
+            [condition, column, equals, _, rest @ ..] => {
+                condition.keyword == Keyword::Where
+                    && name::names(column.text(self.sql), b"name")
+                    && equals.text(self.sql) == b"="
+                    && self.literal_at(at + 4).is_some_and(settings::same_everywhere)
+                    && rest.first().is_none_or(|next| next.kind == Kind::RightParen)
+            }
+            _ => false,
+        }
+    }
+
+    /// Does the name at `at` stand where a type can, and not where a relation or column does?
+    fn is_row_type(&self, at: usize) -> bool {
+        let typed = |kind| matches!(kind, Kind::LeftParen | Kind::Literal | Kind::OtherLiteral | Kind::LeftBracket);
+        let after = self.tokens.get(at + 1).is_some_and(|next| typed(next.kind));
+        after
+            || self.before(self.first_of_chain(at)).is_some_and(|before| {
+                before.kind == Kind::Cast
+                    || matches!(before.keyword, Keyword::As | Keyword::Returning)
+                    || (before.is_name() && before.keyword == Keyword::None)
+            })
+    }
+}

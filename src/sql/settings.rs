@@ -1,0 +1,270 @@
+//! Settings: which of them read the same on every server, and which a statement changes.
+
+use super::keyword::Keyword;
+use super::lexer::{Kind, Lexer, Reading, Token};
+use super::name;
+
+/// The settings that a query string may change, by `SET`, `RESET`, `DISCARD` or `set_config()`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SettingNames {
+    /// Lower-cased, each once. `role`, `session_authorization`, `timezone`, `client_encoding` and the defaults
+    /// of transactions stand for the statements that have their own syntax.
+    pub names: Vec<String>,
+    /// There are others whose names the text does not say: a computed `set_config()`, code, a text that
+    /// can't be read. (`RESET ALL` and `DISCARD ALL` make none.)
+    pub unknown: bool,
+}
+
+/// Finds the names of the settings that `sql` mentions in order to change them, `SET LOCAL` included. Not for
+/// the hot path.
+pub fn setting_names(sql: &[u8]) -> SettingNames {
+    let mut lexer = Lexer::new(sql, Reading::USUAL);
+    let tokens: Vec<Token> = lexer.by_ref().collect();
+    let mut found = SettingNames { unknown: lexer.ambiguous(), ..SettingNames::default() };
+    for statement in tokens.split(|token| token.kind == Kind::Semicolon) {
+        found.statement(sql, statement);
+    }
+    found.names.sort_unstable();
+    found.names.dedup();
+    found
+}
+
+impl SettingNames {
+    fn statement(&mut self, sql: &[u8], tokens: &[Token]) {
+        let Some(first) = tokens.first() else { return };
+        match first.keyword {
+            Keyword::Set => self.set(sql, &tokens[1..]),
+            Keyword::Reset => self.reset(sql, &tokens[1..]),
+            Keyword::Do | Keyword::Call | Keyword::Execute | Keyword::Load => self.unknown = true,
+            _ => {}
+        }
+        for (at, token) in tokens.iter().enumerate() {
+            match token.kind {
+                Kind::Malformed | Kind::Unterminated | Kind::UnicodeEscape => self.unknown = true,
+                _ if token.is_name() && name::names(token.text(sql), b"set_config") => {
+                    self.call(sql, &tokens[at + 1..])
+                }
+                // UPDATE pg_settings SET setting = …
+                _ if token.is_name() && name::names(token.text(sql), b"pg_settings") => {
+                    self.unknown |= tokens.iter().any(|other| other.keyword == Keyword::Update);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn set(&mut self, sql: &[u8], tokens: &[Token]) {
+        let scoped = matches!(tokens, [token, next, ..]
+            if matches!(token.keyword, Keyword::Session | Keyword::Local) && !is_assignment(sql, next));
+        let tokens = if scoped { &tokens[1..] } else { tokens };
+        match tokens.first().map(|token| token.keyword) {
+            Some(Keyword::Characteristics) => self.add_all(TRANSACTION_DEFAULTS),
+            Some(Keyword::Transaction | Keyword::Constraints) => {}
+            _ => self.named(sql, tokens),
+        }
+    }
+
+    fn reset(&mut self, sql: &[u8], tokens: &[Token]) {
+        match tokens.first().map(|token| token.keyword) {
+            Some(Keyword::All) => {}
+            _ => self.named(sql, tokens),
+        }
+    }
+
+    /// The name, or the words that stand for one.
+    fn named(&mut self, sql: &[u8], tokens: &[Token]) {
+        let Some(first) = tokens.first() else { return };
+        let second = tokens.get(1);
+        match first.keyword {
+            Keyword::Time if second.is_some_and(|t| t.keyword == Keyword::Zone) => self.add("timezone"),
+            Keyword::Names => self.add("client_encoding"),
+            Keyword::Session if second.is_some_and(|t| name::names(t.text(sql), b"authorization")) => {
+                self.add_all(&["session_authorization", "role"]);
+            }
+            _ if name::names(first.text(sql), b"authorization") => self.add_all(&["session_authorization", "role"]),
+            _ if name::names(first.text(sql), b"schema") && second.is_some_and(|t| is_literal(t.kind)) => {
+                self.add("search_path")
+            }
+            _ if name::names(first.text(sql), b"xml") => self.add("xmloption"),
+            _ => {
+                let name = dotted(sql, tokens);
+                self.unknown |= name.is_none();
+                self.names.extend(name);
+            }
+        }
+    }
+
+    /// The arguments of `set_config`.
+    fn call(&mut self, sql: &[u8], tokens: &[Token]) {
+        match tokens {
+            [open, literal, comma, ..]
+                if open.kind == Kind::LeftParen && literal.kind == Kind::Literal && comma.kind == Kind::Comma =>
+            {
+                self.names.push(String::from_utf8_lossy(literal_value(literal.text(sql))).to_lowercase());
+            }
+            _ => self.unknown = true,
+        }
+    }
+
+    fn add(&mut self, name: &str) {
+        self.names.push(name.to_owned());
+    }
+
+    fn add_all(&mut self, names: &[&str]) {
+        self.names.extend(names.iter().map(|name| name.to_string()));
+    }
+}
+
+const TRANSACTION_DEFAULTS: &[&str] =
+    &["default_transaction_isolation", "default_transaction_read_only", "default_transaction_deferrable"];
+
+fn is_assignment(sql: &[u8], token: &Token) -> bool {
+    token.keyword == Keyword::To || token.text(sql) == b"="
+}
+
+fn is_literal(kind: Kind) -> bool {
+    matches!(kind, Kind::Literal | Kind::OtherLiteral)
+}
+
+/// The content of a [`Kind::Literal`].
+pub(super) fn literal_value(text: &[u8]) -> &[u8] {
+    let text = text.strip_prefix(b"N").or(text.strip_prefix(b"n")).unwrap_or(text);
+    &text[1..text.len() - 1]
+}
+
+/// `name` or `class.name`, lower-cased as PostgreSQL compares settings.
+pub(super) fn dotted(sql: &[u8], tokens: &[Token]) -> Option<String> {
+    let mut whole = String::new();
+    for (at, token) in tokens.iter().enumerate() {
+        match (at % 2, token.kind) {
+            (0, Kind::Word | Kind::Quoted) => {
+                whole += &String::from_utf8_lossy(&name::spelled(token.text(sql))).to_lowercase()
+            }
+            (1, Kind::Dot) => whole.push('.'),
+            (1, _) => break,
+            _ => return None,
+        }
+    }
+    (!whole.is_empty()).then_some(whole)
+}
+
+/// Is this setting one of those that decide what transactions are by default?
+pub(super) fn is_transaction_default(name: &[u8]) -> bool {
+    TRANSACTION_DEFAULTS.iter().any(|default| name.eq_ignore_ascii_case(default.as_bytes()))
+}
+
+/// Does `SHOW name` answer the same on a standby as on the primary? True for settings of an application
+/// (with a dot) and those of [`SAME_EVERYWHERE`]: the session carries its own, and the others follow from the
+/// version, the cluster's data or the role and database, which are the same.
+pub(super) fn same_everywhere(name: &[u8]) -> bool {
+    let lower = name.to_ascii_lowercase();
+    lower.contains(&b'.') || SAME_EVERYWHERE.iter().any(|known| known.as_bytes() == lower)
+}
+
+const SAME_EVERYWHERE: &[&str] = &[
+    "application_name",
+    "array_nulls",
+    "backslash_quote",
+    "block_size",
+    "bytea_output",
+    "check_function_bodies",
+    "client_encoding",
+    "client_min_messages",
+    "data_checksums",
+    "datestyle",
+    "debug_assertions",
+    "default_table_access_method",
+    "default_tablespace",
+    "default_text_search_config",
+    "default_toast_compression",
+    "default_transaction_deferrable",
+    "default_transaction_isolation",
+    "escape_string_warning",
+    "extra_float_digits",
+    "integer_datetimes",
+    "intervalstyle",
+    "is_superuser",
+    "lc_collate",
+    "lc_ctype",
+    "lc_messages",
+    "lc_monetary",
+    "lc_numeric",
+    "lc_time",
+    "lo_compat_privileges",
+    "max_connections",
+    "max_function_args",
+    "max_identifier_length",
+    "max_index_keys",
+    "quote_all_identifiers",
+    "role",
+    "row_security",
+    "search_path",
+    "segment_size",
+    "server_encoding",
+    "server_version",
+    "server_version_num",
+    "session_authorization",
+    "standard_conforming_strings",
+    "synchronize_seqscans",
+    "timezone",
+    "timezone_abbreviations",
+    "transform_null_equals",
+    "wal_block_size",
+    "wal_segment_size",
+    "xmlbinary",
+    "xmloption",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(sql: &str) -> Vec<String> {
+        let found = setting_names(sql.as_bytes());
+        assert!(!found.unknown, "{sql}");
+        found.names
+    }
+
+    #[test]
+    fn every_way_to_change_a_setting_is_named() {
+        for (sql, expected) in [
+            ("SET search_path TO tenant2, public", vec!["search_path"]),
+            ("set session \"Work_Mem\" = '1MB'", vec!["work_mem"]),
+            ("SET LOCAL app.tenant = 'x'", vec!["app.tenant"]),
+            ("SET TIME ZONE 'UTC'", vec!["timezone"]),
+            ("SET NAMES 'latin1'", vec!["client_encoding"]),
+            ("SET SCHEMA 'x'", vec!["search_path"]),
+            ("SET ROLE rc", vec!["role"]),
+            ("SET SESSION AUTHORIZATION x", vec!["role", "session_authorization"]),
+            ("RESET statement_timeout", vec!["statement_timeout"]),
+            ("SELECT set_config('App.Tenant', $1, false)", vec!["app.tenant"]),
+            ("SELECT pg_catalog.\"set_config\"('a', 'b', true); SET b = 1", vec!["a", "b"]),
+            ("SET TRANSACTION READ ONLY", vec![]),
+            ("SELECT 'set_config(x)'", vec![]),
+        ] {
+            assert_eq!(names(sql), expected, "{sql}");
+        }
+        assert_eq!(names("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY").len(), 3);
+    }
+
+    #[test]
+    fn what_the_text_does_not_say_is_unknown() {
+        for sql in [
+            "SELECT set_config($1, 'x', false)",
+            "SELECT set_config('a'||'b', 'x', false)",
+            "DO $$ BEGIN END $$",
+            "UPDATE pg_settings SET setting = 'x' WHERE name = 'role'",
+        ] {
+            assert!(setting_names(sql.as_bytes()).unknown, "{sql}");
+        }
+    }
+
+    #[test]
+    fn settings_of_the_server_are_not_the_same_everywhere() {
+        assert!(same_everywhere(b"Server_Version") && same_everywhere(b"app.tenant"));
+        for name in ["in_hot_standby", "port", "transaction_read_only", "cluster_name", "data_directory", "all"] {
+            assert!(!same_everywhere(name.as_bytes()), "{name}");
+        }
+        assert!(SAME_EVERYWHERE.is_sorted());
+    }
+}

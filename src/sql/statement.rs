@@ -1,0 +1,271 @@
+//! One statement by its first keywords: is it a query, and if not, what is it, what does it do to the
+//! transaction and what may it leave behind. (PostgreSQL documentation, part VI, "SQL Commands".)
+
+use super::keyword::Keyword;
+use super::lexer::{Kind, Token};
+use super::settings;
+use super::tokens::after_paren;
+use super::{Effects, Reason, TxControl, name};
+
+/// What a statement is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Statement {
+    pub nature: Nature,
+    /// [`Reason::Read`] if its form alone is harmless.
+    pub reason: Reason,
+    pub tx: TxControl,
+    pub effects: Effects,
+}
+
+/// What the names in a statement mean for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nature {
+    /// A query: every name in it counts.
+    Query,
+    /// It runs on the primary anyhow: names can only add effects.
+    Other,
+    /// It names no object.
+    Bare,
+}
+
+impl Statement {
+    /// Judges `tokens`, which are one statement without its semicolon and not empty.
+    pub fn of(sql: &[u8], tokens: &[Token]) -> Statement {
+        let Some((first, rest)) = tokens.split_first() else { return query() };
+        match first.keyword {
+            _ if starts_query(tokens) => query(),
+            Keyword::Explain => explained(sql, rest),
+            Keyword::Show => show(sql, rest),
+            Keyword::Copy => copy(rest),
+            Keyword::Begin | Keyword::Start => begin(rest),
+            Keyword::Commit | Keyword::End | Keyword::Rollback | Keyword::Abort => end(rest),
+            Keyword::Savepoint | Keyword::Release => bare(Reason::Transaction, TxControl::Inside),
+            Keyword::Prepare if second(rest) == Keyword::Transaction => bare(Reason::TwoPhase, TxControl::End),
+            Keyword::Set => set(sql, rest),
+            Keyword::Reset | Keyword::Discard => reset(sql, rest),
+            keyword => other(keyword, rest),
+        }
+    }
+}
+
+fn query() -> Statement {
+    Statement { nature: Nature::Query, reason: Reason::Read, tx: TxControl::None, effects: Effects::NONE }
+}
+
+fn primary(reason: Reason, effects: Effects) -> Statement {
+    Statement { nature: Nature::Other, reason, tx: TxControl::None, effects }
+}
+
+fn bare(reason: Reason, tx: TxControl) -> Statement {
+    Statement { nature: Nature::Bare, reason, tx, effects: Effects::NONE }
+}
+
+fn second(rest: &[Token]) -> Keyword {
+    rest.first().map_or(Keyword::None, |token| token.keyword)
+}
+
+fn has(tokens: &[Token], keyword: Keyword) -> bool {
+    tokens.iter().any(|token| token.keyword == keyword)
+}
+
+/// `SELECT`, `VALUES`, `TABLE`, `WITH`, behind any number of parentheses.
+fn starts_query(tokens: &[Token]) -> bool {
+    let inner = tokens.iter().find(|token| token.kind != Kind::LeftParen);
+    let is_query = |keyword| matches!(keyword, Keyword::Select | Keyword::Values | Keyword::Table | Keyword::With);
+    inner.is_some_and(|token| is_query(token.keyword))
+}
+
+/// `EXPLAIN`, whether it runs the statement or not: the planner already calls functions that are IMMUTABLE.
+fn explained(sql: &[u8], rest: &[Token]) -> Statement {
+    let options = rest.first().is_some_and(|token| token.kind == Kind::LeftParen) && !starts_query(rest);
+    let start = if options {
+        after_paren(rest, 0).unwrap_or(rest.len())
+    } else {
+        let is_option = |t: &Token| matches!(t.keyword, Keyword::Analyze | Keyword::Analyse | Keyword::Verbose);
+        rest.iter().position(|token| !is_option(token)).unwrap_or(rest.len())
+    };
+    match &rest[start..] {
+        [] => bare(Reason::Malformed, TxControl::None),
+        [first, ..] if first.keyword == Keyword::Explain => bare(Reason::Malformed, TxControl::None),
+        inner if starts_query(inner) => query(),
+        inner => Statement { tx: TxControl::None, nature: Nature::Other, ..Statement::of(sql, inner) },
+    }
+}
+
+fn show(sql: &[u8], rest: &[Token]) -> Statement {
+    let same = match rest {
+        [time, zone] if time.keyword == Keyword::Time && zone.keyword == Keyword::Zone => true,
+        [session, word] if session.keyword == Keyword::Session => name::names(word.text(sql), b"authorization"),
+        _ => settings::dotted(sql, rest).is_some_and(|name| settings::same_everywhere(name.as_bytes())),
+    };
+    bare(if same { Reason::Read } else { Reason::ServerSetting }, TxControl::None)
+}
+
+/// `COPY table [(columns)] TO STDOUT`, `COPY (query) TO STDOUT`; anything else writes or touches the server's
+/// files.
+fn copy(rest: &[Token]) -> Statement {
+    let streams = has(rest, Keyword::Stdin) || has(rest, Keyword::Stdout);
+    let effects = if streams { Effects::COPY } else { Effects::NONE };
+    match after_source(rest) {
+        Some([to, stdout, ..]) if to.keyword == Keyword::To && stdout.keyword == Keyword::Stdout => {
+            Statement { effects, ..query() }
+        }
+        _ => primary(Reason::Copy, effects),
+    }
+}
+
+/// What follows the table or the query of a `COPY`.
+fn after_source(rest: &[Token]) -> Option<&[Token]> {
+    let mut at = 0;
+    if rest.first()?.kind == Kind::LeftParen {
+        return if starts_query(rest) { rest.get(after_paren(rest, 0)?..) } else { None };
+    }
+    if rest[0].keyword == Keyword::Binary {
+        return None;
+    }
+    while rest.get(at)?.is_name() {
+        at += 1;
+        if rest.get(at)?.kind != Kind::Dot {
+            break;
+        }
+        at += 1;
+    }
+    if rest.get(at)?.kind == Kind::LeftParen {
+        at = after_paren(rest, at)?;
+    }
+    rest.get(at..)
+}
+
+fn begin(rest: &[Token]) -> Statement {
+    if asks_for_primary(rest) {
+        return bare(Reason::PrimaryTransaction, TxControl::Begin);
+    }
+    bare(Reason::Transaction, if has(rest, Keyword::Only) { TxControl::BeginReadOnly } else { TxControl::Begin })
+}
+
+/// `READ WRITE`, `ISOLATION LEVEL SERIALIZABLE`, `DEFERRABLE` without `NOT`: refused on a standby.
+fn asks_for_primary(modes: &[Token]) -> bool {
+    let deferrable =
+        |at: usize| modes[at].keyword == Keyword::Deferrable && (at == 0 || modes[at - 1].keyword != Keyword::Not);
+    has(modes, Keyword::Write) || has(modes, Keyword::Serializable) || (0..modes.len()).any(deferrable)
+}
+
+fn end(rest: &[Token]) -> Statement {
+    let chained = |at: usize| rest[at].keyword == Keyword::Chain && (at == 0 || rest[at - 1].keyword != Keyword::No);
+    if second(rest) == Keyword::Prepared {
+        bare(Reason::TwoPhase, TxControl::None)
+    } else if has(rest, Keyword::To) || (0..rest.len()).any(chained) {
+        bare(Reason::Transaction, TxControl::Inside)
+    } else {
+        bare(Reason::Transaction, TxControl::End)
+    }
+}
+
+fn set(sql: &[u8], rest: &[Token]) -> Statement {
+    let scope = second(rest);
+    let after = if matches!(scope, Keyword::Local | Keyword::Session) { rest.get(1..).unwrap_or(&[]) } else { rest };
+    match second(after) {
+        Keyword::Transaction => {
+            let reason = if asks_for_primary(after) { Reason::PrimaryTransaction } else { Reason::Transaction };
+            bare(reason, TxControl::Inside)
+        }
+        Keyword::Constraints => bare(Reason::Transaction, TxControl::None),
+        Keyword::Characteristics => primary(Reason::SessionState, Effects::STATE | Effects::READ_ONLY_SETTING),
+        _ if scope == Keyword::Local && after.first().is_some_and(Token::is_name) => {
+            bare(Reason::SessionState, TxControl::None)
+        }
+        _ => setting(sql, after, Effects::STATE),
+    }
+}
+
+fn reset(sql: &[u8], rest: &[Token]) -> Statement {
+    match second(rest) {
+        Keyword::All => primary(Reason::SessionState, Effects::STATE | Effects::READ_ONLY_SETTING),
+        _ => setting(sql, rest, Effects::STATE),
+    }
+}
+
+fn setting(sql: &[u8], rest: &[Token], effects: Effects) -> Statement {
+    let name = rest.first().map(|token| name::spelled(token.text(sql))).unwrap_or_default();
+    let default = if settings::is_transaction_default(&name) { Effects::READ_ONLY_SETTING } else { Effects::NONE };
+    Statement { effects: effects | default, ..bare(Reason::SessionState, TxControl::None) }
+}
+
+/// Statements whose first keyword says enough.
+fn other(keyword: Keyword, rest: &[Token]) -> Statement {
+    use Keyword::*;
+    let temporary = if has(rest, Temp) || has(rest, Temporary) { Effects::STATE } else { Effects::NONE };
+    match keyword {
+        Insert | Update | Delete | Merge | Truncate => primary(Reason::Write, Effects::NONE),
+        Create => primary(Reason::Ddl, Effects::DDL | temporary),
+        Drop => primary(Reason::Ddl, Effects::DDL | Effects::STATE),
+        Alter | Comment | Grant | Revoke | Reindex | Cluster | Refresh | Reassign | Security | Import => {
+            primary(Reason::Ddl, Effects::DDL)
+        }
+        Vacuum | Analyze | Analyse | Checkpoint | Lock => primary(Reason::Maintenance, Effects::NONE),
+        Do | Call => {
+            primary(Reason::Procedure, Effects::STATE | Effects::DDL | Effects::SEQUENCE | Effects::READ_ONLY_SETTING)
+        }
+        Prepare | Deallocate => primary(Reason::PreparedStatement, Effects::STATE),
+        Execute => primary(
+            Reason::PreparedStatement,
+            Effects::STATE | Effects::DDL | Effects::SEQUENCE | Effects::READ_ONLY_SETTING,
+        ),
+        Declare if has(rest, Hold) => primary(Reason::Cursor, Effects::STATE),
+        Declare | Fetch | Move => primary(Reason::Cursor, Effects::NONE),
+        Close => primary(Reason::Cursor, Effects::STATE),
+        Listen | Unlisten => primary(Reason::Notification, Effects::STATE),
+        Notify => primary(Reason::Notification, Effects::NONE),
+        Load => primary(Reason::ServerControl, Effects::STATE | Effects::STICKY),
+        _ => primary(Reason::UnknownStatement, Effects::STATE | Effects::DDL),
+    }
+}
+
+/// In the body of a function, does a statement that starts with this keyword do more than read? Such keywords
+/// have no other meaning at that place in PL/pgSQL.
+pub fn acts_in_code(keyword: Keyword) -> Option<Statement> {
+    use Keyword::{
+        Alter, Analyse, Analyze, Call, Checkpoint, Cluster, Comment, Copy, Create, Deallocate, Discard, Do, Drop,
+        Grant, Import, Listen, Load, Lock, Notify, Prepare, Reassign, Refresh, Reindex, Reset, Revoke, Security, Set,
+        Truncate, Unlisten, Vacuum,
+    };
+    let acts = matches!(
+        keyword,
+        Alter
+            | Analyse
+            | Analyze
+            | Call
+            | Checkpoint
+            | Cluster
+            | Comment
+            | Copy
+            | Create
+            | Deallocate
+            | Discard
+            | Do
+            | Drop
+            | Grant
+            | Import
+            | Listen
+            | Load
+            | Lock
+            | Notify
+            | Prepare
+            | Reassign
+            | Refresh
+            | Reindex
+            | Reset
+            | Revoke
+            | Security
+            | Set
+            | Truncate
+            | Unlisten
+            | Vacuum
+    );
+    match keyword {
+        Copy => Some(primary(Reason::Copy, Effects::NONE)),
+        Set | Reset | Discard => Some(primary(Reason::SessionState, Effects::STATE | Effects::READ_ONLY_SETTING)),
+        _ if acts => Some(other(keyword, &[])),
+        _ => None,
+    }
+}

@@ -1,0 +1,79 @@
+//! All tokens of a text, on the stack for texts of the usual size.
+
+use std::ops::Deref;
+
+use smallvec::SmallVec;
+
+use super::Hint;
+use super::lexer::{Kind, Lexer, Reading, Token};
+
+/// The tokens of one reading of a text, and what the lexer noted along the way.
+pub struct Tokens {
+    list: SmallVec<[Token; 128]>,
+    /// The hint in its comments.
+    pub hint: Option<Hint>,
+    /// Another [`Reading`] would split it differently.
+    pub ambiguous: bool,
+    /// A quote or comment never ends: PostgreSQL refuses such a text whole, on any server.
+    pub unterminated: bool,
+    /// A token that is not PostgreSQL's, or not in every version.
+    pub malformed: bool,
+}
+
+impl Tokens {
+    pub fn read(sql: &[u8], reading: Reading) -> Tokens {
+        let mut lexer = Lexer::new(sql, reading);
+        let mut list = SmallVec::new();
+        let (mut unterminated, mut malformed) = (false, false);
+        for token in lexer.by_ref() {
+            unterminated |= token.kind == Kind::Unterminated;
+            malformed |= token.kind == Kind::Malformed;
+            list.push(token);
+        }
+        Tokens { list, hint: lexer.hint(), ambiguous: lexer.ambiguous(), unterminated, malformed }
+    }
+}
+
+impl Deref for Tokens {
+    type Target = [Token];
+
+    fn deref(&self) -> &[Token] {
+        &self.list
+    }
+}
+
+/// The index after the parenthesis that closes the one at `open`, or `None` if none does.
+pub fn after_paren(tokens: &[Token], open: usize) -> Option<usize> {
+    let mut depth = 0usize;
+    for (at, token) in tokens.iter().enumerate().skip(open) {
+        match token.kind {
+            Kind::LeftParen => depth += 1,
+            Kind::RightParen => {
+                depth = depth.checked_sub(1)?;
+                if depth == 0 {
+                    return Some(at + 1);
+                }
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Do parentheses and brackets match?
+pub fn is_balanced(tokens: &[Token]) -> bool {
+    let (mut parens, mut brackets) = (0i32, 0i32);
+    for token in tokens {
+        match token.kind {
+            Kind::LeftParen => parens += 1,
+            Kind::RightParen => parens -= 1,
+            Kind::LeftBracket => brackets += 1,
+            Kind::RightBracket => brackets -= 1,
+            _ => {}
+        }
+        if parens < 0 || brackets < 0 {
+            return false;
+        }
+    }
+    parens == 0 && brackets == 0
+}

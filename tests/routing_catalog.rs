@@ -1,0 +1,376 @@
+//! The routing cases against a real catalog: loads `routing/schema.sql` into a throw-away PostgreSQL, asks
+//! it the catalog queries, and classifies every case of `routing/dev_cases.jsonl` with the answers.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use pgweir::sql::{CATALOG_QUERIES, CATALOG_STAMP_QUERY, Catalog, CatalogRows, Class, Classifier, Verdict};
+use tokio_postgres::{NoTls, SimpleQueryMessage};
+
+const CASES: &str = include_str!("routing/dev_cases.jsonl");
+const SCHEMA: &str = include_str!("routing/schema.sql");
+
+/// Groups every read of which must be recognised.
+const READ_GROUPS: &[&str] = &[
+    "django",
+    "rails",
+    "hibernate",
+    "prisma",
+    "sqlalchemy",
+    "orm_misc",
+    "bi",
+    "read_forms",
+    "psql",
+    "builtin_volatile_safe",
+    "decoy",
+];
+
+/// Cases marked as reads that go to the primary on purpose, all of them `lenient` in the file.
+const CAUTIOUS: &[&str] = &[
+    "query_to_xml",
+    "f_cond_write(false)",
+    "f_dyn",
+    "EXPLAIN INSERT",
+    "EXPLAIN (VERBOSE, ANALYZE false) UPDATE",
+    "BEGIN READ ONLY; SELECT",
+];
+
+/// What `schema.sql` has no example of.
+const MORE: &str = r#"
+CREATE TABLE tenants (id int, tenant text);
+ALTER TABLE tenants ENABLE ROW LEVEL SECURITY;
+CREATE POLICY p ON tenants USING (tenant = current_setting('app.tenant', true));
+CREATE FUNCTION f_row_variable() RETURNS text LANGUAGE plpgsql AS 'DECLARE r users; BEGIN SELECT * INTO r FROM users LIMIT 1; RETURN upper(r); END';
+CREATE FUNCTION f_upper(text) RETURNS text LANGUAGE plpgsql AS 'BEGIN RETURN upper($1::text); END';
+CREATE FUNCTION f_atomic(int) RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT nextval('order_no_seq'); END;
+CREATE FUNCTION f_atomic_read(int) RETURNS bigint LANGUAGE sql RETURN (SELECT count(*) FROM users WHERE id = $1);
+CREATE FUNCTION f_default(bigint DEFAULT nextval('order_no_seq')) RETURNS bigint LANGUAGE sql AS 'SELECT $1';
+CREATE FUNCTION f_domain(logged_text) RETURNS text LANGUAGE sql AS 'SELECT $1::text';
+CREATE FUNCTION f_path() RETURNS bigint LANGUAGE sql SET search_path = public AS 'SELECT count(*) FROM users';
+CREATE FUNCTION f_set() RETURNS int LANGUAGE plpgsql AS 'BEGIN SET work_mem = 65536; RETURN 1; END';
+CREATE VIEW v_shadow AS SELECT id, upper(name) AS name, now() AS at FROM users;
+CREATE TABLE parted (id int) PARTITION BY RANGE (id);
+CREATE UNLOGGED TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (10);
+CREATE TABLE typed (x logged_text);
+CREATE TYPE pair AS (a int);
+CREATE FUNCTION pair_text(pair) RETURNS text LANGUAGE plpgsql AS 'BEGIN INSERT INTO log(msg) VALUES (1); RETURN 1; END';
+CREATE CAST (pair AS text) WITH FUNCTION pair_text(pair);
+CREATE FUNCTION "zählen"() RETURNS bigint LANGUAGE sql AS $$SELECT nextval('order_no_seq')$$;
+"#;
+
+struct Case {
+    sql: String,
+    route: String,
+    severity: String,
+    group: String,
+    search_path: Option<String>,
+}
+
+fn cases() -> Vec<Case> {
+    let parse = |line: &str| {
+        let case: serde_json::Value = serde_json::from_str(line).expect("a case is one JSON object");
+        let field = |name: &str| case[name].as_str().unwrap_or_default().to_owned();
+        let before = case["session_pre"].as_array().into_iter().flatten().filter_map(|sql| sql.as_str());
+        let search_path =
+            before.filter_map(|sql| sql.strip_prefix("SET search_path TO ")).next_back().map(str::to_owned);
+        Case {
+            sql: field("sql"),
+            route: field("route"),
+            severity: field("severity"),
+            group: field("group"),
+            search_path,
+        }
+    };
+    CASES.lines().map(parse).collect()
+}
+
+fn classify(case: &Case, catalog: &Catalog) -> Verdict {
+    Classifier::new(1 << 20).classify(case.sql.as_bytes(), catalog, case.search_path.as_deref())
+}
+
+/// Every case that is classified as it must not be, as a line of a table.
+fn misses(catalog: &Catalog, wrong: impl Fn(&Case, Verdict) -> bool) -> Vec<String> {
+    let line = |case: &Case| {
+        let verdict = classify(case, catalog);
+        wrong(case, verdict).then(|| {
+            format!(
+                "{:<22} {:<8} {:<8} {:<20} {}",
+                case.group,
+                case.route,
+                case.severity,
+                verdict.reason.label(),
+                case.sql
+            )
+        })
+    };
+    cases().iter().filter_map(line).collect()
+}
+
+fn is_dangerous(case: &Case) -> bool {
+    case.route == "primary" && matches!(case.severity.as_str(), "fails" | "unsafe" | "silent" | "differs")
+        // Decided by the transaction that is open, not by the statement.
+        && !case.sql.starts_with("SELECT id FROM orgs WHERE id=1")
+}
+
+fn show(title: &str, misses: &[String]) {
+    assert!(misses.is_empty(), "{title}: {}\n{}", misses.len(), misses.join("\n"));
+}
+
+#[tokio::test]
+async fn every_case_is_classified_by_a_real_catalog() {
+    let server = Server::start();
+    let client = server.connect().await;
+    client.batch_execute(SCHEMA).await.expect("the schema loads");
+    let catalog = load(&client).await;
+    let primary_only = misses(&catalog, |case, verdict| is_dangerous(case) && verdict.class == Class::Read);
+    show("cases for the primary that were taken for reads", &primary_only);
+    let lost = misses(&catalog, |case, verdict| {
+        let cautious = CAUTIOUS.iter().any(|text| case.sql.contains(text));
+        case.route == "replica"
+            && verdict.class == Class::Primary
+            && (READ_GROUPS.contains(&case.group.as_str()) || !cautious)
+            && !case.sql.contains("query_to_xml")
+    });
+    show("reads that were lost to the primary", &lost);
+}
+
+#[tokio::test]
+async fn a_search_path_brings_shadows_into_sight() {
+    let server = Server::start();
+    let client = server.connect().await;
+    client.batch_execute(SCHEMA).await.expect("the schema loads");
+    client.batch_execute(MORE).await.expect("more objects load");
+    let catalog = load(&client).await;
+    let classifier = Classifier::new(1 << 20);
+    for (sql, path, class) in [
+        ("SELECT log('x'::text)", Some("audit, public"), Class::Primary),
+        ("SELECT count(1)", Some("audit, public"), Class::Primary),
+        ("SELECT count(*) FROM orgs", Some("audit, public"), Class::Read),
+        ("SELECT log(100)", Some("audit, public"), Class::Read),
+        ("SELECT count(1)", None, Class::Read),
+        ("SELECT log(2)", Some("\"$user\", public"), Class::Read),
+        ("SELECT audit.count(1)", None, Class::Primary),
+        ("SELECT 'a' + 'b'", Some("audit"), Class::Primary),
+        ("SELECT 1 + 1", None, Class::Read),
+        ("SELECT 1 OPERATOR(audit.+) 1", None, Class::Primary),
+        ("SELECT upper(email) FROM users", None, Class::Read),
+        ("SELECT upper(u) FROM users u", None, Class::Primary),
+        ("SELECT u.upper FROM users u", None, Class::Primary),
+        ("SELECT u.touch FROM users u", None, Class::Primary),
+        ("SELECT ('x').f_write", None, Class::Primary),
+        ("SELECT $1.nextval", None, Class::Primary),
+        ("SELECT ('order_no_seq'::regclass).nextval", None, Class::Primary),
+        ("SELECT upper($1)", None, Class::Read),
+        (
+            "SELECT lower(upper(name)) FROM (SELECT name FROM users WHERE id IN (SELECT user_id FROM orders)) s",
+            None,
+            Class::Read,
+        ),
+        ("SELECT system_identifier FROM pg_control_system()", None, Class::Read),
+        ("SELECT * FROM pg_control_system()", None, Class::Primary),
+        ("SELECT pg_control_system FROM pg_control_system()", None, Class::Primary),
+        ("SELECT pg_control_last_modified FROM pg_control_system()", None, Class::Primary),
+        (
+            "SELECT upper(name) FROM (SELECT name FROM users WHERE id IN (SELECT user_id FROM orders)) s",
+            None,
+            Class::Read,
+        ),
+        ("SELECT upper(x) FROM (SELECT u AS x FROM users u) s", None, Class::Primary),
+        ("SELECT now()", None, Class::Read),
+        ("SELECT now(1)", None, Class::Primary),
+        ("SELECT sum_log(id) FROM orgs", None, Class::Primary),
+        ("SELECT 5::ticket", None, Class::Primary),
+        ("SELECT 'x'::_logged_text", None, Class::Primary),
+        ("SELECT f_over('x')", None, Class::Primary),
+        ("SELECT k FROM u_cache", None, Class::Primary),
+        ("SELECT last_value FROM order_no_seq", None, Class::Primary),
+        ("SELECT * FROM v_next2", None, Class::Primary),
+        ("SELECT * FROM v_op", None, Class::Primary),
+        ("SELECT * FROM v_stable", None, Class::Read),
+        ("SELECT n FROM mv_sales", None, Class::Read),
+        ("TABLE secrets", None, Class::Primary),
+        ("COPY orgs TO STDOUT", None, Class::Read),
+        ("COPY secrets TO STDOUT", None, Class::Primary),
+        ("SELECT * FROM log", None, Class::Read),
+        ("SELECT * FROM information_schema.columns", None, Class::Read),
+        ("SELECT 1 FROM information_schema.tables WHERE table_name = 'x'", None, Class::Read),
+        ("SELECT setting FROM pg_settings WHERE name = 'server_version'", None, Class::Read),
+        ("SELECT setting FROM pg_settings WHERE name = 'server_version' OR true", None, Class::Primary),
+        ("SELECT upper(trim(coalesce(name, ''))) FROM users", None, Class::Read),
+        ("SELECT upper((SELECT u FROM users u LIMIT 1))", None, Class::Primary),
+        ("SELECT * FROM (v_next CROSS JOIN orgs)", None, Class::Primary),
+        ("SELECT orgs.id FROM orgs, public.\"v_next\" AS o", None, Class::Primary),
+        ("SELECT nextval FROM (SELECT 1 AS nextval) s", None, Class::Read),
+        ("SELECT * FROM pg_stat_activity", None, Class::Primary),
+        ("SELECT current_setting('app.tenant', true)", None, Class::Read),
+        ("SELECT current_setting('transaction_read_only')", None, Class::Primary),
+        ("SELECT domain_in('x', 'logged_text'::regtype, -1)", None, Class::Primary),
+        ("SELECT id FROM events WHERE at > '2024-06-01'", None, Class::Read),
+        ("SELECT f_where()", None, Class::Primary),
+        ("SELECT * FROM tenants", None, Class::Read),
+        ("SELECT f_row_variable()", None, Class::Primary),
+        ("SELECT f_upper('x')", None, Class::Read),
+        ("SELECT f_atomic(1)", None, Class::Primary),
+        ("SELECT f_atomic_read(1)", None, Class::Read),
+        ("SELECT f_default()", None, Class::Primary),
+        ("SELECT f_domain('x')", None, Class::Primary),
+        ("SELECT f_path()", None, Class::Read),
+        ("SELECT f_set()", None, Class::Primary),
+        ("SELECT id FROM v_shadow", None, Class::Read),
+        ("SELECT id FROM parted", None, Class::Primary),
+        ("SELECT x FROM typed", None, Class::Read),
+        ("SELECT '(x)'::typed", None, Class::Primary),
+        ("SELECT CAST('{}' AS public.typed[])", None, Class::Primary),
+        ("SELECT 'größe', zähler FROM orgs", None, Class::Read),
+        ("SELECT \"zählen\"()", None, Class::Primary),
+        ("SELECT ZäHLEN()", None, Class::Primary),
+    ] {
+        let verdict = classifier.classify(sql.as_bytes(), &catalog, path);
+        assert_eq!(verdict.class, class, "{sql} with {path:?}: {:?}", verdict.reason);
+    }
+}
+
+#[tokio::test]
+async fn columns_that_hold_rows_take_the_certainty_away() {
+    let server = Server::start();
+    let client = server.connect().await;
+    client.batch_execute(SCHEMA).await.expect("the schema loads");
+    client.batch_execute(MORE).await.expect("more objects load");
+    client.batch_execute("CREATE TABLE casting (id int, x pair)").await.expect("a column of a composite type");
+    let catalog = load(&client).await;
+    let class = |sql: &str| Classifier::new(1 << 16).classify(sql.as_bytes(), &catalog, None).class;
+    assert_eq!(class("SELECT x::text FROM casting"), Class::Primary);
+    assert_eq!(class("SELECT upper(email) FROM users"), Class::Primary);
+    assert_eq!(class("SELECT upper(email::text) FROM users"), Class::Read);
+}
+
+#[tokio::test]
+async fn the_stamp_changes_with_the_catalog_and_not_with_data() {
+    let server = Server::start();
+    let client = server.connect().await;
+    client
+        .batch_execute("CREATE TABLE t (id int); CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'")
+        .await
+        .expect("set up");
+    let first = stamp(&client).await;
+    client.batch_execute("INSERT INTO t VALUES (1); ANALYZE; CREATE TEMP TABLE tt (id int)").await.expect("data");
+    assert_eq!(stamp(&client).await, first);
+    for change in [
+        "CREATE OR REPLACE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 2'",
+        "CREATE VIEW v AS SELECT f()",
+        "CREATE OR REPLACE VIEW v AS SELECT f() + 0 AS f",
+        "CREATE DOMAIN d AS int CHECK (VALUE > 0)",
+        "ALTER TABLE t SET UNLOGGED",
+        "ALTER TABLE t SET LOGGED",
+        "CREATE POLICY p ON t USING (f() = 1)",
+        "CREATE OPERATOR ==~ (LEFTARG = text, RIGHTARG = text, FUNCTION = texteq)",
+        "CREATE SCHEMA s",
+        "DROP FUNCTION f() CASCADE",
+    ] {
+        let before = stamp(&client).await;
+        client.batch_execute(change).await.unwrap_or_else(|error| panic!("{change}: {error}"));
+        assert_ne!(stamp(&client).await, before, "{change}");
+    }
+}
+
+#[test]
+fn without_a_catalog_nothing_dangerous_is_a_read() {
+    let catalog = Catalog::unloaded();
+    let dangerous = misses(&catalog, |case, verdict| {
+        let session = case.route == "session" && case.severity != "empty" && case.group != "empty";
+        (is_dangerous(case) || session) && verdict.class == Class::Read && verdict.reason.label() != "empty"
+    });
+    show("cases for the primary that were taken for reads", &dangerous);
+    let reads = ["SELECT 1", "SELECT 'x' AS a, 2", "VALUES (1)", "SHOW server_version", "SELECT 1; SELECT 2"];
+    for sql in reads {
+        assert_eq!(Classifier::new(1 << 16).classify(sql.as_bytes(), &catalog, None).class, Class::Read, "{sql}");
+    }
+    for sql in [
+        "SELECT n FROM v",
+        "SELECT f()",
+        "SELECT 'x'::d",
+        "TABLE v",
+        "SELECT d 'x'",
+        "SELECT 'a' ==~ 'b'",
+        "SELECT names 'x'",
+    ] {
+        assert_eq!(Classifier::new(1 << 16).classify(sql.as_bytes(), &catalog, None).class, Class::Primary, "{sql}");
+    }
+}
+
+async fn load(client: &tokio_postgres::Client) -> Catalog {
+    let mut results = Vec::new();
+    for (name, sql) in CATALOG_QUERIES {
+        results.push(rows(client, sql).await.unwrap_or_else(|error| panic!("catalog query {name}: {error:?}")));
+    }
+    let rows = CatalogRows::from_results(results).expect("the rows have the shape asked for");
+    Catalog::build(1, rows)
+}
+
+async fn stamp(client: &tokio_postgres::Client) -> String {
+    let mut rows = rows(client, CATALOG_STAMP_QUERY).await.expect("the stamp query runs");
+    rows.remove(0).remove(0).expect("a stamp")
+}
+
+async fn rows(client: &tokio_postgres::Client, sql: &str) -> Result<Vec<Vec<Option<String>>>, tokio_postgres::Error> {
+    let messages = client.simple_query(sql).await?;
+    let rows = messages.iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some((0..row.len()).map(|column| row.get(column).map(str::to_owned)).collect()),
+        _ => None,
+    });
+    Ok(rows.collect())
+}
+
+/// A PostgreSQL of its own in a temporary directory, reached by a Unix socket; stopped on drop.
+struct Server {
+    directory: tempfile::TempDir,
+    bin: PathBuf,
+}
+
+impl Server {
+    fn start() -> Server {
+        let bin = newest_bin();
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let server = Server { directory, bin };
+        run(Command::new("chown").arg("postgres").arg(server.path()));
+        server.pg("initdb", &["-D", "data", "-A", "trust", "-U", "postgres", "--no-sync"]);
+        let options = format!("-k {} -c listen_addresses='' -c fsync=off", server.path().display());
+        server.pg("pg_ctl", &["-D", "data", "-w", "-l", "log", "-o", &options, "start"]);
+        server
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Runs one of PostgreSQL's programs as the user postgres, who may run a server where root may not.
+    fn pg(&self, program: &str, arguments: &[&str]) {
+        let mut command = Command::new("runuser");
+        command.args(["-u", "postgres", "--"]).arg(self.bin.join(program)).args(arguments);
+        run(command.current_dir(self.path()));
+    }
+
+    async fn connect(&self) -> tokio_postgres::Client {
+        let address = format!("host={} user=postgres dbname=postgres", self.path().display());
+        let (client, connection) = tokio_postgres::connect(&address, NoTls).await.expect("the server answers");
+        tokio::spawn(connection);
+        client
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.pg("pg_ctl", &["-D", "data", "-m", "immediate", "stop"]);
+    }
+}
+
+fn newest_bin() -> PathBuf {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL is missing: apt-get install postgresql");
+    let newest = versions.filter_map(Result::ok).max_by_key(|entry| entry.file_name());
+    newest.expect("PostgreSQL is missing: apt-get install postgresql").path().join("bin")
+}
+
+fn run(command: &mut Command) {
+    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
