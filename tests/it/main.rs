@@ -3,6 +3,7 @@
 
 mod architecture;
 mod ledger_model;
+mod equivalence;
 mod proxy;
 mod run;
 mod sandbox;

@@ -1,6 +1,8 @@
 //! What the tests share: one primary with two standbys for the whole run, and a database for each test.
 
 pub mod proxy;
+pub mod raw;
+pub mod say;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
