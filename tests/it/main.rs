@@ -4,6 +4,7 @@
 mod architecture;
 mod ledger_model;
 mod equivalence;
+mod demo;
 mod proxy;
 mod run;
 mod sandbox;
