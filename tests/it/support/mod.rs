@@ -1,5 +1,6 @@
 //! What the tests share: one primary with two standbys for the whole run, and a database for each test.
 
+pub mod primary_only;
 pub mod proxy;
 
 use std::sync::atomic::{AtomicU32, Ordering};
