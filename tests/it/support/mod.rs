@@ -2,6 +2,7 @@
 
 pub mod primary_only;
 pub mod proxy;
+pub mod tls;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
