@@ -5,6 +5,8 @@ mod architecture;
 mod ledger_model;
 mod equivalence;
 mod demo;
+mod cancel;
+mod pooling;
 mod proxy;
 mod run;
 mod sandbox;
