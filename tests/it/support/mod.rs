@@ -2,12 +2,9 @@
 
 pub mod primary_only;
 pub mod proxy;
-<<<<<<< HEAD
 pub mod raw;
 pub mod say;
-=======
 pub mod tls;
->>>>>>> pooltests
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
