@@ -273,7 +273,7 @@ impl Leased {
         const CLOSE_UNNAMED: &[u8] = b"C\0\0\0\x06S\0";
         if !self.has_unnamed {
             self.lease.outbound.push(CLOSE_UNNAMED);
-            ledger.push(ledger::Awaits::Close, ledger::Fate::Swallow, None);
+            ledger.push(ledger::Awaits::Close, ledger::Fate::Swallow, Some(Change::HasUnnamed));
             self.has_unnamed = true;
         }
     }

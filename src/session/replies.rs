@@ -189,6 +189,7 @@ impl Session {
                 }
                 Change::Prepared(id) => leased.lease.prepared.remove(id),
                 Change::Unnamed => self.unnamed = Unnamed::None,
+                Change::HasUnnamed => leased.has_unnamed = false,
             }
         }
     }

@@ -36,6 +36,8 @@ pub enum Change {
     Prepared(u64),
     /// A `Parse` of the unnamed statement.
     Unnamed,
+    /// The server connection's unnamed statement was made this session's.
+    HasUnnamed,
 }
 
 /// The name in a text that is nothing but `DEALLOCATE [PREPARE] name`, as PostgreSQL would read it:
@@ -74,6 +76,10 @@ pub struct Names {
 impl Names {
     pub fn get(&self, name: &[u8]) -> Option<&Named> {
         self.by_name.get(name)
+    }
+
+    pub fn has(&self, name: &[u8]) -> bool {
+        self.by_name.contains_key(name)
     }
 
     pub fn get_mut(&mut self, name: &[u8]) -> Option<&mut Named> {
