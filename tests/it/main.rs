@@ -2,7 +2,11 @@
 //! real servers, most of them against the cluster in [`support`], each in a database of its own.
 
 mod architecture;
+mod cancel;
+mod demo;
 mod equivalence;
+mod ledger_model;
+mod pooling;
 mod proxy;
 mod run;
 mod sandbox;
