@@ -111,6 +111,10 @@ impl Intake {
     /// and the names by which it was judged.
     pub(super) fn settled(&mut self) {
         self.open = false;
+        self.ungather();
+    }
+
+    fn ungather(&mut self) {
         self.batch = None;
         self.verdicts.clear();
     }
@@ -143,7 +147,11 @@ impl Session {
             }
             let taken = if self.intake.skipping {
                 self.skip()?
-            } else if self.intake.admitted > 0 || self.follows() {
+            } else if self.intake.admitted > 0 {
+                self.pass_on()?
+            } else if self.follows() {
+                // What was gathered before it was known to follow goes on message by message.
+                self.intake.ungather();
                 self.pass_on()?
             } else {
                 self.gather_batch()?
@@ -398,10 +406,14 @@ impl Session {
                 }
                 Some(Awaits::Query)
             }
-            Request::LongQuery | Request::FunctionCall => {
+            Request::LongQuery => {
                 self.note_unseen(leased);
                 self.unnamed = Unnamed::None;
-                Some(if matches!(request, Request::LongQuery) { Awaits::Query } else { Awaits::FunctionCall })
+                Some(Awaits::Query)
+            }
+            Request::FunctionCall => {
+                self.note_unseen(leased);
+                Some(Awaits::FunctionCall)
             }
             Request::Parse(parse) if parse.name.is_empty() => {
                 let verdict = self.parse_verdict(&parse);
@@ -441,6 +453,7 @@ impl Session {
                 }
                 Some(Awaits::Bind)
             }
+            Request::Bind(head) if self.is_unsure(leased, head.statement) => return Sent::Not(Step::Stalled),
             Request::Bind(head) => return self.send_bind(leased, head, len),
             Request::Describe(Target::Statement(name)) if !self.names.has(name) && !is_ours(name) => {
                 if self.ledger.reaches_back() {
@@ -448,11 +461,14 @@ impl Session {
                 }
                 Some(Awaits::Describe)
             }
+            Request::Describe(Target::Statement(name)) if self.is_unsure(leased, name) => {
+                return Sent::Not(Step::Stalled);
+            }
             Request::Describe(Target::Statement(name)) => {
                 return match self.ready_named(leased, name) {
                     Ok(named) => {
                         put_target(leased, frontend::DESCRIBE, named.statement.server_name().as_bytes());
-                        self.ledger.push(Awaits::Describe, Fate::Forward, None);
+                        self.ledger.push(Awaits::Describe, Fate::Forward, Some(Change::Uses(named.name)));
                         Sent::Done
                     }
                     Err(error) => self.poison(leased, error),
@@ -481,6 +497,7 @@ impl Session {
         };
         if let Some(awaits) = awaits {
             self.begin_statement(leased);
+            leased.batch += u32::from(matches!(awaits, Awaits::Sync | Awaits::Query | Awaits::FunctionCall));
             self.ledger.push(awaits, Fate::Forward, change);
         }
         if frame.len() < len {
@@ -524,7 +541,8 @@ impl Session {
         }
         self.begin_statement(leased);
         let statement = self.group.statements.intern(parse.identity);
-        let named = Named { statement: statement.clone(), verdict, generation: self.catalog.generation() };
+        let (name, generation) = (parse.name.into(), self.catalog.generation());
+        let named = Named { name, statement: statement.clone(), verdict, generation };
         let before = self.names.set(parse.name, Some(named));
         let change = |prepared| Some(Change::Name { name: parse.name.into(), before, prepared });
         let known = leased.lease.prepared.touch(statement.id());
@@ -569,8 +587,20 @@ impl Session {
         out.put_u8(0);
         out.put_slice(name);
         out.put_u8(0);
-        self.ledger.push(Awaits::Bind, Fate::Forward, None);
+        self.ledger.push(Awaits::Bind, Fate::Forward, Some(Change::Uses(named.name)));
         Sent::Head(head.len())
+    }
+
+    /// Whether the server connection has the statement is not known before an earlier batch is answered,
+    /// which may fail before it comes to its `Parse`.
+    fn is_unsure(&mut self, leased: &mut Leased, name: &[u8]) -> bool {
+        if leased.parsed.is_empty() || self.ledger.is_empty() {
+            leased.parsed.clear();
+            return false;
+        }
+        let Some(named) = self.names.get(name) else { return false };
+        let (id, batch) = (named.statement.id(), leased.batch);
+        leased.parsed.iter().any(|&(parsed, within)| parsed == id && within != batch) && self.ledger.reaches_back()
     }
 
     /// Makes sure that the server connection has the statement that the client calls `name`; a name
@@ -616,6 +646,7 @@ impl Session {
         self.put_close(leased, name);
         put_parse(leased, name, statement.identity());
         self.ledger.push(Awaits::Parse, fate, change);
+        leased.parsed.push((statement.id(), leased.batch));
         leased.lease.prepared.insert(statement);
         let limit = leased.prepared_limit;
         while let Some(id) = leased.lease.prepared.evict(limit) {

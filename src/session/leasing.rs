@@ -170,6 +170,8 @@ impl Session {
             passing: 0,
             swallowing: false,
             has_unnamed: false,
+            batch: 0,
+            parsed: Vec::new(),
             schema_changed: false,
             writes: false,
             untouched: true,
@@ -213,6 +215,7 @@ impl Session {
         out.put_u32(sql.len() as u32 + 5);
         out.put_slice(sql.as_bytes());
         out.put_u8(0);
+        leased.has_unnamed = false;
         self.ledger.push(Awaits::Query, Fate::Swallow, None);
     }
 
@@ -265,6 +268,8 @@ impl Session {
     /// to what the session is to have: a `RESET` goes back to the startup packet's values, a timeout
     /// over the tenant's ceiling to the ceiling.
     async fn look(&mut self, leased: &mut Leased) -> Result<(), QueryError> {
+        // A simple query drops it.
+        leased.has_unnamed = false;
         let user = leased.lease.pool().key.user.clone();
         let mut holdings = probe(&mut leased.lease, &user, self.state.mentioned()).await?;
         let found = std::sync::Arc::new(holdings.settings.clone());

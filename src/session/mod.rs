@@ -120,6 +120,10 @@ struct Leased {
     swallowing: bool,
     /// The connection's unnamed statement is this session's.
     has_unnamed: bool,
+    /// The batch that is being sent, by number.
+    batch: u32,
+    /// Statements that the connection was given since the ledger was last empty, with the batch.
+    parsed: Vec<(u64, u32)>,
     /// Something that may have changed the schema was sent.
     schema_changed: bool,
     /// Something that may have written was sent.

@@ -8,12 +8,14 @@ use super::ledger::{Synthetic, Verdict};
 use super::statements::{Change, Unnamed};
 use super::{Again, Leased, Session, refusal};
 use crate::cluster::Place;
+use crate::pool::OUR_NAMES;
 use crate::wire::error::PgError;
 use crate::wire::frame::{HEADER, backend, backend_header};
 use crate::wire::view;
 
-/// Bytes of an error that are looked at: its first fields, of which the SQLSTATE is one.
-const PEEK: usize = 256;
+/// Bytes of an error that are looked at: its first fields, of which the SQLSTATE is one. Most errors
+/// are shorter.
+const PEEK: usize = 1024;
 
 /// Why the replies cannot be passed on any more.
 #[derive(Debug)]
@@ -70,6 +72,7 @@ impl Session {
                 return Ok(run);
             };
             let status = rest.get(HEADER).copied().filter(|_| header.len > HEADER);
+            let renamed = (header.tag == backend::ERROR).then(|| self.in_the_clients_words(rest, header.len)).flatten();
             let verdict = match self.ledger.reply(header.tag, status.unwrap_or(0)) {
                 Verdict::Forward if header.tag == backend::ERROR => {
                     let seen = ServerError::read(&rest[..header.len.min(rest.len())]);
@@ -81,7 +84,11 @@ impl Session {
                 Verdict::Forward => {
                     self.observe(leased, header.tag);
                     leased.untouched = false;
-                    leased.swallowing = false;
+                    leased.swallowing = renamed.is_some();
+                    if let Some(renamed) = renamed {
+                        self.flush_run(leased, &mut run);
+                        self.outbound.push(&renamed);
+                    }
                 }
                 Verdict::Swallow => leased.swallowing = true,
                 Verdict::Replace(error) => {
@@ -150,6 +157,13 @@ impl Session {
         }
     }
 
+    /// A server's error that speaks of a statement by our name for it, with the client's name instead.
+    /// `None` for every other.
+    fn in_the_clients_words(&self, rest: &[u8], len: usize) -> Option<Vec<u8>> {
+        let Some(Change::Uses(name)) = self.ledger.front_change() else { return None };
+        view::renamed(rest.get(..len)?, OUR_NAMES.as_bytes(), name)
+    }
+
     /// Is this error the client's to see, or ours to repair?
     fn judge_error(&mut self, leased: &mut Leased, error: &ServerError) -> Verdict {
         self.shared.metrics.error(&error.code);
@@ -187,6 +201,7 @@ impl Session {
                     self.names.set(&name, before);
                     prepared.into_iter().for_each(|id| leased.lease.prepared.remove(id));
                 }
+                Change::Uses(_) => {}
                 Change::Prepared(id) => leased.lease.prepared.remove(id),
                 Change::Unnamed => self.unnamed = Unnamed::None,
                 Change::HasUnnamed => leased.has_unnamed = false,

@@ -10,6 +10,8 @@ use crate::sql::Verdict;
 /// A statement as one client knows it.
 #[derive(Debug, Clone)]
 pub struct Named {
+    /// The client's name for it.
+    pub name: Arc<[u8]>,
     pub statement: Arc<Statement>,
     /// Judged under the catalog of this generation.
     pub verdict: Verdict,
@@ -34,6 +36,8 @@ pub enum Change {
     Name { name: Box<[u8]>, before: Option<Named>, prepared: Option<u64> },
     /// A server connection was given this statement.
     Prepared(u64),
+    /// Nothing; the message was about the statement that the client calls this.
+    Uses(Arc<[u8]>),
     /// A `Parse` of the unnamed statement.
     Unnamed,
     /// The server connection's unnamed statement was made this session's.

@@ -213,6 +213,11 @@ impl<C> Ledger<C> {
         verdict
     }
 
+    /// What the message changed whose reply comes next.
+    pub fn front_change(&self) -> Option<&C> {
+        self.entries.front().and_then(|front| front.change.as_ref())
+    }
+
     /// No reply is awaited.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()

@@ -624,6 +624,7 @@ fn transactions() -> Vec<Script> {
             .send([run("INSERT INTO journal VALUES ('b')", &[]), run("ROLLBACK", &[]), run("SELECT 1", &[]), sync()])
             .ready(1),
         script("a failed transaction and a statement that is known")
+            .compare(Compare::BytesSaveSource)
             .send([parse("s", "SELECT 'known'"), sync(), again("s", &[])])
             .ready(2)
             .query("BEGIN")
@@ -750,6 +751,11 @@ fn formats() -> Vec<Script> {
             .send([function_call(INT4PL, &[Some(&five), Some(&five)])])
             .ready(1)
             .query("ROLLBACK"),
+        script("a function is called between Parse and Bind")
+            .send([parse("", "SELECT 'kept'"), sync(), function_call(INT4PL, &[Some(&five), Some(&five)])])
+            .ready(2)
+            .send([again("", &[])])
+            .ready(1),
         script("functions are called between batches")
             .send([
                 batch("SELECT n FROM numbers WHERE n = 1", &[]),
