@@ -144,6 +144,8 @@ impl Session {
             let taken = if self.intake.skipping {
                 self.skip()?
             } else if self.intake.admitted > 0 || self.follows() {
+                // What was gathered of a batch does not matter where it simply follows.
+                self.intake.batch = None;
                 self.pass_on()?
             } else {
                 self.gather_batch()?
@@ -224,7 +226,10 @@ impl Session {
     }
 
     fn gather_from(&mut self, inbound: &ReadBuffer) -> Result<Gathered, Malformed> {
-        let mut batch = self.intake.batch.take().unwrap_or_else(Batch::empty);
+        let mut batch = self.intake.batch.take().unwrap_or_else(|| {
+            self.intake.verdicts.clear();
+            Batch::empty()
+        });
         if batch.complete {
             // It has waited for the one before it.
             return Ok(Gathered::Batch(batch));
