@@ -3,6 +3,7 @@
 
 mod architecture;
 mod proxy;
+mod routing;
 mod run;
 mod sandbox;
 mod support;
