@@ -8,6 +8,7 @@ mod equivalence;
 mod ledger_model;
 mod pooling;
 mod proxy;
+mod routing;
 mod run;
 mod sandbox;
 mod support;
