@@ -8,3 +8,4 @@ mod proxy;
 mod run;
 mod sandbox;
 mod support;
+mod tenants;
