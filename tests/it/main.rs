@@ -3,9 +3,11 @@
 
 mod architecture;
 mod cancel;
+mod login;
 mod pooling;
 mod proxy;
 mod run;
 mod sandbox;
+mod state;
 mod support;
 mod tenants;
