@@ -229,6 +229,7 @@ impl Session {
         // is in the middle of an answer that will never be complete.
         if signals & Signal::Kill as u32 != 0 && self.lease.take().is_some() {
             self.ledger.abandon();
+            self.tenant_timed_out();
             let error = self.ceiling_error();
             return Some(Err(PgError { severity: crate::wire::error::Severity::Fatal, ..error }));
         }
