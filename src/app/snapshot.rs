@@ -226,6 +226,7 @@ mod tests {
         let second = first.next(prepared(narrower.clone()).await, &metrics);
         second.succeed(&first);
         assert!(!app.is_closed() && other.is_closed());
+        assert!(!group(&first, "other").is_closed(), "who comes back finds pools that are open");
 
         let cluster = Arc::make_mut(narrower.clusters.get_mut("main").unwrap());
         cluster.primary.name = "moved".to_owned();

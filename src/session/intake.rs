@@ -107,8 +107,12 @@ impl Intake {
         self.streaming.is_none() && self.admitted == 0
     }
 
+    /// What has been gathered meanwhile is judged again: what was settled may have changed the settings
+    /// and the names by which it was judged.
     pub(super) fn settled(&mut self) {
         self.open = false;
+        self.batch = None;
+        self.verdicts.clear();
     }
 }
 
@@ -221,10 +225,15 @@ impl Session {
 
     fn gather_from(&mut self, inbound: &ReadBuffer) -> Result<Gathered, Malformed> {
         let mut batch = self.intake.batch.take().unwrap_or_else(Batch::empty);
+        if batch.complete {
+            // It has waited for the one before it.
+            return Ok(Gathered::Batch(batch));
+        }
         loop {
             let rest = &inbound.data()[batch.len..];
             let Read::Request { request, len } = read(rest)? else {
-                if batch.len > 0 && inbound.data().len() >= LONGEST_BATCH {
+                // `COPY … FROM` is answered at its `Execute`, and its data come only then.
+                if batch.len > 0 && (inbound.data().len() >= LONGEST_BATCH || batch.executes_on_primary()) {
                     return Ok(Gathered::Batch(batch));
                 }
                 self.intake.batch = Some(batch);
@@ -278,7 +287,8 @@ impl Session {
                     batch.add(verdict);
                 }
             }
-            Request::Describe(_) | Request::Execute | Request::Close(Target::Portal(_)) => batch.needs_server = true,
+            Request::Execute => (batch.needs_server, batch.executes) = (true, true),
+            Request::Describe(_) | Request::Close(Target::Portal(_)) => batch.needs_server = true,
             Request::CopyData | Request::CopyEnd => batch.needs_server = true,
             Request::Close(Target::Statement(name)) => batch.needs_server |= name.is_empty(),
             Request::Sync => {

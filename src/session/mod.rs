@@ -1,8 +1,8 @@
 //! A session: one client from its greeting to its end, and the server connections that it is lent.
 //!
 //! One task owns the client's socket and, while it holds a lease, the server's. It gathers a batch
-//! ([`intake`]), has it routed and leased ([`leasing`]), sends it on, relays both ways ([`relay`],
-//! [`replies`]) until the [`ledger`] is settled, and hands the lease back.
+//! (`intake`), has it routed and leased (`leasing`), sends it on, relays both ways (`relay`,
+//! `replies`) until the `ledger` is settled, and hands the lease back.
 
 mod batch;
 mod deadline;

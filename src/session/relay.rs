@@ -91,6 +91,7 @@ impl Session {
                 Step::NeedClient | Step::NeedRoom | Step::Stalled => {}
             }
             let mut progress = false;
+            let client_was_slow = self.outbound.len() >= HIGH_WATER;
             if let Some(mut leased) = self.lease.take() {
                 let event = self.poll_server(&mut leased, cx);
                 self.lease = Some(leased);
@@ -103,6 +104,9 @@ impl Session {
             if self.outbound.poll_flush(cx, &mut self.client).is_ready_err() {
                 return Poll::Ready(Event::Left);
             }
+            // Whoever was not polled because the other side was slow has no waker: it is polled now.
+            progress |= client_was_slow && self.outbound.len() < HIGH_WATER;
+            progress |= matches!(step, Step::NeedRoom) && self.server_has_room();
             if self.has_settled() {
                 return Poll::Ready(Event::Settled);
             }
@@ -127,6 +131,10 @@ impl Session {
         let outcome = ready!(self.inbound.poll_fill(cx, &mut self.client));
         self.client_gone = !matches!(outcome, Ok(count) if count > 0);
         Poll::Ready(())
+    }
+
+    fn server_has_room(&self) -> bool {
+        self.lease.as_ref().is_none_or(|leased| leased.lease.outbound.len() < HIGH_WATER)
     }
 
     /// A lease whose every message is answered and of which nobody has been told yet.

@@ -2,6 +2,11 @@
 //! real servers, most of them against the cluster in [`support`], each in a database of its own.
 
 mod architecture;
+mod ledger_model;
+mod equivalence;
+mod demo;
+mod cancel;
+mod pooling;
 mod proxy;
 mod run;
 mod sandbox;
