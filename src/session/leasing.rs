@@ -44,6 +44,9 @@ impl Session {
     /// Leases a connection for the batch and makes it this session's.
     pub(super) async fn lease_for(&mut self, batch: &Batch) -> Result<(), NoLease> {
         let asked = Instant::now();
+        if self.group.is_closed() {
+            self.follow_configuration();
+        }
         self.catalog = self.group.catalog();
         let decision = self.decide(batch);
         let (lease, place, reason) = self.find_lease(decision).await?;
@@ -53,6 +56,15 @@ impl Session {
         self.slot.leases(&lease.cancel);
         self.take(lease, place, batch, asked + waited);
         Ok(())
+    }
+
+    /// The servers of the configuration have changed: the session goes on with the new ones.
+    fn follow_configuration(&mut self) {
+        let Some(group) = self.group.successor() else { return };
+        self.names.adopt(&group.statements);
+        // Moments of another clock: whatever was written was written before now.
+        self.last_write = group.clock.now();
+        self.group = group;
     }
 
     fn decide(&mut self, batch: &Batch) -> Decision {
@@ -381,7 +393,6 @@ impl Session {
 
     fn count_batch(&self, leased: &Leased) {
         let metrics = &leased.lease.pool().metrics;
-        metrics.queries.inc();
         metrics.query_seconds.observe(leased.answered.saturating_duration_since(leased.since).as_secs_f64());
         let overhead = leased.overhead + leased.answered.elapsed();
         self.metrics.proxy_overhead_seconds.observe(overhead.as_secs_f64());

@@ -138,7 +138,11 @@ impl Session {
     /// What forwarding a frame of this tag tells us.
     fn observe(&mut self, leased: &mut Leased, tag: u8) {
         match tag {
+            backend::EMPTY_QUERY | backend::PORTAL_SUSPENDED => leased.lease.pool().metrics.queries.inc(),
             backend::COMMAND_COMPLETE | backend::READY => {
+                if tag == backend::COMMAND_COMPLETE {
+                    leased.lease.pool().metrics.queries.inc();
+                }
                 if leased.writes {
                     // Before the client sees it: what it asks next must find this.
                     self.last_write = self.group.clock.now();

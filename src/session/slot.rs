@@ -30,6 +30,8 @@ pub enum Signal {
     Kill = 2,
     /// End as soon as no transaction is open.
     Shutdown = 4,
+    /// End now, whatever is going on.
+    End = 8,
 }
 
 /// What a session is doing.
@@ -88,11 +90,9 @@ impl Slot {
 
     /// Takes the signals that have come; the waker is called when more come.
     pub fn take_signals(&self, waker: &Waker) -> u32 {
+        self.waker.register(waker);
         if self.signals.load(Ordering::Acquire) == 0 {
-            self.waker.register(waker);
-            if self.signals.load(Ordering::Acquire) == 0 {
-                return 0;
-            }
+            return 0;
         }
         // A shutdown is not over once it is known.
         self.signals.fetch_and(Signal::Shutdown as u32, Ordering::AcqRel)

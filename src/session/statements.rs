@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::pool::Statement;
+use crate::pool::{Statement, Statements};
 use crate::sql::Verdict;
 
 /// A statement as one client knows it.
@@ -96,6 +96,13 @@ impl Names {
         };
         self.bytes -= before.as_ref().map_or(0, cost);
         before
+    }
+
+    /// Goes on with the statements of another pool.
+    pub fn adopt(&mut self, statements: &Statements) {
+        for named in self.by_name.values_mut() {
+            named.statement = statements.intern(named.statement.identity());
+        }
     }
 
     pub fn clear(&mut self) {
