@@ -209,7 +209,7 @@ impl Session {
     /// Signals that matter in the state that the session is in.
     fn heeded(&self) -> u32 {
         let between = self.lease.is_none() || (self.ledger.settled() && self.ledger.status() == Status::Idle);
-        let kill = Signal::Kill as u32;
+        let kill = Signal::Kill as u32 | Signal::HostLost as u32;
         if between && self.intake.at_boundary() { kill | Signal::Shutdown as u32 } else { kill }
     }
 
@@ -223,6 +223,10 @@ impl Session {
             self.ledger.abandon();
             let error = self.ceiling_error();
             return Some(Err(PgError { severity: crate::wire::error::Severity::Fatal, ..error }));
+        }
+        let movable = |leased: &Leased| leased.repeatable && leased.untouched && leased.place != Place::Primary;
+        if signals & Signal::HostLost as u32 != 0 && self.lease.as_ref().is_some_and(movable) {
+            return self.server_lost(&io::ErrorKind::TimedOut.into());
         }
         None
     }
