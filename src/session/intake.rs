@@ -204,6 +204,10 @@ impl Session {
     }
 
     fn gather_batch(&mut self) -> Result<Option<Step>, Malformed> {
+        // Judged by the catalog of now, not by that of this session's last batch.
+        if self.catalog.generation() != self.group.schema_generation() {
+            self.catalog = self.group.catalog();
+        }
         // Taken out while a request borrows from it.
         let inbound = std::mem::take(&mut self.inbound);
         let gathered = self.gather_from(&inbound);
@@ -510,7 +514,8 @@ impl Session {
         }
         if known {
             put_target(leased, frontend::CLOSE, statement.server_name().as_bytes());
-            self.ledger.push(Awaits::Close, Fate::Swallow, None);
+            let closed = Change::Closed { id: statement.id(), cost: statement.cost() };
+            self.ledger.push(Awaits::Close, Fate::Swallow, Some(closed));
         }
         conn_metrics(leased).prepared_misses.inc();
         self.put_parse(leased, &statement);
@@ -578,13 +583,14 @@ impl Session {
     }
 
     fn put_parse(&mut self, leased: &mut Leased, statement: &crate::pool::Statement) {
-        put_parse(leased, statement.server_name().as_bytes(), statement.identity());
         leased.lease.prepared.insert(statement);
         let limit = leased.prepared_limit;
-        while let Some(id) = leased.lease.prepared.evict(limit) {
+        // First of all, for the caller enters the `Parse` into the ledger behind them.
+        while let Some((id, cost)) = leased.lease.prepared.evict(limit) {
             put_target(leased, frontend::CLOSE, server_name(id).as_bytes());
-            self.ledger.push(Awaits::Close, Fate::Swallow, None);
+            self.ledger.push(Awaits::Close, Fate::Swallow, Some(Change::Closed { id, cost }));
         }
+        put_parse(leased, statement.server_name().as_bytes(), statement.identity());
     }
 
     fn keep_unnamed(&mut self, identity: &[u8], verdict: Verdict) {
