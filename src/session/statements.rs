@@ -34,6 +34,8 @@ pub enum Change {
     Name { name: Box<[u8]>, before: Option<Named>, prepared: Option<u64> },
     /// A server connection was given this statement.
     Prepared(u64),
+    /// A statement of this cost was closed on a server connection.
+    Closed { id: u64, cost: usize },
     /// A `Parse` of the unnamed statement.
     Unnamed,
     /// The server connection's unnamed statement was made this session's.

@@ -1,6 +1,8 @@
 //! Every case of `routing/dev_cases.jsonl`, in each protocol that it can be sent in, against a real
 //! primary and standby.
 
+use tokio_postgres::Client;
+
 use super::fixture::{Fixture, Seen};
 use super::talk::{Text, Way, run, sqlstate};
 
@@ -19,13 +21,14 @@ const TRIES: usize = 5;
 #[tokio::test]
 async fn every_case_runs_where_it_belongs() {
     let fixture = Fixture::start(1, SCHEMA, "", "").await;
+    let direct = fixture.direct().await;
     let mut wrong = Vec::new();
     let (mut dangerous, mut reads) = (0, 0);
     for case in cases() {
         for &way in case.ways() {
             if case.is_dangerous() {
                 dangerous += 1;
-                let (seen, _) = play(&fixture, &case, way).await;
+                let (seen, _) = play(&fixture, &direct, &case, way).await;
                 if seen.on_a_standby(&case.sql) {
                     wrong.push(format!("{way:?} on a standby ({}): {}", case.severity, case.sql));
                 }
@@ -34,9 +37,9 @@ async fn every_case_runs_where_it_belongs() {
                 }
             } else if case.is_read() {
                 reads += 1;
-                wrong.extend(play_read(&fixture, &case, way).await);
+                wrong.extend(play_read(&fixture, &direct, &case, way).await);
             } else {
-                drop(play(&fixture, &case, way).await);
+                drop(play(&fixture, &direct, &case, way).await);
             }
         }
     }
@@ -45,9 +48,9 @@ async fn every_case_runs_where_it_belongs() {
 }
 
 /// What is wrong with where a read ran, and with its answer.
-async fn play_read(fixture: &Fixture, case: &Case, way: Way) -> Option<String> {
+async fn play_read(fixture: &Fixture, direct: &Client, case: &Case, way: Way) -> Option<String> {
     for _ in 0..TRIES {
-        let (seen, outcome) = play(fixture, case, way).await;
+        let (seen, outcome) = play(fixture, direct, case, way).await;
         if let (Err(error), false) = (&outcome, case.error_ok) {
             return Some(format!("{way:?} fails with {error}: {}", case.sql));
         }
@@ -59,8 +62,7 @@ async fn play_read(fixture: &Fixture, case: &Case, way: Way) -> Option<String> {
 }
 
 /// Runs a case on a session of its own. What the servers saw, and the SQLSTATE it ended with.
-async fn play(fixture: &Fixture, case: &Case, way: Way) -> (Seen, Result<(), String>) {
-    let direct = fixture.direct().await;
+async fn play(fixture: &Fixture, direct: &Client, case: &Case, way: Way) -> (Seen, Result<(), String>) {
     for sql in &case.pre {
         direct.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
