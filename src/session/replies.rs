@@ -56,13 +56,14 @@ impl Session {
     pub(super) fn take_replies(&mut self, leased: &mut Leased) -> Result<usize, Broken> {
         let mut run = 0;
         loop {
-            self.synthesise(leased, &mut run);
             let data = leased.lease.inbound.data();
             if leased.passing > 0 {
                 let count = leased.passing.min(data.len() - run);
                 leased.passing -= count;
                 run = self.dispose(leased, run, count);
             }
+            // Only now: the end of one frame may be what a reply of ours has waited for.
+            self.synthesise(leased, &mut run);
             let rest = &leased.lease.inbound.data()[run..];
             let header = backend_header(rest).map_err(|_| Broken::Confused { tag: rest[0] })?;
             let Some(header) = header.filter(|header| rest.len() >= looked_at(header.tag, header.len)) else {
