@@ -108,15 +108,22 @@ impl Prepared {
         }
     }
 
+    /// The connection has it after all: it was to be closed there, and was not.
+    pub fn restore(&mut self, id: u64, cost: usize) {
+        if self.kept.put(id, cost).is_none() {
+            self.bytes += cost;
+        }
+    }
+
     /// Takes out the one that was not used for longest, as long as there are more than `limit` bytes
-    /// and more than one statement. The caller closes it on the server.
-    pub fn evict(&mut self, limit: usize) -> Option<u64> {
+    /// and more than one statement. The caller closes it on the server. Its id and its cost.
+    pub fn evict(&mut self, limit: usize) -> Option<(u64, usize)> {
         if self.bytes <= limit || self.kept.len() <= 1 {
             return None;
         }
         let (id, cost) = self.kept.pop_lru()?;
         self.bytes -= cost;
-        Some(id)
+        Some((id, cost))
     }
 
     pub fn clear(&mut self) {
@@ -157,7 +164,7 @@ mod tests {
         made.iter().for_each(|statement| prepared.insert(statement));
         assert!(prepared.touch(made[0].id()));
         let limit = 2 * made[0].cost();
-        assert_eq!(prepared.evict(limit), Some(made[1].id()));
+        assert_eq!(prepared.evict(limit), Some((made[1].id(), made[1].cost())));
         assert_eq!(prepared.evict(limit), None);
         assert!(!prepared.touch(made[1].id()));
     }

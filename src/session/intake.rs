@@ -216,6 +216,10 @@ impl Session {
     }
 
     fn gather_batch(&mut self) -> Result<Option<Step>, Malformed> {
+        // Judged by the catalog of now, not by that of this session's last batch.
+        if self.catalog.generation() != self.group.schema_generation() {
+            self.catalog = self.group.catalog();
+        }
         // Taken out while a request borrows from it.
         let inbound = std::mem::take(&mut self.inbound);
         let gathered = self.gather_from(&inbound);
@@ -232,7 +236,10 @@ impl Session {
     }
 
     fn gather_from(&mut self, inbound: &ReadBuffer) -> Result<Gathered, Malformed> {
-        let mut batch = self.intake.batch.take().unwrap_or_else(Batch::empty);
+        let mut batch = self.intake.batch.take().unwrap_or_else(|| {
+            self.intake.verdicts.clear();
+            Batch::empty()
+        });
         if batch.complete {
             // It has waited for the one before it.
             return Ok(Gathered::Batch(batch));
@@ -643,20 +650,20 @@ impl Session {
     /// first: where an earlier `Close` of ours was skipped after an error, the server still has it.
     fn put_parse(&mut self, leased: &mut Leased, statement: &Statement, fate: Fate, change: Option<Change>) {
         let name = statement.server_name().as_bytes();
-        self.put_close(leased, name);
+        self.put_close(leased, name, None);
         put_parse(leased, name, statement.identity());
         self.ledger.push(Awaits::Parse, fate, change);
         leased.parsed.push((statement.id(), leased.batch));
         leased.lease.prepared.insert(statement);
         let limit = leased.prepared_limit;
-        while let Some(id) = leased.lease.prepared.evict(limit) {
-            self.put_close(leased, server_name(id).as_bytes());
+        while let Some((id, cost)) = leased.lease.prepared.evict(limit) {
+            self.put_close(leased, server_name(id).as_bytes(), Some(Change::Closed { id, cost }));
         }
     }
 
-    fn put_close(&mut self, leased: &mut Leased, name: &[u8]) {
+    fn put_close(&mut self, leased: &mut Leased, name: &[u8], change: Option<Change>) {
         put_target(leased, frontend::CLOSE, name);
-        self.ledger.push(Awaits::Close, Fate::Swallow, None);
+        self.ledger.push(Awaits::Close, Fate::Swallow, change);
     }
 
     fn keep_unnamed(&mut self, identity: &[u8], verdict: Verdict) {

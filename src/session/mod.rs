@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-pub use deadline::enforce_ceilings;
+pub use deadline::{enforce_ceilings, leave_silent_replicas};
 pub use slot::{Activity, Registry, Signal, Slot};
 
 use crate::cluster::{Greeting, Group, Moment, Place};

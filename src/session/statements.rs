@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::pool::Statement;
+use crate::pool::{Statement, Statements};
 use crate::sql::Verdict;
 
 /// A statement as one client knows it.
@@ -38,6 +38,8 @@ pub enum Change {
     Prepared(u64),
     /// Nothing; the message was about the statement that the client calls this.
     Uses(Arc<[u8]>),
+    /// A statement of this cost was closed on a server connection.
+    Closed { id: u64, cost: usize },
     /// A `Parse` of the unnamed statement.
     Unnamed,
     /// The server connection's unnamed statement was made this session's.
@@ -100,6 +102,13 @@ impl Names {
         };
         self.bytes -= before.as_ref().map_or(0, cost);
         before
+    }
+
+    /// Goes on with the statements of another pool.
+    pub fn adopt(&mut self, statements: &Statements) {
+        for named in self.by_name.values_mut() {
+            named.statement = statements.intern(named.statement.identity());
+        }
     }
 
     pub fn clear(&mut self) {
