@@ -1,5 +1,68 @@
 //! pgweir: a PostgreSQL proxy. Many client connections share a few server connections, reads go to
 //! replicas and everything else to the primary, and every tenant stays inside its own limits.
+//!
+//! # The life of a query
+//!
+//! ```text
+//! socket ─ listener ─ client (handshake, once) ─ session
+//!                                                 │ intake    gather frames up to Query / Sync / Flush
+//!                                                 │ router    class of the statement + session → route
+//!                                                 │ leasing   lease a server connection on the routed host
+//!                                                 │ relay     both ways, until the ledger is settled
+//!                                                 └ back to the client's socket; the lease is returned
+//! ```
+//!
+//! To follow one query, read in this order:
+//!
+//! 1. [`listener`]: accepts, admits, and spawns one task for each client.
+//! 2. [`client::accept`]: TLS, startup packet, authentication.
+//! 3. [`session::Session::serve`]: greets the client and runs until it leaves. The loop is in
+//!    `session/relay.rs`; what the client sends goes through `session/intake.rs`, what the server
+//!    sends through `session/replies.rs`.
+//! 4. [`session::ledger`]: what the server still owes. It decides what the client sees, and when a
+//!    server connection is free.
+//! 5. [`sql::Classifier`] and [`router::route`]: where a batch may run, and why.
+//! 6. `session/leasing.rs`: [`cluster::Group::pick_replica`] or the primary, a [`pool::Lease`], and at
+//!    the end what may be handed on.
+//!
+//! # Floors
+//!
+//! A module imports only from lower floors or from its own folder; a test holds that.
+//!
+//! | floor | modules | hold |
+//! |---|---|---|
+//! | 9 | [`cli`], [`app`], [`listener`] | commands; the wiring; accept, ceilings, drain |
+//! | 8 | [`client`], [`session`] | a client's handshake; its session |
+//! | 7 | [`cluster`] | hosts, their health and freshness, catalogs, pools by database and user |
+//! | 6 | [`pool`] | server connections shared by sessions: queue, leases, what a connection holds |
+//! | 5 | [`server`] | one server connection: connect, login, our own questions, cancel |
+//! | 4 | [`router`] | class of a statement and state of a session → route |
+//! | 3 | [`auth`], [`sql`], [`tenant`] | proofs of identity; classification; identity and limits |
+//! | 2 | [`net`] | streams, TLS, buffers |
+//! | 1 | [`config`], [`metrics`] | the checked configuration; metrics |
+//! | 0 | [`wire`] | frames, views of messages, messages that we author |
+//! | side | [`sandbox`] | throw-away PostgreSQL clusters for the demo, the tests and the benches |
+//!
+//! # Invariants
+//!
+//! - **Dropping a lease closes its connection.** Handing it back is an explicit call, made only when the
+//!   ledger is settled, the server idle and its session's state known ([`pool::Lease::hand_back`]).
+//! - **A server connection's books are true.** [`pool::Conn::settings`] is what the server session has.
+//!   Whatever a statement may have done to it, by whatever means, the server is asked
+//!   ([`pool::probe`]) before anybody else gets the connection. What only this connection can have
+//!   (a temporary table, `LISTEN`, an advisory lock …) pins the session to it ([`pool::Held`]).
+//! - **A client's names never reach a server.** Named statements are shared under names of ours.
+//! - **Only a read that nobody has seen an answer to is ever run again**, and a batch that failed as a
+//!   whole because a replica could not run it or a plan was out of date.
+//! - **A cancel can only strike the statement that it was meant for**: the connection is not handed on
+//!   before the cancel's own connection is closed ([`pool::Fence`]).
+//! - **An idle client owns no buffer** ([`net::buffer`]), and a statement costs no timer: the deadlines
+//!   behind the server's own are watched for all sessions together ([`session::enforce_ceilings`]).
+//! - **Protocol logic does no I/O**: frames, ledger, classifier, router, SCRAM take bytes and return
+//!   decisions.
+//!
+//! Deliberately absent: globals, a lock that all clients share on the way of a query, decoding of what is
+//! only passed on, and guesses: what is not known to be safe on a replica goes to the primary.
 
 pub mod app;
 pub mod auth;

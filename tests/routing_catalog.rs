@@ -35,6 +35,29 @@ const CAUTIOUS: &[&str] = &[
     "BEGIN READ ONLY; SELECT",
 ];
 
+/// What `schema.sql` has no example of.
+const MORE: &str = r#"
+CREATE TABLE tenants (id int, tenant text);
+ALTER TABLE tenants ENABLE ROW LEVEL SECURITY;
+CREATE POLICY p ON tenants USING (tenant = current_setting('app.tenant', true));
+CREATE FUNCTION f_row_variable() RETURNS text LANGUAGE plpgsql AS 'DECLARE r users; BEGIN SELECT * INTO r FROM users LIMIT 1; RETURN upper(r); END';
+CREATE FUNCTION f_upper(text) RETURNS text LANGUAGE plpgsql AS 'BEGIN RETURN upper($1::text); END';
+CREATE FUNCTION f_atomic(int) RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT nextval('order_no_seq'); END;
+CREATE FUNCTION f_atomic_read(int) RETURNS bigint LANGUAGE sql RETURN (SELECT count(*) FROM users WHERE id = $1);
+CREATE FUNCTION f_default(bigint DEFAULT nextval('order_no_seq')) RETURNS bigint LANGUAGE sql AS 'SELECT $1';
+CREATE FUNCTION f_domain(logged_text) RETURNS text LANGUAGE sql AS 'SELECT $1::text';
+CREATE FUNCTION f_path() RETURNS bigint LANGUAGE sql SET search_path = public AS 'SELECT count(*) FROM users';
+CREATE FUNCTION f_set() RETURNS int LANGUAGE plpgsql AS 'BEGIN SET work_mem = 65536; RETURN 1; END';
+CREATE VIEW v_shadow AS SELECT id, upper(name) AS name, now() AS at FROM users;
+CREATE TABLE parted (id int) PARTITION BY RANGE (id);
+CREATE UNLOGGED TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (10);
+CREATE TABLE typed (x logged_text);
+CREATE TYPE pair AS (a int);
+CREATE FUNCTION pair_text(pair) RETURNS text LANGUAGE plpgsql AS 'BEGIN INSERT INTO log(msg) VALUES (1); RETURN 1; END';
+CREATE CAST (pair AS text) WITH FUNCTION pair_text(pair);
+CREATE FUNCTION "zählen"() RETURNS bigint LANGUAGE sql AS $$SELECT nextval('order_no_seq')$$;
+"#;
+
 struct Case {
     sql: String,
     route: String,
@@ -116,6 +139,7 @@ async fn a_search_path_brings_shadows_into_sight() {
     let server = Server::start();
     let client = server.connect().await;
     client.batch_execute(SCHEMA).await.expect("the schema loads");
+    client.batch_execute(MORE).await.expect("more objects load");
     let catalog = load(&client).await;
     let classifier = Classifier::new(1 << 20);
     for (sql, path, class) in [
@@ -183,10 +207,41 @@ async fn a_search_path_brings_shadows_into_sight() {
         ("SELECT domain_in('x', 'logged_text'::regtype, -1)", None, Class::Primary),
         ("SELECT id FROM events WHERE at > '2024-06-01'", None, Class::Read),
         ("SELECT f_where()", None, Class::Primary),
+        ("SELECT * FROM tenants", None, Class::Read),
+        ("SELECT f_row_variable()", None, Class::Primary),
+        ("SELECT f_upper('x')", None, Class::Read),
+        ("SELECT f_atomic(1)", None, Class::Primary),
+        ("SELECT f_atomic_read(1)", None, Class::Read),
+        ("SELECT f_default()", None, Class::Primary),
+        ("SELECT f_domain('x')", None, Class::Primary),
+        ("SELECT f_path()", None, Class::Read),
+        ("SELECT f_set()", None, Class::Primary),
+        ("SELECT id FROM v_shadow", None, Class::Read),
+        ("SELECT id FROM parted", None, Class::Primary),
+        ("SELECT x FROM typed", None, Class::Read),
+        ("SELECT '(x)'::typed", None, Class::Primary),
+        ("SELECT CAST('{}' AS public.typed[])", None, Class::Primary),
+        ("SELECT 'größe', zähler FROM orgs", None, Class::Read),
+        ("SELECT \"zählen\"()", None, Class::Primary),
+        ("SELECT ZäHLEN()", None, Class::Primary),
     ] {
         let verdict = classifier.classify(sql.as_bytes(), &catalog, path);
         assert_eq!(verdict.class, class, "{sql} with {path:?}: {:?}", verdict.reason);
     }
+}
+
+#[tokio::test]
+async fn columns_that_hold_rows_take_the_certainty_away() {
+    let server = Server::start();
+    let client = server.connect().await;
+    client.batch_execute(SCHEMA).await.expect("the schema loads");
+    client.batch_execute(MORE).await.expect("more objects load");
+    client.batch_execute("CREATE TABLE casting (id int, x pair)").await.expect("a column of a composite type");
+    let catalog = load(&client).await;
+    let class = |sql: &str| Classifier::new(1 << 16).classify(sql.as_bytes(), &catalog, None).class;
+    assert_eq!(class("SELECT x::text FROM casting"), Class::Primary);
+    assert_eq!(class("SELECT upper(email) FROM users"), Class::Primary);
+    assert_eq!(class("SELECT upper(email::text) FROM users"), Class::Read);
 }
 
 #[tokio::test]

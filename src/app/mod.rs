@@ -162,3 +162,17 @@ async fn bind_http(config: &Config) -> Result<Option<TcpListener>, StartError> {
         Err(source) => Err(StartError::Http { address: http.address, source }),
     }
 }
+
+/// For the tests of what is wired together here.
+#[cfg(test)]
+pub mod testing {
+    use super::*;
+    use crate::config::from_env;
+
+    /// Of a configuration whose server nobody has to reach.
+    pub async fn snapshot(metrics: &Arc<Metrics>) -> Snapshot {
+        let url = |name: &str| (name == "DATABASE_URL").then(|| "postgres://u:p@127.0.0.1:1/app".to_owned());
+        let config = from_env(&url).expect("the environment is complete");
+        Snapshot::first(snapshot::prepare(config, MockSecret::random()).await.expect("nothing to load"), metrics)
+    }
+}

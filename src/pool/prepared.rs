@@ -8,6 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use lru::LruCache;
 use xxhash_rust::xxh3::xxh3_128;
 
+/// What the names of our statements on server connections begin with.
+pub const OUR_NAMES: &str = "pgweir_";
+
 /// Added to a statement's text for what PostgreSQL keeps beside it; a round figure.
 const OVERHEAD: usize = 512;
 
@@ -68,7 +71,7 @@ impl Statements {
             by_hash.retain(|_, statement| statement.strong_count() > 0);
         }
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let made = Arc::new(Statement { id, server_name: format!("pgweir_{id}"), identity: identity.into() });
+        let made = Arc::new(Statement { id, server_name: server_name(id), identity: identity.into() });
         by_hash.insert(hash, Arc::downgrade(&made));
         made
     }
@@ -135,7 +138,7 @@ impl Prepared {
 
 /// The server-side name of a statement of which only the id is known.
 pub fn server_name(id: u64) -> String {
-    format!("pgweir_{id}")
+    format!("{OUR_NAMES}{id}")
 }
 
 #[cfg(test)]

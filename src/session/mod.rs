@@ -1,8 +1,8 @@
 //! A session: one client from its greeting to its end, and the server connections that it is lent.
 //!
 //! One task owns the client's socket and, while it holds a lease, the server's. It gathers a batch
-//! ([`intake`]), has it routed and leased ([`leasing`]), sends it on, relays both ways ([`relay`],
-//! [`replies`]) until the [`ledger`] is settled, and hands the lease back.
+//! (`intake`), has it routed and leased (`leasing`), sends it on, relays both ways (`relay`,
+//! `replies`) until the `ledger` is settled, and hands the lease back.
 
 mod batch;
 mod deadline;
@@ -273,7 +273,7 @@ impl Leased {
         const CLOSE_UNNAMED: &[u8] = b"C\0\0\0\x06S\0";
         if !self.has_unnamed {
             self.lease.outbound.push(CLOSE_UNNAMED);
-            ledger.push(ledger::Awaits::Close, ledger::Fate::Swallow, None);
+            ledger.push(ledger::Awaits::Close, ledger::Fate::Swallow, Some(Change::HasUnnamed));
             self.has_unnamed = true;
         }
     }

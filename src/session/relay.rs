@@ -91,6 +91,7 @@ impl Session {
                 Step::NeedClient | Step::NeedRoom | Step::Stalled => {}
             }
             let mut progress = false;
+            let client_was_slow = self.outbound.len() >= HIGH_WATER;
             if let Some(mut leased) = self.lease.take() {
                 let event = self.poll_server(&mut leased, cx);
                 self.lease = Some(leased);
@@ -103,6 +104,9 @@ impl Session {
             if self.outbound.poll_flush(cx, &mut self.client).is_ready_err() {
                 return Poll::Ready(Event::Left);
             }
+            // Whoever was not polled because the other side was slow has no waker: it is polled now.
+            progress |= client_was_slow && self.outbound.len() < HIGH_WATER;
+            progress |= matches!(step, Step::NeedRoom) && self.server_has_room();
             if self.has_settled() {
                 return Poll::Ready(Event::Settled);
             }
@@ -127,6 +131,10 @@ impl Session {
         let outcome = ready!(self.inbound.poll_fill(cx, &mut self.client));
         self.client_gone = !matches!(outcome, Ok(count) if count > 0);
         Poll::Ready(())
+    }
+
+    fn server_has_room(&self) -> bool {
+        self.lease.as_ref().is_none_or(|leased| leased.lease.outbound.len() < HIGH_WATER)
     }
 
     /// A lease whose every message is answered and of which nobody has been told yet.
@@ -209,26 +217,25 @@ impl Session {
     /// Signals that matter in the state that the session is in.
     fn heeded(&self) -> u32 {
         let between = self.lease.is_none() || (self.ledger.settled() && self.ledger.status() == Status::Idle);
-        let kill = Signal::Kill as u32 | Signal::HostLost as u32;
-        if between && self.intake.at_boundary() { kill | Signal::Shutdown as u32 } else { kill }
+        let always = Signal::Kill as u32 | Signal::End as u32;
+        if between && self.intake.at_boundary() { always | Signal::Shutdown as u32 } else { always }
     }
 
     fn signalled(&mut self, signals: u32) -> Option<Result<(), PgError>> {
-        if signals & Signal::Shutdown as u32 != 0 {
-            return Some(Err(refusal::shutting_down()));
-        }
-        // The cancel had no effect: the server connection is closed, and with it the client's, which
-        // is in the middle of an answer that will never be complete.
-        if signals & Signal::Kill as u32 != 0 && self.lease.take().is_some() {
-            self.ledger.abandon();
-            let error = self.ceiling_error();
-            return Some(Err(PgError { severity: crate::wire::error::Severity::Fatal, ..error }));
-        }
-        let movable = |leased: &Leased| leased.repeatable && leased.untouched && leased.place != Place::Primary;
-        if signals & Signal::HostLost as u32 != 0 && self.lease.as_ref().is_some_and(movable) {
-            return self.server_lost(&io::ErrorKind::TimedOut.into());
-        }
-        None
+        let is = |signal| signals & signal as u32 != 0;
+        let error = if is(Signal::Shutdown) || is(Signal::End) {
+            refusal::shutting_down()
+        } else if self.lease.is_some() {
+            // The cancel had no effect: the server connection is closed, and with it the client's, which
+            // is in the middle of an answer that will never be complete.
+            PgError { severity: crate::wire::error::Severity::Fatal, ..self.ceiling_error() }
+        } else {
+            return None;
+        };
+        let in_mid_frame = self.lease.take().is_some_and(|leased| leased.passing > 0);
+        self.ledger.abandon();
+        // Nothing can be said in the middle of a message.
+        Some(if in_mid_frame { Ok(()) } else { Err(error) })
     }
 
     /// A read that has not been answered at all runs elsewhere; everything else is lost with its server.

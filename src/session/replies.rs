@@ -56,13 +56,14 @@ impl Session {
     pub(super) fn take_replies(&mut self, leased: &mut Leased) -> Result<usize, Broken> {
         let mut run = 0;
         loop {
-            self.synthesise(leased, &mut run);
             let data = leased.lease.inbound.data();
             if leased.passing > 0 {
                 let count = leased.passing.min(data.len() - run);
                 leased.passing -= count;
                 run = self.dispose(leased, run, count);
             }
+            // Behind a frame that is done, and before the next one is judged.
+            self.synthesise(leased, &mut run);
             let rest = &leased.lease.inbound.data()[run..];
             let header = backend_header(rest).map_err(|_| Broken::Confused { tag: rest[0] })?;
             let Some(header) = header.filter(|header| rest.len() >= looked_at(header.tag, header.len)) else {
@@ -137,7 +138,11 @@ impl Session {
     /// What forwarding a frame of this tag tells us.
     fn observe(&mut self, leased: &mut Leased, tag: u8) {
         match tag {
+            backend::EMPTY_QUERY | backend::PORTAL_SUSPENDED => leased.lease.pool().metrics.queries.inc(),
             backend::COMMAND_COMPLETE | backend::READY => {
+                if tag == backend::COMMAND_COMPLETE {
+                    leased.lease.pool().metrics.queries.inc();
+                }
                 if leased.writes {
                     // Before the client sees it: what it asks next must find this.
                     self.last_write = self.group.clock.now();
@@ -195,6 +200,7 @@ impl Session {
                 Change::Prepared(id) => leased.lease.prepared.remove(id),
                 Change::Closed { id, cost } => leased.lease.prepared.restore(id, cost),
                 Change::Unnamed => self.unnamed = Unnamed::None,
+                Change::HasUnnamed => leased.has_unnamed = false,
             }
         }
     }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::pool::Statement;
+use crate::pool::{Statement, Statements};
 use crate::sql::Verdict;
 
 /// A statement as one client knows it.
@@ -38,6 +38,8 @@ pub enum Change {
     Closed { id: u64, cost: usize },
     /// A `Parse` of the unnamed statement.
     Unnamed,
+    /// The server connection's unnamed statement was made this session's.
+    HasUnnamed,
 }
 
 /// The name in a text that is nothing but `DEALLOCATE [PREPARE] name`, as PostgreSQL would read it:
@@ -78,6 +80,10 @@ impl Names {
         self.by_name.get(name)
     }
 
+    pub fn has(&self, name: &[u8]) -> bool {
+        self.by_name.contains_key(name)
+    }
+
     pub fn get_mut(&mut self, name: &[u8]) -> Option<&mut Named> {
         self.by_name.get_mut(name)
     }
@@ -92,6 +98,13 @@ impl Names {
         };
         self.bytes -= before.as_ref().map_or(0, cost);
         before
+    }
+
+    /// Goes on with the statements of another pool.
+    pub fn adopt(&mut self, statements: &Statements) {
+        for named in self.by_name.values_mut() {
+            named.statement = statements.intern(named.statement.identity());
+        }
     }
 
     pub fn clear(&mut self) {

@@ -26,6 +26,8 @@ pub struct Call<'a> {
     sql: &'a [u8],
     statement: &'a [Token],
     catalog: &'a Catalog,
+    /// The text is all there is: no variable or parameter of a function may hold a row.
+    closed: bool,
     /// `None` if they are named, spread by `VARIADIC`, or not readable: any overload may be meant.
     arguments: Option<SmallVec<[Shape<'a>; 4]>>,
 }
@@ -54,7 +56,12 @@ impl<'a> Call<'a> {
         let types = pg_catalog_first(scope);
         let arguments = split(sql, &statement[at + 1..])
             .map(|arguments| arguments.into_iter().map(|argument| shape(sql, argument, types)).collect());
-        Call { sql, statement, catalog, arguments }
+        Call { sql, statement, catalog, closed: true, arguments }
+    }
+
+    /// The same call in the body of a function, whose parameters and variables may be rows.
+    pub fn in_code(self) -> Call<'a> {
+        Call { closed: false, ..self }
     }
 
     /// Could the call mean `overload`, given the harmless ones that are visible as well?
@@ -103,13 +110,14 @@ impl<'a> Call<'a> {
     fn excludes(&self, shape: Shape<'_>, argument: Argument, string_wins: bool) -> Option<Exclusion> {
         let row = argument.category == b'C';
         let excluded = match shape {
-            Shape::Known(known) if self.catalog.implicit_casts() => known.oid == 0,
+            Shape::Known(_) if self.catalog.implicit_casts() => false,
             Shape::Known(known) if matches!(known.category, b'N' | b'B') => b"SDTCEAGIRVU".contains(&argument.category),
             Shape::Known(_) => row,
             Shape::Literal => string_wins && !matches!(argument.category, b'S' | b'P'),
-            Shape::Param if row && string_wins => return Some(Exclusion::UnlessDeclared),
+            Shape::Param if self.closed && row && string_wins => return Some(Exclusion::UnlessDeclared),
             Shape::Expression(tokens) => {
-                row && !self.catalog.composite_columns()
+                row && self.closed
+                    && !self.catalog.composite_columns()
                     && rows::makes_none(self.sql, self.statement, self.catalog, tokens)
             }
             Shape::Param => false,

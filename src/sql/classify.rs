@@ -4,6 +4,7 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
 use super::catalog::{Catalog, Scope};
+use super::keyword::Keyword;
 use super::lexer::{Kind, Lexer, Reading, Token};
 use super::names::{self, ANYTHING, Found, Text};
 use super::statement::{Nature, Statement};
@@ -170,6 +171,10 @@ fn oversized(sql: &[u8], catalog: &Catalog) -> Verdict {
         match token.kind {
             Kind::Semicolon => whole.close(sql, &mut head),
             Kind::Malformed | Kind::Unterminated | Kind::UnicodeEscape => effects |= ANYTHING,
+            Kind::Word if matches!(token.keyword, Keyword::Temp | Keyword::Temporary) => {
+                effects |= Effects::STATE | Effects::DDL
+            }
+            Kind::Word | Kind::Quoted if names::is_temporary_schema(token.text(sql)) => effects |= Effects::STATE,
             Kind::LeftParen => effects |= last_name.map_or(Effects::NONE, |name| call_effects(sql, name, catalog)),
             _ => {}
         }

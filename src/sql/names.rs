@@ -33,6 +33,15 @@ pub struct Found {
 pub const ANYTHING: Effects =
     Effects::STATE.with(Effects::DDL).with(Effects::SEQUENCE).with(Effects::READ_ONLY_SETTING).with(Effects::HIDDEN);
 
+/// Does the token spell `pg_temp`, `pg_temp_3` or the like?
+pub fn is_temporary_schema(text: &[u8]) -> bool {
+    if text.len() < 7 {
+        return false;
+    }
+    let bare = text.strip_prefix(b"\"").unwrap_or(text);
+    bare.len() >= 7 && bare[..7].eq_ignore_ascii_case(b"pg_temp")
+}
+
 /// Looks at every name, operator and keyword of `tokens`.
 pub fn find(sql: &[u8], tokens: &[Token], text: Text, catalog: &Catalog, scope: Scope<'_>) -> Found {
     let found = Found { reason: Reason::Read, effects: Effects::NONE };
@@ -195,8 +204,7 @@ impl Finder<'_> {
             self.entry(at, entry);
         }
         let text = token.text(self.sql);
-        let bare = text.strip_prefix(b"\"").unwrap_or(text);
-        if bare.len() >= 7 && bare[..7].eq_ignore_ascii_case(b"pg_temp") {
+        if is_temporary_schema(text) {
             self.because(Reason::Temporary);
             self.found.effects |= Effects::STATE;
         }
@@ -255,7 +263,10 @@ impl Finder<'_> {
         if entry.functions.is_empty() {
             return;
         }
-        let call = Call::read(self.sql, self.tokens, at, self.catalog, self.scope);
+        let mut call = Call::read(self.sql, self.tokens, at, self.catalog, self.scope);
+        if self.text != Text::Query || matches!(self.scope, Scope::Any) {
+            call = call.in_code();
+        }
         for function in &entry.functions {
             if !self.catalog.visible(function.taint.schema, self.qualifier(at), self.scope) {
                 continue;
@@ -297,8 +308,17 @@ impl Finder<'_> {
     /// `current_setting('…')` of a setting that reads the same everywhere.
     fn is_harmless_setting(&self, at: usize) -> bool {
         name::names(self.tokens[at].text(self.sql), b"current_setting")
-            && self.literal_at(at + 2).is_some_and(settings::same_everywhere)
-            && self.tokens.get(at + 3).is_some_and(|next| matches!(next.kind, Kind::Comma | Kind::RightParen))
+            && self.literal_argument(at).is_some_and(settings::same_everywhere)
+    }
+
+    /// The first argument of the call at `at`, if it is a plain literal. The server deparses it as `'…'::text`.
+    fn literal_argument(&self, at: usize) -> Option<&[u8]> {
+        let after = match self.tokens.get(at + 3..)? {
+            [cast, text, after, ..] if cast.kind == Kind::Cast && text.text(self.sql) == b"text" => after,
+            [after, ..] => after,
+            [] => return None,
+        };
+        self.literal_at(at + 2).filter(|_| matches!(after.kind, Kind::Comma | Kind::RightParen))
     }
 
     /// `FROM pg_control_system()` of which only constants are read: without a star, an alias or its own name,
@@ -320,7 +340,7 @@ impl Finder<'_> {
     /// `set_config` of a default of transactions, or of whatever an expression says.
     fn setting_effect(&mut self, at: usize) {
         if name::names(self.tokens[at].text(self.sql), b"set_config")
-            && self.literal_at(at + 2).is_none_or(settings::is_transaction_default)
+            && self.literal_argument(at).is_none_or(settings::is_transaction_default)
         {
             self.found.effects |= Effects::READ_ONLY_SETTING;
         }

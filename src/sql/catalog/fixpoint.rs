@@ -183,13 +183,16 @@ fn judge_definition(definition: &[u8], catalog: &Catalog) -> Found {
     }
 }
 
-/// A cast that reaches a tainted function taints its target, which an explicit cast must name. A source type of
-/// the database's own is reached through any value of it, and an unasked cast without naming either.
+/// A cast that reaches a tainted function taints the types of the database's own that it joins: a target must be
+/// named by an explicit cast, a source is reached through any value of it. Between two built-in types
+/// nothing has to be named, and every statement is tainted.
 fn judge_casts(rows: &CatalogRows, known: &Known, next: &mut Known) {
     for cast in &rows.casts {
         let Some(found) = known.functions.get(&cast.function).copied() else { continue };
-        note(&mut next.types, cast.target, found);
-        if cast.source >= FIRST_USER_OID || cast.implicit {
+        if cast.target >= FIRST_USER_OID || cast.source < FIRST_USER_OID {
+            note(&mut next.types, cast.target, found);
+        }
+        if cast.source >= FIRST_USER_OID || (cast.implicit && cast.target < FIRST_USER_OID) {
             note(&mut next.types, cast.source, found);
         }
     }

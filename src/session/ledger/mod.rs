@@ -87,23 +87,43 @@ struct Entry<C> {
     change: Option<C>,
 }
 
+/// What the front entry's reply has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Front {
+    #[default]
+    Unanswered,
+    /// A statement of it was answered, or it failed: its `ReadyForQuery` may come.
+    Answered,
+    /// The server waits for `COPY` data. Until their end it reads over `Sync` and `Flush`, also over
+    /// those that were already on their way, and breaks the connection at any other message.
+    CopyingIn,
+}
+
+/// What the server has begun with messages that are not entries any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Batch {
+    /// Nothing: it was answered with `ReadyForQuery`, or there was none.
+    #[default]
+    Closed,
+    /// Extended messages without their `Sync`.
+    Open,
+    /// An error: everything is discarded up to the `Sync`, which has not been sent yet.
+    Skipping,
+}
+
 /// See the module's page.
 #[derive(Debug)]
 pub struct Ledger<C> {
+    /// Never empty but for `CopyEnd`: those at the front are dropped.
     entries: VecDeque<Entry<C>>,
-    /// Newest first: changes whose messages were not carried out.
+    front: Front,
+    batch: Batch,
+    /// Oldest first: changes whose messages were not carried out.
     undone: Vec<C>,
     status: Status,
-    /// Extended messages were sent after the last `Sync`.
-    unsynced: bool,
-    /// An error was answered and the `Sync` that ends the skipping has not been sent yet.
-    skipping: bool,
-    copy_in: bool,
-    /// A `Sync` was sent while the server was taking `COPY` data.
-    eaten_syncs: bool,
-    /// The server may have taken a `Sync` as part of a `COPY` or as the end of its skipping, and
-    /// nothing that it sends can tell us which.
-    ambiguous: bool,
+    /// Answers to a `Sync` that may still come before anything else does: each was sent before we knew
+    /// that a `COPY` had failed, and the server has read it either as part of that or after it.
+    doubtful_syncs: usize,
     muted: bool,
 }
 
@@ -111,13 +131,11 @@ impl<C> Default for Ledger<C> {
     fn default() -> Self {
         Self {
             entries: VecDeque::new(),
+            front: Front::default(),
+            batch: Batch::default(),
             undone: Vec::new(),
             status: Status::Idle,
-            unsynced: false,
-            skipping: false,
-            copy_in: false,
-            eaten_syncs: false,
-            ambiguous: false,
+            doubtful_syncs: 0,
             muted: false,
         }
     }
@@ -126,46 +144,34 @@ impl<C> Default for Ledger<C> {
 impl<C> Ledger<C> {
     /// Records a message on its way to the server (or, synthesised, past it).
     pub fn push(&mut self, awaits: Awaits, fate: Fate, change: Option<C>) {
-        match awaits {
-            Awaits::Sync if self.copy_in => {
-                // `COPY` ignores it, unless the server has failed and we have not heard yet.
-                self.eaten_syncs = true;
-                return;
-            }
-            Awaits::Sync => (self.unsynced, self.skipping) = (false, false),
-            _ if self.skipping => {
+        if self.batch == Batch::Skipping {
+            if awaits != Awaits::Sync {
                 self.undone.extend(change);
                 return;
             }
-            Awaits::Query | Awaits::FunctionCall => self.unsynced = false,
-            Awaits::CopyEnd => {}
-            _ if fate != Fate::Swallow => self.unsynced = true,
-            _ => {}
+            self.batch = Batch::Open;
         }
         self.entries.push_back(Entry { awaits, fate, change });
     }
 
-    /// Records that the client ended its `COPY` data.
+    /// Records that the client ended its `COPY` data. Where none is asked for, nobody minds.
     pub fn copy_ended(&mut self) {
-        if self.copy_in {
-            self.copy_in = false;
-        } else if !self.entries.is_empty() {
+        if !self.entries.is_empty() {
             self.push(Awaits::CopyEnd, Fate::Forward, None);
         }
     }
 
-    /// The next reply to author, when all that comes before it has been answered.
+    /// The next reply to author, when all that comes before it has been answered. To be asked until
+    /// there is none before a reply of the server is judged.
     pub fn synthetic(&mut self) -> Option<Synthetic> {
-        let front = self.entries.front()?;
-        if front.fate != Fate::Synthesise {
-            return None;
+        while let Some(Entry { awaits, fate: Fate::Synthesise, .. }) = self.entries.front() {
+            let reply = if *awaits == Awaits::Close { Synthetic::CloseComplete } else { Synthetic::ParseComplete };
+            self.answered();
+            if !self.muted {
+                return Some(reply);
+            }
         }
-        let reply = match front.awaits {
-            Awaits::Close => Synthetic::CloseComplete,
-            _ => Synthetic::ParseComplete,
-        };
-        self.entries.pop_front();
-        if self.muted { self.synthetic() } else { Some(reply) }
+        None
     }
 
     /// Judges a frame of the server by its tag; `status` is the body's first byte (of `ReadyForQuery`).
@@ -178,18 +184,12 @@ impl<C> Ledger<C> {
             ERROR => return self.error(),
             _ => {}
         }
-        self.drop_copy_ends();
         let Some(front) = self.entries.front() else { return Verdict::Unexpected };
         let settles = match (front.awaits, tag) {
-            (Awaits::Query, DATA_ROW | ROW_DESCRIPTION | COMMAND_COMPLETE | EMPTY_QUERY | COPY_OUT | COPY_DATA) => {
-                false
-            }
-            (Awaits::Execute, DATA_ROW | COPY_OUT | COPY_DATA) => false,
-            (Awaits::Query | Awaits::Execute, COPY_DONE) => false,
-            (Awaits::Query | Awaits::Execute, COPY_IN) => {
-                self.copy_begins();
-                false
-            }
+            (Awaits::Query, DATA_ROW | ROW_DESCRIPTION | COPY_OUT | COPY_DATA | COPY_DONE) => false,
+            (Awaits::Query, COMMAND_COMPLETE | EMPTY_QUERY) => false,
+            (Awaits::Query | Awaits::Execute, COPY_IN) => false,
+            (Awaits::Execute, DATA_ROW | COPY_OUT | COPY_DATA | COPY_DONE) => false,
             (Awaits::Execute, COMMAND_COMPLETE | EMPTY_QUERY | PORTAL_SUSPENDED) => true,
             (Awaits::Parse, PARSE_COMPLETE) => true,
             (Awaits::Bind, BIND_COMPLETE) => true,
@@ -200,9 +200,15 @@ impl<C> Ledger<C> {
             _ => return Verdict::Unexpected,
         };
         let verdict = self.as_front();
+        // The doubtful ones would have been answered before.
+        self.doubtful_syncs = 0;
+        match tag {
+            COPY_IN => self.front = Front::CopyingIn,
+            COMMAND_COMPLETE if self.front == Front::CopyingIn => self.copy_succeeded(),
+            _ => self.front = Front::Answered,
+        }
         if settles {
-            self.entries.pop_front();
-            self.drop_copy_ends();
+            self.answered();
         }
         verdict
     }
@@ -214,27 +220,32 @@ impl<C> Ledger<C> {
 
     /// Extended messages were sent after the last `Sync`: an implicit transaction is open.
     pub fn is_unsynced(&self) -> bool {
-        self.unsynced
+        let ends = self.entries.iter().rev().find(|entry| entry.awaits != Awaits::CopyEnd);
+        match ends {
+            Some(entry) => !entry.awaits.is_answered_by_ready(),
+            None => self.batch != Batch::Closed,
+        }
     }
 
     /// Replies of an earlier batch are awaited.
     pub fn reaches_back(&self) -> bool {
-        self.entries.iter().any(|entry| matches!(entry.awaits, Awaits::Sync | Awaits::Query | Awaits::FunctionCall))
+        self.entries.iter().any(|entry| entry.awaits.is_answered_by_ready())
     }
 
     /// Nothing is owed: every message was answered and no implicit transaction is open.
     pub fn settled(&self) -> bool {
-        self.entries.is_empty() && !self.unsynced && !self.copy_in
+        self.entries.is_empty() && self.batch == Batch::Closed
     }
 
-    /// What the server will still send is not certain: the connection cannot be handed on, ever.
+    /// Whether a `Sync` will still be answered is not certain: the connection cannot be handed on. The
+    /// next reply that is no `ReadyForQuery` makes it certain.
     pub fn ambiguous(&self) -> bool {
-        self.ambiguous
+        self.doubtful_syncs > 0
     }
 
     /// Settled, idle and certain: the server connection can serve somebody else.
     pub fn returnable(&self) -> bool {
-        self.settled() && self.status == Status::Idle && !self.ambiguous
+        self.settled() && self.status == Status::Idle && !self.ambiguous()
     }
 
     /// Transaction status as of the last `ReadyForQuery`.
@@ -253,7 +264,7 @@ impl<C> Ledger<C> {
 
     /// Takes the changes that were not carried out, newest first.
     pub fn take_undone(&mut self) -> impl Iterator<Item = C> + '_ {
-        self.undone.drain(..)
+        self.undone.drain(..).rev()
     }
 
     pub fn has_undone(&self) -> bool {
@@ -262,47 +273,51 @@ impl<C> Ledger<C> {
 
     /// Gives everything up (the connection is lost): all that was owed counts as not carried out.
     pub fn abandon(&mut self) {
-        let dropped = self.entries.drain(..).rev().filter_map(|entry| entry.change);
-        self.undone.extend(dropped);
-        let undone = std::mem::take(&mut self.undone);
+        let mut undone = std::mem::take(&mut self.undone);
+        undone.extend(self.entries.drain(..).filter_map(|entry| entry.change));
         *self = Self { undone, ..Self::default() };
     }
 
     fn ready(&mut self, status: u8) -> Verdict {
-        self.drop_copy_ends();
         let Some(status) = Status::from_byte(status) else { return Verdict::Unexpected };
-        let Some(front) = self.entries.front() else {
-            if !self.ambiguous {
-                return Verdict::Unexpected;
+        let doubtful = self.doubtful_syncs > 0;
+        let verdict = match self.entries.front().map(|front| front.awaits) {
+            Some(Awaits::Sync) => self.end_batch(),
+            Some(Awaits::Query | Awaits::FunctionCall) if self.front != Front::Unanswered || !doubtful => {
+                self.end_batch()
             }
-            // The answer to a `Sync` that was taken for eaten.
-            (self.unsynced, self.skipping, self.status) = (false, false, status);
-            return Verdict::Forward;
+            _ if doubtful => {
+                self.doubtful_syncs -= 1;
+                self.batch = Batch::Closed;
+                if self.muted { Verdict::Swallow } else { Verdict::Forward }
+            }
+            _ => return Verdict::Unexpected,
         };
-        if !matches!(front.awaits, Awaits::Query | Awaits::FunctionCall | Awaits::Sync) {
-            return Verdict::Unexpected;
-        }
-        let verdict = self.as_front();
-        self.entries.pop_front();
-        self.drop_copy_ends();
         self.status = status;
-        self.copy_in = false;
-        if self.muted && self.settled() {
-            self.muted = false;
-        }
+        self.muted &= !self.settled();
+        verdict
+    }
+
+    fn end_batch(&mut self) -> Verdict {
+        let verdict = self.as_front();
+        self.answered();
+        self.batch = Batch::Closed;
         verdict
     }
 
     fn error(&mut self) -> Verdict {
-        self.drop_copy_ends();
-        let was_copying = std::mem::take(&mut self.copy_in);
+        if self.front == Front::CopyingIn {
+            self.copy_failed();
+        }
+        let muted = self.muted;
         let Some(front) = self.entries.front_mut() else {
-            // Between messages: an administrator's command, a timeout. The connection ends with it.
+            // An administrator's command or a timeout, with which the connection ends; or a Flush that is
+            // not one, after which the server skips as after any extended message.
+            self.batch = Batch::Skipping;
             return Verdict::Forward;
         };
-        let simple = matches!(front.awaits, Awaits::Query | Awaits::FunctionCall | Awaits::Sync);
         let verdict = match &mut front.fate {
-            _ if self.muted => Verdict::Swallow,
+            _ if muted => Verdict::Swallow,
             Fate::Swallow if front.awaits == Awaits::Query => Verdict::InjectionFailed,
             Fate::Replace(_) => match std::mem::replace(&mut front.fate, Fate::Forward) {
                 Fate::Replace(error) => Verdict::Replace(error),
@@ -310,9 +325,10 @@ impl<C> Ledger<C> {
             },
             _ => Verdict::Forward,
         };
-        if !simple {
+        if front.awaits.is_answered_by_ready() {
+            self.front = Front::Answered;
+        } else {
             self.skip_to_sync();
-            self.ambiguous |= was_copying && self.eaten_syncs;
         }
         verdict
     }
@@ -320,35 +336,42 @@ impl<C> Ledger<C> {
     /// PostgreSQL reads and discards messages until a `Sync` after an error in the extended protocol.
     fn skip_to_sync(&mut self) {
         let sync = self.entries.iter().position(|entry| entry.awaits == Awaits::Sync);
-        self.skipping = sync.is_none();
+        self.batch = if sync.is_some() { Batch::Open } else { Batch::Skipping };
         let skipped = self.entries.drain(..sync.unwrap_or(self.entries.len()));
-        self.undone.extend(skipped.rev().filter_map(|entry| entry.change));
+        self.undone.extend(skipped.filter_map(|entry| entry.change));
+        self.front = Front::Unanswered;
     }
 
-    /// The server waits for data. Until the client's `CopyDone` it ignores `Sync` and `Flush`, also
-    /// those that were already on their way.
-    fn copy_begins(&mut self) {
-        (self.copy_in, self.eaten_syncs) = (true, false);
-        let extended = self.entries.front().is_some_and(|front| front.awaits == Awaits::Execute);
-        while let Some(next) = self.entries.get(1).map(|entry| entry.awaits) {
-            match next {
-                Awaits::Sync => self.unsynced |= extended,
-                Awaits::CopyEnd => self.copy_in = false,
-                _ => return,
-            }
-            self.entries.remove(1);
-            if next == Awaits::CopyEnd {
-                // What follows the end of the data counts again.
-                self.unsynced &= !self.entries.iter().any(|entry| entry.awaits == Awaits::Sync);
-                return;
-            }
+    /// The server has read all data: also every `Sync` before their end.
+    fn copy_succeeded(&mut self) {
+        self.front = Front::Answered;
+        let syncs = self.syncs_in_copy();
+        if self.entries.get(1 + syncs).is_some_and(|next| next.awaits == Awaits::CopyEnd) {
+            self.entries.drain(1..=1 + syncs);
         }
     }
 
-    fn drop_copy_ends(&mut self) {
+    /// The server has failed at some point of the data; which `Sync` came after it, nothing tells. One
+    /// that a command follows did: with that, `COPY` would have broken the connection.
+    fn copy_failed(&mut self) {
+        let syncs = self.syncs_in_copy();
+        if self.entries.get(1 + syncs).is_none_or(|next| next.awaits == Awaits::CopyEnd) {
+            self.entries.drain(1..1 + syncs);
+            self.doubtful_syncs = syncs;
+        }
+    }
+
+    fn syncs_in_copy(&self) -> usize {
+        self.entries.iter().skip(1).take_while(|entry| entry.awaits == Awaits::Sync).count()
+    }
+
+    /// The front entry's reply is complete.
+    fn answered(&mut self) {
+        self.entries.pop_front();
         while self.entries.front().is_some_and(|entry| entry.awaits == Awaits::CopyEnd) {
             self.entries.pop_front();
         }
+        (self.front, self.batch) = (Front::Unanswered, Batch::Open);
     }
 
     fn as_front(&self) -> Verdict {
@@ -359,3 +382,12 @@ impl<C> Ledger<C> {
         }
     }
 }
+
+impl Awaits {
+    fn is_answered_by_ready(self) -> bool {
+        matches!(self, Self::Query | Self::FunctionCall | Self::Sync)
+    }
+}
+
+#[cfg(test)]
+mod tests;
