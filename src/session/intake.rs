@@ -618,19 +618,19 @@ impl Session {
     /// first: where an earlier `Close` of ours was skipped after an error, the server still has it.
     fn put_parse(&mut self, leased: &mut Leased, statement: &Statement, fate: Fate, change: Option<Change>) {
         let name = statement.server_name().as_bytes();
-        self.put_close(leased, name);
+        self.put_close(leased, name, None);
         put_parse(leased, name, statement.identity());
         self.ledger.push(Awaits::Parse, fate, change);
         leased.lease.prepared.insert(statement);
         let limit = leased.prepared_limit;
-        while let Some(id) = leased.lease.prepared.evict(limit) {
-            self.put_close(leased, server_name(id).as_bytes());
+        while let Some((id, cost)) = leased.lease.prepared.evict(limit) {
+            self.put_close(leased, server_name(id).as_bytes(), Some(Change::Closed { id, cost }));
         }
     }
 
-    fn put_close(&mut self, leased: &mut Leased, name: &[u8]) {
+    fn put_close(&mut self, leased: &mut Leased, name: &[u8], change: Option<Change>) {
         put_target(leased, frontend::CLOSE, name);
-        self.ledger.push(Awaits::Close, Fate::Swallow, None);
+        self.ledger.push(Awaits::Close, Fate::Swallow, change);
     }
 
     fn keep_unnamed(&mut self, identity: &[u8], verdict: Verdict) {

@@ -217,15 +217,18 @@ impl Session {
     /// Signals that matter in the state that the session is in.
     fn heeded(&self) -> u32 {
         let between = self.lease.is_none() || (self.ledger.settled() && self.ledger.status() == Status::Idle);
-        let always = Signal::Kill as u32 | Signal::End as u32;
+        let always = Signal::Kill as u32 | Signal::End as u32 | Signal::HostLost as u32;
         if between && self.intake.at_boundary() { always | Signal::Shutdown as u32 } else { always }
     }
 
     fn signalled(&mut self, signals: u32) -> Option<Result<(), PgError>> {
         let is = |signal| signals & signal as u32 != 0;
+        let movable = |leased: &Leased| leased.repeatable && leased.untouched && leased.place != Place::Primary;
         let error = if is(Signal::Shutdown) || is(Signal::End) {
             refusal::shutting_down()
-        } else if self.lease.is_some() {
+        } else if is(Signal::HostLost) && self.lease.as_ref().is_some_and(movable) {
+            return self.server_lost(&io::ErrorKind::TimedOut.into());
+        } else if is(Signal::Kill) && self.lease.is_some() {
             // The cancel had no effect: the server connection is closed, and with it the client's, which
             // is in the middle of an answer that will never be complete.
             PgError { severity: crate::wire::error::Severity::Fatal, ..self.ceiling_error() }

@@ -32,6 +32,8 @@ pub enum Signal {
     Shutdown = 4,
     /// End now, whatever is going on.
     End = 8,
+    /// The server at work does not answer any more: what can run elsewhere goes there.
+    HostLost = 16,
 }
 
 /// What a session is doing.
