@@ -210,6 +210,10 @@ impl Session {
     }
 
     fn gather_batch(&mut self) -> Result<Option<Step>, Malformed> {
+        // Judged by the catalog of now, not by that of this session's last batch.
+        if self.catalog.generation() != self.group.schema_generation() {
+            self.catalog = self.group.catalog();
+        }
         // Taken out while a request borrows from it.
         let inbound = std::mem::take(&mut self.inbound);
         let gathered = self.gather_from(&inbound);

@@ -11,6 +11,7 @@ use atomic_waker::AtomicWaker;
 use rand::RngExt;
 use subtle::ConstantTimeEq;
 
+use crate::config::HostConfig;
 use crate::pool::{CancelTarget, Fence};
 use crate::server::cancel::cancel;
 
@@ -257,6 +258,16 @@ impl Registry {
             }
         }
         cut
+    }
+
+    /// Tells every session that waits for an answer of this server that there may be none.
+    pub fn host_is_lost(&self, host: &Arc<HostConfig>) {
+        for slot in self.all() {
+            let at_work = matches!(&*slot.place(), Place::Leased(target) if Arc::ptr_eq(&target.host, host));
+            if at_work {
+                slot.send(Signal::HostLost);
+            }
+        }
     }
 
     pub fn all(&self) -> Vec<Arc<Slot>> {
