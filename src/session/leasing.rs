@@ -188,6 +188,8 @@ impl Session {
             schema_changed: false,
             writes: false,
             untouched: true,
+            held_back: bytes::BytesMut::new(),
+            holding_back: false,
             repeatable,
             again: None,
             active: false,

@@ -130,6 +130,10 @@ struct Leased {
     writes: bool,
     /// Nothing of an answer has reached the client.
     untouched: bool,
+    /// The beginning of an answer that tells nothing yet, while the batch may still run elsewhere.
+    held_back: BytesMut,
+    /// The server's current frame belongs to that.
+    holding_back: bool,
     /// The client's bytes are still held, and running them again elsewhere changes nothing.
     repeatable: bool,
     /// Why the batch has to be run again.
@@ -272,6 +276,11 @@ impl Session {
 }
 
 impl Leased {
+    /// A replica's answer of which the client has seen nothing, to a batch that could be run again.
+    fn may_move(&self) -> bool {
+        self.repeatable && self.untouched && self.place != Place::Primary
+    }
+
     /// The session has no unnamed statement: nor may the connection, on which it would be another's.
     fn forget_unnamed(&mut self, ledger: &mut Ledger<Change>) {
         const CLOSE_UNNAMED: &[u8] = b"C\0\0\0\x06S\0";

@@ -249,7 +249,7 @@ impl Session {
         self.ledger.abandon();
         self.undo(&mut leased);
         let place = leased.place;
-        if leased.repeatable && leased.untouched && place != Place::Primary {
+        if leased.may_move() {
             drop(leased);
             self.attempts += 1;
             self.start_over();

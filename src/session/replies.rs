@@ -83,8 +83,11 @@ impl Session {
             match verdict {
                 Verdict::Forward => {
                     self.observe(leased, header.tag);
-                    leased.untouched = false;
                     leased.swallowing = renamed.is_some();
+                    leased.holding_back = leased.may_move() && is_preamble(header.tag);
+                    if !leased.holding_back {
+                        self.touch(leased);
+                    }
                     if let Some(renamed) = renamed {
                         self.flush_run(leased, &mut run);
                         self.outbound.push(&renamed);
@@ -93,8 +96,8 @@ impl Session {
                 Verdict::Swallow => leased.swallowing = true,
                 Verdict::Replace(error) => {
                     self.flush_run(leased, &mut run);
+                    self.touch(leased);
                     error.encode(self.outbound.bytes());
-                    leased.untouched = false;
                     leased.swallowing = true;
                 }
                 Verdict::InjectionFailed => {
@@ -111,14 +114,23 @@ impl Session {
         }
     }
 
-    /// `count` bytes behind the run are forwarded (the run grows) or dropped.
+    /// `count` bytes behind the run are forwarded (the run grows), held back or dropped.
     fn dispose(&mut self, leased: &mut Leased, mut run: usize, count: usize) -> usize {
-        if !leased.swallowing {
+        if !leased.swallowing && !leased.holding_back {
             return run + count;
         }
         self.flush_run(leased, &mut run);
+        if !leased.swallowing {
+            leased.held_back.extend_from_slice(&leased.lease.inbound.data()[..count]);
+        }
         leased.lease.inbound.consume(count);
         0
+    }
+
+    /// The client gets the beginning of its answer: from here on the batch stays where it is.
+    fn touch(&mut self, leased: &mut Leased) {
+        leased.untouched = false;
+        self.outbound.push(&std::mem::take(&mut leased.held_back));
     }
 
     /// Moves the run into the client's buffer, so that something else can follow it.
@@ -134,10 +146,16 @@ impl Session {
         }
         while let Some(reply) = self.ledger.synthetic() {
             self.flush_run(leased, run);
-            leased.untouched = false;
-            match reply {
-                Synthetic::ParseComplete => refusal::parse_complete(&mut self.outbound),
-                Synthetic::CloseComplete => refusal::close_complete(&mut self.outbound),
+            let tag = match reply {
+                Synthetic::ParseComplete => backend::PARSE_COMPLETE,
+                Synthetic::CloseComplete => backend::CLOSE_COMPLETE,
+            };
+            let frame = [tag, 0, 0, 0, 4];
+            if leased.may_move() {
+                leased.held_back.extend_from_slice(&frame);
+            } else {
+                self.touch(leased);
+                self.outbound.push(&frame);
             }
         }
     }
@@ -219,6 +237,12 @@ impl Session {
             }
         }
     }
+}
+
+/// Does a frame only prepare for an answer? The server may still fail, or be lost, before it gives any.
+fn is_preamble(tag: u8) -> bool {
+    use backend::{BIND_COMPLETE, CLOSE_COMPLETE, NO_DATA, PARAMETER_DESCRIPTION, PARSE_COMPLETE, ROW_DESCRIPTION};
+    matches!(tag, PARSE_COMPLETE | BIND_COMPLETE | CLOSE_COMPLETE | NO_DATA | PARAMETER_DESCRIPTION | ROW_DESCRIPTION)
 }
 
 /// Bytes of a frame that have to be there before it is judged.

@@ -110,6 +110,24 @@ async fn a_function_that_begins_to_write_never_reaches_a_standby() {
     assert_eq!(value(&fixture.direct().await, "SELECT count(*) FROM log WHERE msg = 'new'").await, "6");
 }
 
+/// The net under the classifier: the standby has announced the columns of its answer when it refuses.
+#[tokio::test]
+async fn what_a_standby_refuses_after_all_runs_on_the_primary() {
+    let fixture = Fixture::start(1, SCHEMA, "", "").await;
+    let writing = "CREATE OR REPLACE FUNCTION here() RETURNS text LANGUAGE sql
+        AS $$ INSERT INTO log VALUES ('healed') RETURNING msg $$";
+    fixture.sql(writing).await;
+    let client = fixture.connect().await;
+    for way in [Way::Simple, Way::Unnamed, Way::Named] {
+        let mut watch = fixture.watch();
+        let hinted = "/* pgweir: replica */ SELECT here() AS healed";
+        run(&client, way, hinted, &[]).await.unwrap_or_else(|error| panic!("{}", crate::support::chain(&error)));
+        let seen = watch.take();
+        assert!(seen.on_a_standby(hinted) && seen.on_primary(hinted), "{way:?}");
+    }
+    assert_eq!(value(&fixture.direct().await, "SELECT count(*) FROM log WHERE msg = 'healed'").await, "3");
+}
+
 #[tokio::test]
 async fn a_prepared_statement_is_judged_again_when_its_function_changes() {
     let fixture = Fixture::start(1, SCHEMA, "", "").await;
