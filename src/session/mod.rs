@@ -12,7 +12,7 @@ pub mod ledger;
 mod refusal;
 mod relay;
 mod replies;
-mod request;
+pub mod request;
 mod slot;
 mod state;
 mod statements;

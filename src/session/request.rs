@@ -65,7 +65,8 @@ pub fn read(data: &[u8]) -> Result<Read<'_>, Malformed> {
             Some(frame) => Request::Parse(Parse::read(frame).ok_or(malformed)?),
             None => return wait,
         },
-        frontend::BIND => match BindHead::read(data, len) {
+        // Never more than its longest head, so that it does not matter how much has come.
+        frontend::BIND => match BindHead::read(&data[..data.len().min(LONGEST_BIND_HEAD)], len) {
             Head::Complete(head) => Request::Bind(head),
             Head::Partial if data.len() < LONGEST_BIND_HEAD => return Ok(Read::Partial { reserve: None }),
             Head::Partial | Head::Malformed => return Err(malformed),
@@ -78,6 +79,7 @@ pub fn read(data: &[u8]) -> Result<Read<'_>, Malformed> {
             }
         },
         _ if whole.is_none() && !matches!(tag, frontend::COPY_DATA | frontend::FUNCTION_CALL) => return wait,
+        // PostgreSQL fails at these too, but the ledger has no place for the error of a `Flush`.
         frontend::FLUSH | frontend::SYNC if len != HEADER => return Err(malformed),
         frontend::EXECUTE => Request::Execute,
         frontend::FUNCTION_CALL => Request::FunctionCall,
@@ -153,6 +155,22 @@ mod tests {
         assert_eq!(read(&frame(b'Q', b"SELECT\x001\0")), Err(Malformed::Body(b'Q')));
         assert_eq!(read(&frame(b'C', b"Xname\0")), Err(Malformed::Body(b'C')));
         assert_eq!(read(&frame(b'B', b"p\0s")), Err(Malformed::Body(b'B')));
+    }
+
+    #[test]
+    fn names_that_are_too_long_are_refused_however_they_come() {
+        let whole = frame(b'B', &[&[b'p'; LONGEST_BIND_HEAD][..], &[0; 8]].concat());
+        assert_eq!(read(&whole), Err(Malformed::Body(b'B')));
+        assert_eq!(read(&whole[..LONGEST_BIND_HEAD]), Err(Malformed::Body(b'B')));
+        assert_eq!(read(&whole[..LONGEST_BIND_HEAD - 1]), Ok(Read::Partial { reserve: None }));
+    }
+
+    #[test]
+    fn messages_without_a_body_have_none() {
+        for tag in [b'H', b'S'] {
+            assert!(matches!(read(&frame(tag, b"")), Ok(Read::Request { .. })));
+            assert_eq!(read(&frame(tag, b"x")), Err(Malformed::Body(tag)));
+        }
     }
 
     proptest! {

@@ -223,6 +223,11 @@ impl<C> Ledger<C> {
         self.entries.is_empty()
     }
 
+    /// Messages whose replies are awaited: what a bound on pipelining counts.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Extended messages were sent after the last `Sync`: an implicit transaction is open.
     pub fn is_unsynced(&self) -> bool {
         let ends = self.entries.iter().rev().find(|entry| entry.awaits != Awaits::CopyEnd);
