@@ -25,7 +25,7 @@ use crate::auth::MockSecret;
 use crate::config::{Config, Listen};
 use crate::listener::{self, ClientSocket, Door};
 use crate::metrics::{self, Metrics, Ready};
-use crate::session::{Shared, enforce_ceilings};
+use crate::session::{Shared, enforce_ceilings, leave_silent_replicas};
 use census::DoorCensus;
 use files::FilesNeeded;
 use readiness::Readiness;
@@ -83,7 +83,13 @@ impl App {
             stopping,
             secret,
         };
-        app.watches.spawn(enforce_ceilings(shared));
+        app.watches.spawn(enforce_ceilings(shared.clone()));
+        let door = app.door.clone();
+        let replicas = move || {
+            let snapshot = door.snapshot();
+            snapshot.clusters().flat_map(|cluster| cluster.replicas.clone()).collect()
+        };
+        app.watches.spawn(leave_silent_replicas(shared, replicas));
         if let Some(listener) = http_listener {
             app.serve_http(listener, metrics);
         }

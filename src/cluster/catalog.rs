@@ -20,6 +20,8 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct CatalogKeeper {
     current: ArcSwap<Catalog>,
+    /// What holds while the catalog is being read.
+    unloaded: Arc<Catalog>,
     generation: AtomicU64,
     changed: Notify,
     /// Held by the one group whose connections read the catalog.
@@ -28,8 +30,10 @@ pub struct CatalogKeeper {
 
 impl Default for CatalogKeeper {
     fn default() -> Self {
+        let unloaded = Arc::new(Catalog::unloaded());
         Self {
-            current: ArcSwap::from_pointee(Catalog::unloaded()),
+            current: ArcSwap::new(unloaded.clone()),
+            unloaded,
             generation: AtomicU64::new(1),
             changed: Notify::new(),
             reader: tokio::sync::Mutex::default(),
@@ -38,8 +42,10 @@ impl Default for CatalogKeeper {
 }
 
 impl CatalogKeeper {
+    /// Never one that a change of the schema has made void.
     pub fn current(&self) -> Arc<Catalog> {
-        self.current.load_full()
+        let current = self.current.load_full();
+        if current.generation() == self.generation() { current } else { self.unloaded.clone() }
     }
 
     pub fn generation(&self) -> u64 {
@@ -49,7 +55,7 @@ impl CatalogKeeper {
     /// What is known is void until it has been read again, which starts at once.
     pub fn invalidate(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
-        self.current.store(Arc::new(Catalog::unloaded()));
+        self.current.store(self.unloaded.clone());
         self.changed.notify_one();
     }
 
@@ -58,7 +64,7 @@ impl CatalogKeeper {
         self.current.store(Arc::new(catalog));
         let stale = self.generation() != generation;
         if stale {
-            self.current.store(Arc::new(Catalog::unloaded()));
+            self.current.store(self.unloaded.clone());
         }
         !stale
     }

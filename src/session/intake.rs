@@ -12,7 +12,7 @@ use super::statements::{Change, Named, Unnamed, deallocated};
 use super::{Leased, Session, refusal};
 use crate::cluster::Place;
 use crate::net::buffer::ReadBuffer;
-use crate::pool::server_name;
+use crate::pool::{OUR_NAMES, Statement, server_name};
 use crate::sql::{Class, Effects, Reason, Verdict};
 use crate::wire::author;
 use crate::wire::error::PgError;
@@ -144,6 +144,8 @@ impl Session {
             let taken = if self.intake.skipping {
                 self.skip()?
             } else if self.intake.admitted > 0 || self.follows() {
+                // What was gathered of a batch does not matter where it simply follows.
+                self.intake.batch = None;
                 self.pass_on()?
             } else {
                 self.gather_batch()?
@@ -208,6 +210,10 @@ impl Session {
     }
 
     fn gather_batch(&mut self) -> Result<Option<Step>, Malformed> {
+        // Judged by the catalog of now, not by that of this session's last batch.
+        if self.catalog.generation() != self.group.schema_generation() {
+            self.catalog = self.group.catalog();
+        }
         // Taken out while a request borrows from it.
         let inbound = std::mem::take(&mut self.inbound);
         let gathered = self.gather_from(&inbound);
@@ -224,7 +230,10 @@ impl Session {
     }
 
     fn gather_from(&mut self, inbound: &ReadBuffer) -> Result<Gathered, Malformed> {
-        let mut batch = self.intake.batch.take().unwrap_or_else(Batch::empty);
+        let mut batch = self.intake.batch.take().unwrap_or_else(|| {
+            self.intake.verdicts.clear();
+            Batch::empty()
+        });
         if batch.complete {
             // It has waited for the one before it.
             return Ok(Gathered::Batch(batch));
@@ -434,7 +443,20 @@ impl Session {
                 }
                 Some(if matches!(request, Request::Bind(_)) { Awaits::Bind } else { Awaits::Describe })
             }
+            // An earlier batch may still fail to close it; otherwise it is SQL's own, or the server says no.
+            Request::Bind(head) if !self.names.has(head.statement) && !is_ours(head.statement) => {
+                if self.ledger.reaches_back() {
+                    return Sent::Not(Step::Stalled);
+                }
+                Some(Awaits::Bind)
+            }
             Request::Bind(head) => return self.send_bind(leased, head, len),
+            Request::Describe(Target::Statement(name)) if !self.names.has(name) && !is_ours(name) => {
+                if self.ledger.reaches_back() {
+                    return Sent::Not(Step::Stalled);
+                }
+                Some(Awaits::Describe)
+            }
             Request::Describe(Target::Statement(name)) => {
                 return match self.ready_named(leased, name) {
                     Ok(named) => {
@@ -450,6 +472,7 @@ impl Session {
                 self.unnamed = Unnamed::None;
                 Some(Awaits::Close)
             }
+            Request::Close(Target::Statement(name)) if !self.names.has(name) && !is_ours(name) => Some(Awaits::Close),
             Request::Close(Target::Statement(name)) => {
                 let before = self.names.set(name, None);
                 let change = before.is_some().then(|| Change::Name { name: name.into(), before, prepared: None });
@@ -491,14 +514,17 @@ impl Session {
 
     /// `Parse` of a statement with a name.
     fn send_parse(&mut self, leased: &mut Leased, parse: Parse<'_>) -> Sent {
-        if self.names.get(parse.name).is_some() && self.ledger.reaches_back() {
+        if self.names.has(parse.name) && self.ledger.reaches_back() {
             // An earlier batch may still fail and leave the name free.
             return Sent::Not(Step::Stalled);
         }
         let verdict = self.parse_verdict(&parse);
         let kept = self.names.bytes() + parse.identity.len();
         let refused = match self.note(leased, verdict, parse.text) {
-            _ if self.names.get(parse.name).is_some() => Some(refusal::statement_exists(parse.name)),
+            _ if self.names.has(parse.name) => {
+                self.try_parse(leased, &parse);
+                Some(refusal::statement_exists(parse.name))
+            }
             _ if kept > LONGEST_NAMES => Some(refusal::too_many_statements(kept, LONGEST_NAMES)),
             noted => noted.err(),
         };
@@ -512,20 +538,25 @@ impl Session {
         let change = |prepared| Some(Change::Name { name: parse.name.into(), before, prepared });
         let known = leased.lease.prepared.touch(statement.id());
         // In a failed transaction PostgreSQL refuses to parse, and after a change of the schema what was
-        // prepared before may be out of date: the server is asked again.
-        if known && !leased.schema_changed && self.ledger.status() != Status::Failed {
+        // prepared before may be out of date: the server is asked again. Also where an earlier batch has
+        // yet to show whether the transaction fails.
+        let sound = self.ledger.status() != Status::Failed && !self.ledger.reaches_back();
+        if known && !leased.schema_changed && sound {
             conn_metrics(leased).prepared_hits.inc();
             self.ledger.push(Awaits::Parse, Fate::Synthesise, change(None));
             return Sent::Done;
         }
-        if known {
-            put_target(leased, frontend::CLOSE, statement.server_name().as_bytes());
-            self.ledger.push(Awaits::Close, Fate::Swallow, None);
-        }
         conn_metrics(leased).prepared_misses.inc();
-        self.put_parse(leased, &statement);
-        self.ledger.push(Awaits::Parse, Fate::Forward, change(Some(statement.id())));
+        self.put_parse(leased, &statement, Fate::Forward, change(Some(statement.id())));
         Sent::Done
+    }
+
+    /// PostgreSQL looks at the statement before it looks at its name: what is wrong with that is said first.
+    fn try_parse(&mut self, leased: &mut Leased, parse: &Parse<'_>) {
+        let statement = self.group.statements.intern(parse.identity);
+        if !leased.lease.prepared.touch(statement.id()) {
+            self.put_parse(leased, &statement, Fate::Swallow, Some(Change::Prepared(statement.id())));
+        }
     }
 
     /// `Bind` of a statement with a name: the server knows it by another.
@@ -559,8 +590,8 @@ impl Session {
             conn_metrics(leased).prepared_hits.inc();
         } else {
             conn_metrics(leased).prepared_misses.inc();
-            self.put_parse(leased, &named.statement);
-            self.ledger.push(Awaits::Parse, Fate::Swallow, Some(Change::Prepared(named.statement.id())));
+            let change = Change::Prepared(named.statement.id());
+            self.put_parse(leased, &named.statement, Fate::Swallow, Some(change));
         }
         Ok(named)
     }
@@ -579,7 +610,7 @@ impl Session {
                 let verdict = *verdict;
                 if !leased.has_unnamed {
                     put_parse(leased, b"", identity);
-                    self.ledger.push(Awaits::Parse, Fate::Swallow, None);
+                    self.ledger.push(Awaits::Parse, Fate::Swallow, Some(Change::HasUnnamed));
                     leased.has_unnamed = true;
                 }
                 self.note(leased, verdict, b"")
@@ -587,14 +618,23 @@ impl Session {
         }
     }
 
-    fn put_parse(&mut self, leased: &mut Leased, statement: &crate::pool::Statement) {
-        put_parse(leased, statement.server_name().as_bytes(), statement.identity());
+    /// Gives the connection a statement, and takes from it what is over its limit. The name is closed
+    /// first: where an earlier `Close` of ours was skipped after an error, the server still has it.
+    fn put_parse(&mut self, leased: &mut Leased, statement: &Statement, fate: Fate, change: Option<Change>) {
+        let name = statement.server_name().as_bytes();
+        self.put_close(leased, name, None);
+        put_parse(leased, name, statement.identity());
+        self.ledger.push(Awaits::Parse, fate, change);
         leased.lease.prepared.insert(statement);
         let limit = leased.prepared_limit;
-        while let Some(id) = leased.lease.prepared.evict(limit) {
-            put_target(leased, frontend::CLOSE, server_name(id).as_bytes());
-            self.ledger.push(Awaits::Close, Fate::Swallow, None);
+        while let Some((id, cost)) = leased.lease.prepared.evict(limit) {
+            self.put_close(leased, server_name(id).as_bytes(), Some(Change::Closed { id, cost }));
         }
+    }
+
+    fn put_close(&mut self, leased: &mut Leased, name: &[u8], change: Option<Change>) {
+        put_target(leased, frontend::CLOSE, name);
+        self.ledger.push(Awaits::Close, Fate::Swallow, change);
     }
 
     fn keep_unnamed(&mut self, identity: &[u8], verdict: Verdict) {
@@ -692,6 +732,11 @@ const SYNC: [u8; HEADER] = [frontend::SYNC, 0, 0, 0, 4];
 
 /// PostgreSQL's `FirstNormalObjectId`: types from here on are the database's own.
 const FIRST_CUSTOM_OID: u32 = 16384;
+
+/// A name that only statements of ours have on a server connection.
+fn is_ours(name: &[u8]) -> bool {
+    name.starts_with(OUR_NAMES.as_bytes())
+}
 
 fn conn_metrics(leased: &Leased) -> &crate::metrics::HostMetrics {
     &leased.lease.pool().metrics

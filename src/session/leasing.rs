@@ -2,6 +2,7 @@
 //! session's, and finding out whether it may be handed on.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use super::slot::Signal;
 use super::{Again, Leased, Session, refusal};
 use crate::cluster::{GreetingError, Group, Moment, Place};
 use crate::config::{Consistency, PoolMode};
-use crate::pool::{AcquireError, Lease, Waiting, difference, probe};
+use crate::pool::{AcquireError, Held, Lease, Waiting, difference, probe};
 use crate::router::{Decision, RouteReason, SessionView, Target, route};
 use crate::server::{QueryError, cancel};
 use crate::sql::{Effects, TxControl};
@@ -43,6 +44,9 @@ impl Session {
     /// Leases a connection for the batch and makes it this session's.
     pub(super) async fn lease_for(&mut self, batch: &Batch) -> Result<(), NoLease> {
         let asked = Instant::now();
+        if self.group.is_closed() {
+            self.follow_configuration();
+        }
         self.catalog = self.group.catalog();
         let decision = self.decide(batch);
         let (lease, place, reason) = self.find_lease(decision).await?;
@@ -52,6 +56,15 @@ impl Session {
         self.slot.leases(&lease.cancel);
         self.take(lease, place, batch, asked + waited);
         Ok(())
+    }
+
+    /// The servers of the configuration have changed: the session goes on with the new ones.
+    fn follow_configuration(&mut self) {
+        let Some(group) = self.group.successor() else { return };
+        self.names.adopt(&group.statements);
+        // Moments of another clock: whatever was written was written before now.
+        self.last_write = group.clock.now();
+        self.group = group;
     }
 
     fn decide(&mut self, batch: &Batch) -> Decision {
@@ -246,19 +259,40 @@ impl Session {
             return Settled::Fine;
         }
         let effects = std::mem::replace(&mut self.effects, Effects::NONE);
-        if batch::needs_probe(effects)
-            && let Err(error) = self.look(&mut leased).await
-        {
+        if batch::needs_probe(effects) {
+            // The client has its answer: a cancel that comes now is late, and may not strike our question.
             self.slot.rests();
-            return Settled::Lost(self.lost(leased.place, &error.to_string(), false));
+            leased.lease.cancel.fence.lowered().await;
+            match self.look(&mut leased).await {
+                Ok(()) => {}
+                // The session's own timeout is too short for us: it stays here, and is asked again.
+                Err(QueryError::Server { code, .. }) if code == "57014" => {
+                    self.effects |= effects;
+                    self.pin_unseen();
+                }
+                Err(error) => return Settled::Lost(self.lost(leased.place, &error.to_string(), false)),
+            }
+            self.slot.leases(&leased.lease.cancel);
         }
         if self.keeps_lease() {
             self.lease = Some(leased);
+            return Settled::Fine;
+        }
+        self.slot.rests();
+        if self.state.has_short_timeout() {
+            leave_no_timeout(leased.lease).await;
         } else {
-            self.slot.rests();
             leased.lease.hand_back();
         }
         Settled::Fine
+    }
+
+    /// What the connection holds could not be found out.
+    fn pin_unseen(&mut self) {
+        if self.state.held.is_none() {
+            self.state.held = Some(Held::Hidden);
+            self.shared.metrics.pinned(Held::Hidden.label());
+        }
     }
 
     /// Asks the server session what it holds after statements that may have changed it, and brings it
@@ -359,7 +393,6 @@ impl Session {
 
     fn count_batch(&self, leased: &Leased) {
         let metrics = &leased.lease.pool().metrics;
-        metrics.queries.inc();
         metrics.query_seconds.observe(leased.answered.saturating_duration_since(leased.since).as_secs_f64());
         let overhead = leased.overhead + leased.answered.elapsed();
         self.metrics.proxy_overhead_seconds.observe(overhead.as_secs_f64());
@@ -368,6 +401,16 @@ impl Session {
             metrics.transactions.inc();
         }
         self.slot.statement_ends(status != Status::Idle);
+    }
+}
+
+/// Hands a connection back without its session's timeout, which is so short that it could strike what
+/// makes the next client's settings.
+async fn leave_no_timeout(mut lease: Lease) {
+    lease.cancel.fence.lowered().await;
+    if lease.ask("RESET statement_timeout").await.is_ok() {
+        Arc::make_mut(&mut lease.settings).remove("statement_timeout");
+        lease.hand_back();
     }
 }
 

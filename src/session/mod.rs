@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-pub use deadline::enforce_ceilings;
+pub use deadline::{enforce_ceilings, leave_silent_replicas};
 pub use slot::{Activity, Registry, Signal, Slot};
 
 use crate::cluster::{Greeting, Group, Moment, Place};
@@ -273,7 +273,7 @@ impl Leased {
         const CLOSE_UNNAMED: &[u8] = b"C\0\0\0\x06S\0";
         if !self.has_unnamed {
             self.lease.outbound.push(CLOSE_UNNAMED);
-            ledger.push(ledger::Awaits::Close, ledger::Fate::Swallow, None);
+            ledger.push(ledger::Awaits::Close, ledger::Fate::Swallow, Some(Change::HasUnnamed));
             self.has_unnamed = true;
         }
     }

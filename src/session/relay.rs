@@ -217,22 +217,28 @@ impl Session {
     /// Signals that matter in the state that the session is in.
     fn heeded(&self) -> u32 {
         let between = self.lease.is_none() || (self.ledger.settled() && self.ledger.status() == Status::Idle);
-        let kill = Signal::Kill as u32;
-        if between && self.intake.at_boundary() { kill | Signal::Shutdown as u32 } else { kill }
+        let always = Signal::Kill as u32 | Signal::End as u32 | Signal::HostLost as u32;
+        if between && self.intake.at_boundary() { always | Signal::Shutdown as u32 } else { always }
     }
 
     fn signalled(&mut self, signals: u32) -> Option<Result<(), PgError>> {
-        if signals & Signal::Shutdown as u32 != 0 {
-            return Some(Err(refusal::shutting_down()));
-        }
-        // The cancel had no effect: the server connection is closed, and with it the client's, which
-        // is in the middle of an answer that will never be complete.
-        if signals & Signal::Kill as u32 != 0 && self.lease.take().is_some() {
-            self.ledger.abandon();
-            let error = self.ceiling_error();
-            return Some(Err(PgError { severity: crate::wire::error::Severity::Fatal, ..error }));
-        }
-        None
+        let is = |signal| signals & signal as u32 != 0;
+        let movable = |leased: &Leased| leased.repeatable && leased.untouched && leased.place != Place::Primary;
+        let error = if is(Signal::Shutdown) || is(Signal::End) {
+            refusal::shutting_down()
+        } else if is(Signal::HostLost) && self.lease.as_ref().is_some_and(movable) {
+            return self.server_lost(&io::ErrorKind::TimedOut.into());
+        } else if is(Signal::Kill) && self.lease.is_some() {
+            // The cancel had no effect: the server connection is closed, and with it the client's, which
+            // is in the middle of an answer that will never be complete.
+            PgError { severity: crate::wire::error::Severity::Fatal, ..self.ceiling_error() }
+        } else {
+            return None;
+        };
+        let in_mid_frame = self.lease.take().is_some_and(|leased| leased.passing > 0);
+        self.ledger.abandon();
+        // Nothing can be said in the middle of a message.
+        Some(if in_mid_frame { Ok(()) } else { Err(error) })
     }
 
     /// A read that has not been answered at all runs elsewhere; everything else is lost with its server.

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::leasing::MOST_ATTEMPTS;
-use super::ledger::{Synthetic, Verdict};
+use super::ledger::{Status, Synthetic, Verdict};
 use super::statements::{Change, Unnamed};
 use super::{Again, Leased, Session, refusal};
 use crate::cluster::Place;
@@ -138,10 +138,20 @@ impl Session {
     /// What forwarding a frame of this tag tells us.
     fn observe(&mut self, leased: &mut Leased, tag: u8) {
         match tag {
+            backend::EMPTY_QUERY | backend::PORTAL_SUSPENDED => leased.lease.pool().metrics.queries.inc(),
             backend::COMMAND_COMPLETE | backend::READY => {
+                if tag == backend::COMMAND_COMPLETE {
+                    leased.lease.pool().metrics.queries.inc();
+                }
                 if leased.writes {
                     // Before the client sees it: what it asks next must find this.
                     self.last_write = self.group.clock.now();
+                    self.tenant.wrote(self.last_write.raw());
+                }
+                if leased.schema_changed && tag == backend::READY && self.ledger.status() == Status::Idle {
+                    // Likewise: whoever it tells must not be judged by the old schema.
+                    self.group.schema_changed();
+                    leased.schema_changed = false;
                 }
                 leased.answered = Instant::now();
                 self.slot.next_statement(leased.answered);
@@ -188,7 +198,9 @@ impl Session {
                     prepared.into_iter().for_each(|id| leased.lease.prepared.remove(id));
                 }
                 Change::Prepared(id) => leased.lease.prepared.remove(id),
+                Change::Closed { id, cost } => leased.lease.prepared.restore(id, cost),
                 Change::Unnamed => self.unnamed = Unnamed::None,
+                Change::HasUnnamed => leased.has_unnamed = false,
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Reads the client's frames: the one match on frontend tags. What comes out is a [`Request`], which
 //! says how much of the frame has to be understood and how much may just stream past.
 
-use crate::wire::frame::{BadFrame, Header, frontend, frontend_header};
+use crate::wire::frame::{BadFrame, HEADER, Header, frontend, frontend_header};
 use crate::wire::view::{self, BindHead, Head, Parse, Target};
 
 /// A `Query` up to this long, in bytes, is read whole before it is routed; a longer one is not
@@ -57,7 +57,7 @@ pub fn read(data: &[u8]) -> Result<Read<'_>, Malformed> {
             Some(frame) => Request::Query(view::query(frame).ok_or(malformed)?),
             None => return wait,
         },
-        frontend::PARSE if len > LONGEST_PARSE => match data.get(crate::wire::frame::HEADER) {
+        frontend::PARSE if len > LONGEST_PARSE => match data.get(HEADER) {
             Some(&first) => Request::LongParse { named: first != 0 },
             None => return Ok(Read::Partial { reserve: None }),
         },
@@ -78,6 +78,7 @@ pub fn read(data: &[u8]) -> Result<Read<'_>, Malformed> {
             }
         },
         _ if whole.is_none() && !matches!(tag, frontend::COPY_DATA | frontend::FUNCTION_CALL) => return wait,
+        frontend::FLUSH | frontend::SYNC if len != HEADER => return Err(malformed),
         frontend::EXECUTE => Request::Execute,
         frontend::FUNCTION_CALL => Request::FunctionCall,
         frontend::FLUSH => Request::Flush,

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::pool::Statement;
+use crate::pool::{Statement, Statements};
 use crate::sql::Verdict;
 
 /// A statement as one client knows it.
@@ -34,8 +34,12 @@ pub enum Change {
     Name { name: Box<[u8]>, before: Option<Named>, prepared: Option<u64> },
     /// A server connection was given this statement.
     Prepared(u64),
+    /// A statement of this cost was closed on a server connection.
+    Closed { id: u64, cost: usize },
     /// A `Parse` of the unnamed statement.
     Unnamed,
+    /// The server connection's unnamed statement was made this session's.
+    HasUnnamed,
 }
 
 /// The name in a text that is nothing but `DEALLOCATE [PREPARE] name`, as PostgreSQL would read it:
@@ -76,6 +80,10 @@ impl Names {
         self.by_name.get(name)
     }
 
+    pub fn has(&self, name: &[u8]) -> bool {
+        self.by_name.contains_key(name)
+    }
+
     pub fn get_mut(&mut self, name: &[u8]) -> Option<&mut Named> {
         self.by_name.get_mut(name)
     }
@@ -90,6 +98,13 @@ impl Names {
         };
         self.bytes -= before.as_ref().map_or(0, cost);
         before
+    }
+
+    /// Goes on with the statements of another pool.
+    pub fn adopt(&mut self, statements: &Statements) {
+        for named in self.by_name.values_mut() {
+            named.statement = statements.intern(named.statement.identity());
+        }
     }
 
     pub fn clear(&mut self) {

@@ -170,8 +170,7 @@ async fn only_the_right_process_id_and_key_together_cancel() {
     raw_cancel(proxy.port, client.pid, &wrong).await;
     raw_cancel(proxy.port, client.pid, &other.key).await;
     raw_cancel(proxy.port, other.pid, &client.key).await;
-    raw_cancel(proxy.port, client.pid, &client.key[..3]).await;
-    raw_cancel(proxy.port, client.pid, &[]).await;
+    raw_cancel(proxy.port, client.pid, &[&client.key[..], &client.key[..]].concat()).await;
     runs(&database).await;
     let nothing_yet = tokio::time::timeout(Duration::from_millis(50), client.stream.read_u8()).await;
     assert!(nothing_yet.is_err());
@@ -265,4 +264,48 @@ async fn a_late_cancel_strikes_nobody_else() {
         task.await.unwrap();
     }
     assert!(struck.load(Ordering::Relaxed) > 0, "no cancel met its own statement, so nothing was tested");
+}
+
+/// A cancel that meets what the proxy itself asks or sets on the client's connection, behind or before the
+/// client's own statement, fails at most a statement, as with PostgreSQL: never the session.
+#[tokio::test]
+async fn a_cancel_costs_a_statement_and_never_the_session() {
+    let database = fresh_database("").await;
+    let proxy = proxy("[pool]\nsize = 2\nqueue_timeout = \"120s\"").await;
+    let shared_url: Arc<str> = url(&proxy, &database).await.into();
+    let tasks: Vec<_> = (0..2)
+        .map(|index| {
+            let url = shared_url.clone();
+            tokio::spawn(async move {
+                let client = connect(&url).await;
+                let token = client.cancel_token();
+                let over = Arc::new(AtomicBool::new(false));
+                let canceller = tokio::spawn({
+                    let over = over.clone();
+                    async move {
+                        while !over.load(Ordering::Relaxed) {
+                            token.cancel_query(NoTls).await.unwrap();
+                        }
+                    }
+                });
+                for round in 0..20 {
+                    let statement = format!("SET work_mem = {}", 1000 + index * 1000 + round);
+                    let set = client.simple_query(&statement).await;
+                    let shown = client.simple_query("SELECT 1").await;
+                    for error in [set.err(), shown.err()].into_iter().flatten() {
+                        assert_eq!(sqlstate(&error), "57014", "{error:?}");
+                    }
+                }
+                over.store(true, Ordering::Relaxed);
+                canceller.await.unwrap();
+                // tokio-postgres does not wait until a cancel is over: the last ones may still be on their way.
+                while let Err(error) = client.simple_query("SELECT 1").await {
+                    assert_eq!(sqlstate(&error), "57014", "{error:?}");
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
 }

@@ -198,6 +198,25 @@ async fn a_reload_lets_new_users_in_and_drops_nobody() {
 }
 
 #[tokio::test]
+async fn a_reload_with_other_servers_drops_nobody() {
+    let database = fresh_database("CREATE TABLE t AS SELECT 1 AS x").await;
+    let cluster = shared_cluster().await;
+    let proxy = Proxy::for_shared_cluster("").await;
+    let (idle, busy) = (proxy.connect(&database.name).await, proxy.connect(&database.name).await);
+    let statement = idle.prepare("SELECT x + $1::int FROM t").await.unwrap();
+    idle.batch_execute("SET application_name = 'stays'").await.unwrap();
+    busy.batch_execute("BEGIN; UPDATE t SET x = 2").await.unwrap();
+
+    let all = config_for(cluster, &["postgres"]);
+    let without_replicas: Vec<_> = all.lines().filter(|line| !line.starts_with("replicas = ")).collect();
+    proxy.reload(&without_replicas.join("\n")).await.unwrap();
+    busy.batch_execute("UPDATE t SET x = x + 1; COMMIT").await.unwrap();
+    assert_eq!(idle.query_one(&statement, &[&10]).await.unwrap().get::<_, i32>(0), 13);
+    let name = idle.query_one("SHOW application_name", &[]).await.unwrap();
+    assert_eq!(name.get::<_, &str>(0), "stays");
+}
+
+#[tokio::test]
 async fn a_reload_that_cannot_be_put_to_work_changes_nothing() {
     let cluster = shared_cluster().await;
     let proxy = Proxy::for_shared_cluster("").await;
@@ -279,6 +298,7 @@ async fn a_transaction_that_outlasts_the_shutdown_timeout_is_ended() {
     client.batch_execute("BEGIN").await.unwrap();
     assert_eq!(proxy.shut_down().await.unwrap().ended, 1);
     let limit = Duration::from_secs(60);
-    tokio::time::timeout(limit, end).await.expect("the connection is closed").unwrap().ok();
+    let end = tokio::time::timeout(limit, end).await.expect("the connection is closed").unwrap();
+    assert_eq!(end.unwrap_err().code(), Some(&SqlState::ADMIN_SHUTDOWN));
     assert!(client.is_closed());
 }

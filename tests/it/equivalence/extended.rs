@@ -224,6 +224,22 @@ fn names() -> Vec<Script> {
             .ready(1)
             .send([again("", &[])])
             .ready(1),
+        script("the unnamed statement after a Parse of it that was skipped")
+            .send([parse("", "SELECT 1"), sync()])
+            .ready(1)
+            .send([parse("x", "SELEC"), parse("", "SELECT 2"), sync()])
+            .ready(1)
+            .send([again("", &[])])
+            .ready(1),
+        script("the unnamed statement after its Bind was skipped")
+            .send([parse("", "SELECT 1"), sync()])
+            .ready(1)
+            .query("SET app.pinned = 'x'; CREATE TEMP TABLE pins ()")
+            .send([parse("", "SELECT 2"), sync()])
+            .ready(1)
+            .send([parse("x", "SELEC"), again("", &[]), again("", &[])])
+            .ready(2)
+            .query("DISCARD TEMP"),
         script("the unnamed statement after a failed Bind")
             .send([parse("", "SELECT $1::int"), sync()])
             .ready(1)
@@ -295,6 +311,28 @@ fn names() -> Vec<Script> {
             .send([again("t", &[])])
             .ready(1)
             .query("DEALLOCATE s"),
+        script("more statements than are kept on a server connection")
+            .send([
+                parse("a", &long("a")),
+                parse("b", &long("b")),
+                parse("c", &long("c")),
+                parse("d", &long("d")),
+                sync(),
+            ])
+            .ready(1)
+            .send([parse("e", &long("e")), sync(), again("a", &[]), again("b", &[]), again("e", &[]), again("a", &[])])
+            .ready(5)
+            .send([bind("", "a", &[]), execute("", 0), bind("", "b", &[]), execute("", 0), again("c", &[])])
+            .ready(1)
+            .send([
+                parse("x", "SELEC"),
+                bind("", "d", &[]),
+                bind("", "e", &[]),
+                sync(),
+                again("d", &[]),
+                again("e", &[]),
+            ])
+            .ready(3),
         script("SQL's EXECUTE of a protocol's statement")
             .send([parse("s", "SELECT 1"), sync()])
             .ready(1)
@@ -765,6 +803,11 @@ fn large() -> Vec<Script> {
             .send([std::iter::repeat_n(batch("SELECT n FROM numbers WHERE n = 5", &[]), 300).flatten().collect()])
             .ready(300),
     ]
+}
+
+/// Five of them are more than 64 kB.
+fn long(letter: &str) -> String {
+    format!("SELECT '{letter}' /* {} */", letter.repeat(15_000))
 }
 
 fn many_parameters() -> Vec<u8> {

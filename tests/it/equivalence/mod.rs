@@ -88,15 +88,17 @@ async fn clean(cleaner: &mut RawClient) {
 /// How pgweir can stand before the servers: a name, in how many places a script is broken at most,
 /// and the settings of the pool, with replicas or without.
 const DEPLOYMENTS: &[(&str, usize, Settings)] = &[
-    ("transaction mode with replicas", 3, Settings { mode: "transaction", replicas: true }),
-    ("transaction mode without replicas", 8, Settings { mode: "transaction", replicas: false }),
-    ("session mode with replicas", 8, Settings { mode: "session", replicas: true }),
+    ("transaction mode", 3, Settings { mode: "transaction", replicas: true, cache: "4MiB" }),
+    ("no replicas", 8, Settings { mode: "transaction", replicas: false, cache: "64kB" }),
+    ("session mode", 8, Settings { mode: "session", replicas: true, cache: "4MiB" }),
 ];
 
 #[derive(Debug, Clone, Copy)]
 struct Settings {
     mode: &'static str,
     replicas: bool,
+    /// `prepared_cache`.
+    cache: &'static str,
 }
 
 struct Deployment {
@@ -154,8 +156,8 @@ impl Stage {
     }
 
     async fn proxy(&self, settings: &Settings) -> Proxy {
-        let Settings { mode, replicas } = settings;
-        let mut config = format!("[pool]\nmode = \"{mode}\"\nsize = 3\n");
+        let Settings { mode, replicas, cache } = settings;
+        let mut config = format!("[pool]\nmode = \"{mode}\"\nsize = 3\nprepared_cache = \"{cache}\"\n");
         config += &config_for(shared_cluster().await, &[]);
         if !replicas {
             let lines = config.lines().filter(|line| !line.starts_with("replicas"));

@@ -154,13 +154,13 @@ pub fn difference(compare: Compare, expected: &Transcript, seen: &Transcript) ->
     Some(text)
 }
 
-/// PostgreSQL closes without a word where a length cannot be; pgweir may say why.
+/// PostgreSQL closes without a word, or for a lost connection, where a length cannot be; pgweir says why.
 fn refused_alike(expected: &Transcript, seen: &Transcript) -> Option<String> {
     const PROTOCOL_VIOLATION: &str = "08P01";
     let first = |transcript: &Transcript| transcript.frames.iter().find_map(Frame::sqlstate);
     let closed = matches!(seen.end, Ending::Early(End::Closed { inside: 0 }));
     let (wanted, got) = (first(expected), first(seen));
-    let same_code = got == wanted || (wanted.is_none() && got.as_deref() == Some(PROTOCOL_VIOLATION));
+    let same_code = got == wanted || got.as_deref() == Some(PROTOCOL_VIOLATION);
     if same_code && (closed || seen.end == expected.end) {
         return None;
     }
