@@ -59,6 +59,10 @@ pub struct Options {
     #[arg(long, value_name = "PATH", default_value = env!("CARGO_BIN_EXE_pgweir"), hide_default_value = true)]
     pub pgweir: PathBuf,
 
+    /// Threads of pgweir (default: its own, one for each processor)
+    #[arg(long)]
+    pub workers: Option<usize>,
+
     /// Write all figures to this file
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

@@ -19,7 +19,9 @@ pub fn recipe(port: u16, replicas: bool, options: &Options, setup: &Setup) -> Re
 }
 
 fn configuration(port: u16, replicas: bool, options: &Options, setup: &Setup) -> Result<String> {
-    let mut toml = format!(
+    let mut toml = options.workers.map(|workers| format!("workers = {workers}\n")).unwrap_or_default();
+    write!(
+        toml,
         "[listen]\n\
          address = \"127.0.0.1:{port}\"\n\
          max_clients = {clients}\n\
@@ -32,7 +34,7 @@ fn configuration(port: u16, replicas: bool, options: &Options, setup: &Setup) ->
         clients = options.most_idle_clients() + 1000,
         pool = options.pool,
         server = setup.sandbox.primary().port,
-    );
+    )?;
     if replicas {
         let urls = setup.sandbox.replicas().iter().map(|replica| format!("\"postgres://127.0.0.1:{}\"", replica.port));
         writeln!(toml, "replicas = [{}]", urls.collect::<Vec<_>>().join(", "))?;
