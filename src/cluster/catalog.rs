@@ -24,6 +24,7 @@ pub struct CatalogKeeper {
     unloaded: Arc<Catalog>,
     generation: AtomicU64,
     changed: Notify,
+    published: Notify,
     /// Held by the one group whose connections read the catalog.
     reader: tokio::sync::Mutex<()>,
 }
@@ -36,6 +37,7 @@ impl Default for CatalogKeeper {
             unloaded,
             generation: AtomicU64::new(1),
             changed: Notify::new(),
+            published: Notify::new(),
             reader: tokio::sync::Mutex::default(),
         }
     }
@@ -46,6 +48,20 @@ impl CatalogKeeper {
     pub fn current(&self) -> Arc<Catalog> {
         let current = self.current.load_full();
         if current.generation() == self.generation() { current } else { self.unloaded.clone() }
+    }
+
+    /// Returns when the catalog has been read. Cancel safe.
+    pub async fn loaded(&self) {
+        loop {
+            let published = self.published.notified();
+            tokio::pin!(published);
+            // Before the look: a catalog that is published in between is not missed.
+            published.as_mut().enable();
+            if self.current.load().is_loaded() {
+                return;
+            }
+            published.await;
+        }
     }
 
     pub fn generation(&self) -> u64 {
@@ -65,6 +81,8 @@ impl CatalogKeeper {
         let stale = self.generation() != generation;
         if stale {
             self.current.store(self.unloaded.clone());
+        } else {
+            self.published.notify_waiters();
         }
         !stale
     }
@@ -100,7 +118,7 @@ pub(super) async fn keep(group: Weak<Group>) {
             Ok(()) if loaded == 0 => Duration::ZERO,
             Ok(()) => CHECK,
             Err(error) => {
-                tracing::debug!(%error, "cannot read the catalog");
+                tracing::warn!(%error, "cannot read the catalog: until that works, reads go to the primary, and who calls a function keeps its server connection");
                 RETRY
             }
         };

@@ -120,6 +120,11 @@ impl Group {
         self.catalog.current()
     }
 
+    /// Returns when the catalog has been read. Cancel safe.
+    pub async fn catalog_loaded(&self) {
+        self.catalog.loaded().await;
+    }
+
     pub(super) fn keeper(&self) -> &Arc<CatalogKeeper> {
         &self.catalog
     }

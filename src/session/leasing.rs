@@ -14,6 +14,7 @@ use super::slot::Signal;
 use super::{Again, Leased, Session, refusal};
 use crate::cluster::{GreetingError, Group, Moment, Place};
 use crate::config::{Consistency, PoolMode};
+use crate::net::buffer::WriteBuffer;
 use crate::pool::{AcquireError, Held, Lease, Waiting, difference, probe};
 use crate::router::{Decision, RouteReason, SessionView, Target, route};
 use crate::server::{QueryError, cancel};
@@ -142,15 +143,15 @@ impl Session {
         let slot = self.slot.clone();
         let mut lease = std::pin::pin!(waiting.lease());
         poll_fn(|cx| {
-            if let Poll::Ready(outcome) = lease.as_mut().poll(cx) {
-                return Poll::Ready(outcome.map_err(Ok));
-            }
             let signals = slot.take_signals(cx.waker());
             if signals & Signal::Cancel as u32 != 0 {
                 return Poll::Ready(Err(Err(NoLease::Refused(refusal::cancelled_in_queue()))));
             }
             if signals & Signal::Shutdown as u32 != 0 {
                 return Poll::Ready(Err(Err(NoLease::Ended(refusal::shutting_down()))));
+            }
+            if let Poll::Ready(outcome) = lease.as_mut().poll(cx) {
+                return Poll::Ready(outcome.map_err(Ok));
             }
             while self.poll_client(cx).is_ready() {
                 if self.client_gone {
@@ -188,7 +189,7 @@ impl Session {
             schema_changed: false,
             writes: false,
             untouched: true,
-            held_back: bytes::BytesMut::new(),
+            held_back: WriteBuffer::default(),
             holding_back: false,
             repeatable,
             again: None,
@@ -263,8 +264,22 @@ impl Session {
             self.slot.rests();
             return Settled::Fine;
         }
+        self.finish(leased).await
+    }
+
+    /// The catalog is there that an idle session's lease was kept for.
+    pub(super) async fn catalog_loaded(&mut self) -> Settled {
+        match self.lease.take() {
+            Some(leased) => self.finish(leased).await,
+            None => Settled::Fine,
+        }
+    }
+
+    /// Nothing is owed and no transaction is open: the lease goes back, unless it holds what only it has.
+    async fn finish(&mut self, mut leased: Leased) -> Settled {
         let effects = std::mem::replace(&mut self.effects, Effects::NONE);
-        if batch::needs_probe(effects) {
+        self.judge_late();
+        if batch::needs_probe(effects) || self.state.waits_for_catalog() {
             // The client has its answer: a cancel that comes now is late, and may not strike our question.
             self.slot.rests();
             leased.lease.cancel.fence.lowered().await;
@@ -297,6 +312,20 @@ impl Session {
         if self.state.held.is_none() {
             self.state.held = Some(Held::Hidden);
             self.shared.metrics.pinned(Held::Hidden.label());
+        }
+    }
+
+    /// Judges what was sent before the catalog was there.
+    fn judge_late(&mut self) {
+        if !self.state.waits_for_catalog() {
+            return;
+        }
+        self.catalog = self.group.catalog();
+        if self.catalog.is_loaded() {
+            let path = self.state.search_path().to_owned();
+            let (classifier, catalog) = (&self.shared.classifier, &self.catalog);
+            let effects = |text: &[u8]| classifier.classify(text, catalog, Some(&path)).effects;
+            self.state.judge(|text| effects(text).contains(Effects::HIDDEN));
         }
     }
 

@@ -131,7 +131,7 @@ struct Leased {
     /// Nothing of an answer has reached the client.
     untouched: bool,
     /// The beginning of an answer that tells nothing yet, while the batch may still run elsewhere.
-    held_back: BytesMut,
+    held_back: WriteBuffer,
     /// The server's current frame belongs to that.
     holding_back: bool,
     /// The client's bytes are still held, and running them again elsewhere changes nothing.
@@ -236,6 +236,12 @@ impl Session {
         }
         self.effects |= verdict.effects;
         leased.schema_changed |= verdict.effects.contains(Effects::DDL);
+        // Without a catalog nobody knows what a function may do to the session: it stays where it is until
+        // there is one.
+        if !self.catalog.is_loaded() && text.contains(&b'(') {
+            self.effects |= Effects::STATE;
+            self.state.note_unjudged(text);
+        }
         if batch::needs_probe(verdict.effects) {
             self.state.note(text, verdict.effects, self.ledger.status() != ledger::Status::Idle);
             if state::drops_statements(text) {

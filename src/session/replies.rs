@@ -121,7 +121,7 @@ impl Session {
         }
         self.flush_run(leased, &mut run);
         if !leased.swallowing {
-            leased.held_back.extend_from_slice(&leased.lease.inbound.data()[..count]);
+            leased.held_back.push(&leased.lease.inbound.data()[..count]);
         }
         leased.lease.inbound.consume(count);
         0
@@ -130,7 +130,7 @@ impl Session {
     /// The client gets the beginning of its answer: from here on the batch stays where it is.
     fn touch(&mut self, leased: &mut Leased) {
         leased.untouched = false;
-        self.outbound.push(&std::mem::take(&mut leased.held_back));
+        self.outbound.append(&mut leased.held_back);
     }
 
     /// Moves the run into the client's buffer, so that something else can follow it.
@@ -152,7 +152,7 @@ impl Session {
             };
             let frame = [tag, 0, 0, 0, 4];
             if leased.may_move() {
-                leased.held_back.extend_from_slice(&frame);
+                leased.held_back.push(&frame);
             } else {
                 self.touch(leased);
                 self.outbound.push(&frame);
