@@ -145,7 +145,10 @@ impl Session {
     fn nothing_to_wait_for(&self, step: &Step) -> bool {
         let all_taken = matches!(step, Step::NeedClient);
         let only_reads = |leased: &Leased| !leased.writes && self.ledger.status() == Status::Idle;
-        all_taken && self.lease.as_ref().is_none_or(|leased| self.ledger.is_empty() || only_reads(leased))
+        // The server waits for what will never come: the rest of a message, `Sync`, or the end of `COPY` data.
+        let cut_off = !self.intake.at_boundary() || self.ledger.is_unsynced() || self.ledger.wants_copy_data();
+        let over = |leased: &Leased| cut_off || self.ledger.is_empty() || only_reads(leased);
+        all_taken && self.lease.as_ref().is_none_or(over)
     }
 
     /// Both directions of the server's socket. Ready when bytes moved.

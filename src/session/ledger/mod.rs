@@ -237,6 +237,11 @@ impl<C> Ledger<C> {
         }
     }
 
+    /// The server is taking `COPY` data whose end has not been sent.
+    pub fn wants_copy_data(&self) -> bool {
+        self.front == Front::CopyingIn && self.entries.iter().all(|entry| entry.awaits != Awaits::CopyEnd)
+    }
+
     /// Replies of an earlier batch are awaited.
     pub fn reaches_back(&self) -> bool {
         self.entries.iter().any(|entry| entry.awaits.is_answered_by_ready())

@@ -4,6 +4,7 @@
 
 mod copy;
 mod extended;
+mod known;
 mod malformed;
 mod play;
 mod script;
@@ -16,9 +17,10 @@ use crate::support::proxy::{Proxy, config_for};
 use crate::support::raw::{Endpoint, RawClient};
 use crate::support::say;
 use crate::support::{TestDatabase, fresh_database, shared_cluster, unique};
+use known::known;
 use pgweir::sandbox::{Login, User};
 use play::{Pieces, Transcript, difference, play};
-use script::Script;
+use script::{Script, Step};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn simple_queries_are_answered_as_by_postgresql() {
@@ -45,6 +47,71 @@ async fn what_is_no_protocol_is_refused_as_by_postgresql() {
     hold([malformed::scripts(), malformed::in_a_transaction()].concat()).await;
 }
 
+/// The second promise. Each script is played on the pool's only connection, whole and up to a place in
+/// its middle where the client vanishes; then the next client looks around.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_of_a_session_shows_in_the_next() {
+    let stage = Stage::set().await;
+    let direct = stage.endpoint(shared_cluster().await.primary().port);
+    let proxy = stage.proxy(&Settings { mode: "transaction", replicas: false, cache: "4MiB", size: 1 }).await;
+    let through = stage.endpoint(proxy.port);
+    let mut cleaner = RawClient::welcome(&direct).await;
+    let untouched = look_around(&through).await;
+    let scripts = [simple::scripts(), extended::scripts(), copy::scripts(), session::scripts()].concat();
+    let mut failures = Vec::new();
+    for script in scripts.iter().filter(|script| chosen(script)) {
+        for leaves in 0..=3 {
+            clean(&mut cleaner).await;
+            let length = script.length();
+            match leaves {
+                0 => drop(play(script, &through, Pieces::Whole).await),
+                part => vanish(script, &through, length * part / 4).await,
+            }
+            let seen = look_around(&through).await;
+            if seen != untouched {
+                failures.push(format!("{}, left after {leaves}/4: {seen:?}", script.name));
+                break;
+            }
+        }
+    }
+    assert!(failures.is_empty(), "otherwise {untouched:?}; these left something:\n  {}", failures.join("\n  "));
+}
+
+/// What a new client finds: settings that are not what they are at the start of a session, and whatever else a
+/// server session can hold.
+async fn look_around(endpoint: &Endpoint) -> Vec<String> {
+    let mut client = RawClient::welcome(endpoint).await;
+    let frames = client.query(LOOK_AROUND).await;
+    frames.iter().filter(|frame| matches!(frame.tag, b'D' | b'E')).map(|frame| format!("{frame:?}")).collect()
+}
+
+const LOOK_AROUND: &str = "
+SELECT 'setting', name, setting FROM pg_settings WHERE setting IS DISTINCT FROM reset_val
+  AND name NOT IN ('transaction_isolation', 'transaction_read_only', 'transaction_deferrable')
+UNION ALL SELECT 'listening', c, '' FROM pg_listening_channels() c
+UNION ALL SELECT 'lock', locktype, mode FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory'
+UNION ALL SELECT 'temporary', relname, '' FROM pg_class WHERE relnamespace = pg_my_temp_schema()
+UNION ALL SELECT 'prepared', name, statement FROM pg_prepared_statements WHERE from_sql
+UNION ALL SELECT 'cursor', name, statement FROM pg_cursors WHERE name <> ''
+UNION ALL SELECT 'user', current_user, session_user
+ORDER BY 1, 2";
+
+/// Plays the beginning of a script without waiting for answers, and is gone.
+async fn vanish(script: &Script, endpoint: &Endpoint, after: usize) {
+    let (mut client, _) = RawClient::start(endpoint, &script.startup).await;
+    let mut left = after;
+    for step in &script.steps {
+        let Step::Send(bytes) = step else { continue };
+        let count = left.min(bytes.len());
+        let _ = client.send(&bytes[..count]).await;
+        left -= count;
+    }
+    // Half of them leave before anything can have happened.
+    if after % 2 == 0 {
+        let _ = tokio::time::timeout(std::time::Duration::from_millis(2), client.frame()).await;
+    }
+}
+
 /// Plays all scripts everywhere, and fails with everything that was different.
 async fn hold(scripts: Vec<Script>) {
     let stage = Stage::set().await;
@@ -66,10 +133,16 @@ async fn hold(scripts: Vec<Script>) {
         clean(&mut cleaner).await;
         let expected = play(script, &direct, Pieces::Whole).await;
         for deployment in &deployments {
-            if let Some(text) = deployment.differs(script, &expected, &mut cleaner).await {
-                count += 1;
-                let _ = write!(failures, "\n  {}, {}: {text}", script.name, deployment.name);
-            }
+            let text = match (
+                deployment.differs(script, &expected, &mut cleaner).await,
+                known(script.name, deployment.name),
+            ) {
+                (None, None) | (Some(_), Some(_)) => continue,
+                (Some(text), None) => text,
+                (None, Some(why)) => format!("is the same, and known.rs says: {why}"),
+            };
+            count += 1;
+            let _ = write!(failures, "\n  {}, {}: {text}", script.name, deployment.name);
         }
     }
     assert!(count == 0, "{count} conversations went otherwise:{failures}");
@@ -88,9 +161,9 @@ async fn clean(cleaner: &mut RawClient) {
 /// How pgweir can stand before the servers: a name, in how many places a script is broken at most,
 /// and the settings of the pool, with replicas or without.
 const DEPLOYMENTS: &[(&str, usize, Settings)] = &[
-    ("transaction mode", 400, Settings { mode: "transaction", replicas: true, cache: "4MiB" }),
-    ("no replicas", 8, Settings { mode: "transaction", replicas: false, cache: "64kB" }),
-    ("session mode", 8, Settings { mode: "session", replicas: true, cache: "4MiB" }),
+    ("transaction mode", 400, Settings { mode: "transaction", replicas: true, cache: "4MiB", size: 3 }),
+    ("no replicas", 8, Settings { mode: "transaction", replicas: false, cache: "64kB", size: 3 }),
+    ("session mode", 8, Settings { mode: "session", replicas: true, cache: "4MiB", size: 3 }),
 ];
 
 #[derive(Debug, Clone, Copy)]
@@ -99,6 +172,7 @@ struct Settings {
     replicas: bool,
     /// `prepared_cache`.
     cache: &'static str,
+    size: usize,
 }
 
 struct Deployment {
@@ -156,8 +230,8 @@ impl Stage {
     }
 
     async fn proxy(&self, settings: &Settings) -> Proxy {
-        let Settings { mode, replicas, cache } = settings;
-        let mut config = format!("[pool]\nmode = \"{mode}\"\nsize = 3\nprepared_cache = \"{cache}\"\n");
+        let Settings { mode, replicas, cache, size } = settings;
+        let mut config = format!("[pool]\nmode = \"{mode}\"\nsize = {size}\nprepared_cache = \"{cache}\"\n");
         config += &config_for(shared_cluster().await, &[]);
         if !replicas {
             let lines = config.lines().filter(|line| !line.starts_with("replicas"));
