@@ -20,16 +20,25 @@ const LARGEST: usize = 64 << 20;
 /// After a failed attempt to load.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// What was read, and the schema's generation that it is known to hold for.
+#[derive(Debug)]
+struct Published {
+    generation: u64,
+    catalog: Arc<Catalog>,
+}
+
 /// The catalog of one database, shared by all its groups.
 #[derive(Debug)]
 pub struct CatalogKeeper {
-    current: ArcSwap<Catalog>,
+    current: ArcSwap<Published>,
     /// What holds while the catalog is being read.
     unloaded: Arc<Catalog>,
     generation: AtomicU64,
     changed: Notify,
     published: Notify,
     failing: AtomicBool,
+    /// Numbers what is read, so that no two catalogs are taken for one.
+    readings: AtomicU64,
     /// Held by the one group whose connections read the catalog.
     reader: tokio::sync::Mutex<()>,
 }
@@ -38,12 +47,13 @@ impl Default for CatalogKeeper {
     fn default() -> Self {
         let unloaded = Arc::new(Catalog::unloaded());
         Self {
-            current: ArcSwap::new(unloaded.clone()),
+            current: ArcSwap::from_pointee(Published { generation: 0, catalog: unloaded.clone() }),
             unloaded,
             generation: AtomicU64::new(1),
             changed: Notify::new(),
             published: Notify::new(),
             failing: AtomicBool::new(false),
+            readings: AtomicU64::new(0),
             reader: tokio::sync::Mutex::default(),
         }
     }
@@ -52,8 +62,8 @@ impl Default for CatalogKeeper {
 impl CatalogKeeper {
     /// Never one that a change of the schema has made void.
     pub fn current(&self) -> Arc<Catalog> {
-        let current = self.current.load_full();
-        if current.generation() == self.generation() { current } else { self.unloaded.clone() }
+        let current = self.current.load();
+        if current.generation == self.generation() { current.catalog.clone() } else { self.unloaded.clone() }
     }
 
     /// Returns when the catalog has been read. Cancel safe.
@@ -63,7 +73,7 @@ impl CatalogKeeper {
             tokio::pin!(published);
             // Before the look: a catalog that is published in between is not missed.
             published.as_mut().enable();
-            if self.current.load().is_loaded() {
+            if self.current().is_loaded() {
                 return;
             }
             published.await;
@@ -82,20 +92,13 @@ impl CatalogKeeper {
     /// What is known is void until it has been read again, which starts at once.
     pub fn invalidate(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
-        self.current.store(self.unloaded.clone());
         self.changed.notify_one();
     }
 
     /// Publishes what was read under `generation`, unless the schema has changed meanwhile.
-    fn publish(&self, generation: u64, catalog: Catalog) -> bool {
-        self.current.store(Arc::new(catalog));
-        let stale = self.generation() != generation;
-        if stale {
-            self.current.store(self.unloaded.clone());
-        } else {
-            self.published.notify_waiters();
-        }
-        !stale
+    fn publish(&self, generation: u64, catalog: Arc<Catalog>) {
+        self.current.store(Arc::new(Published { generation, catalog }));
+        self.published.notify_waiters();
     }
 }
 
@@ -104,31 +107,30 @@ pub(super) async fn keep(group: Weak<Group>) {
     let Some(keeper) = group.upgrade().map(|group| group.keeper().clone()) else { return };
     // One reader per database; when its group goes, the next takes over.
     let _reader = keeper.reader.lock().await;
-    let mut stamp = None;
-    let mut loaded = 0;
+    let mut read: Option<Stamped> = None;
+    let mut published = 0;
     loop {
         let Some(group) = group.upgrade().filter(|group| !group.is_closed()) else { return };
         let generation = keeper.generation();
         let quiet = group.clock.now().since(group.last_read()) > CHECK * 2;
-        let outcome = if loaded != generation {
-            load(&group, generation).await.map(|(fresh_stamp, catalog)| {
-                loaded = if keeper.publish(generation, catalog) { generation } else { 0 };
-                stamp = Some(fresh_stamp);
-            })
-        } else if quiet {
-            Ok(())
-        } else {
-            check(&group).await.map(|answer| {
-                if stamp.is_some() && stamp != answer {
-                    keeper.invalidate();
-                }
-            })
-        };
+        let outcome = if published == generation && quiet { Ok(None) } else { renew(&group, &keeper, &read).await };
         drop(group);
         keeper.failing.store(outcome.is_err(), Ordering::Relaxed);
         let pause = match outcome {
-            Ok(()) if loaded == 0 => Duration::ZERO,
-            Ok(()) => CHECK,
+            Ok(Some(fresh)) if published == generation => {
+                // Changed without our doing: what is prepared may be out of date as well.
+                read = Some(fresh);
+                keeper.invalidate();
+                Duration::ZERO
+            }
+            Ok(fresh) => {
+                read = fresh.or(read);
+                if let Some((_, catalog)) = read.as_ref().filter(|_| published != generation) {
+                    keeper.publish(generation, catalog.clone());
+                    published = generation;
+                }
+                CHECK
+            }
             Err(error) => {
                 tracing::warn!(%error, "cannot read the catalog: until that works, reads go to the primary");
                 RETRY
@@ -138,20 +140,24 @@ pub(super) async fn keep(group: Weak<Group>) {
     }
 }
 
-async fn check(group: &Group) -> Result<Option<String>, String> {
-    Ok(first(Reader::connect(group).await?.ask(CATALOG_STAMP_QUERY).await?))
-}
+/// A catalog and its stamp.
+type Stamped = (String, Arc<Catalog>);
 
-async fn load(group: &Group, generation: u64) -> Result<(String, Catalog), String> {
+/// Reads the catalog if it is not the one that was read before.
+async fn renew(group: &Group, keeper: &CatalogKeeper, before: &Option<Stamped>) -> Result<Option<Stamped>, String> {
     let mut reader = Reader::connect(group).await?;
     // The stamp first: a change during the load then shows as another stamp.
     let stamp = first(reader.ask(CATALOG_STAMP_QUERY).await?).ok_or("the catalog's stamp is empty")?;
+    if before.as_ref().is_some_and(|(known, _)| *known == stamp) {
+        return Ok(None);
+    }
     let mut results = Vec::new();
     for (_, sql) in CATALOG_QUERIES {
         results.push(reader.ask(sql).await?.into_iter().next().unwrap_or_default());
     }
     let rows = CatalogRows::from_results(results).map_err(|error| error.to_string())?;
-    Ok((stamp, Catalog::build(generation, rows)))
+    let number = keeper.readings.fetch_add(1, Ordering::Relaxed) + 1;
+    Ok(Some((stamp, Arc::new(Catalog::build(number, rows)))))
 }
 
 type Sets = Vec<Vec<Vec<Option<String>>>>;
