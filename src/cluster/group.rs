@@ -125,6 +125,11 @@ impl Group {
         self.catalog.loaded().await;
     }
 
+    /// The catalog could not be read when that was last tried.
+    pub fn catalog_is_failing(&self) -> bool {
+        self.catalog.is_failing()
+    }
+
     pub(super) fn keeper(&self) -> &Arc<CatalogKeeper> {
         &self.catalog
     }

@@ -9,6 +9,8 @@ pub struct Batch {
     pub len: usize,
     /// The worst of its statements.
     pub verdict: Option<Verdict>,
+    /// Something in it may call a function.
+    pub calls: bool,
     /// Something in it needs a server: a batch of nothing but `Close` and `Sync` does not.
     pub needs_server: bool,
     /// There is an `Execute` in it.
@@ -26,6 +28,7 @@ impl Batch {
         Self {
             len: 0,
             verdict: None,
+            calls: false,
             needs_server: false,
             executes: false,
             simple: false,

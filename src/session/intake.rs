@@ -97,6 +97,12 @@ impl Intake {
         self.batch = None;
     }
 
+    /// The batch will be judged again.
+    pub(super) fn gather_again(&mut self) {
+        self.batch = None;
+        self.verdicts.clear();
+    }
+
     /// The batch will be routed again: its bytes are unread once more.
     pub(super) fn restart(&mut self) {
         *self = Self::default();
@@ -282,6 +288,7 @@ impl Session {
                 let verdict = self.classify(text);
                 self.intake.verdicts.push_back(verdict);
                 batch.add(verdict);
+                batch.calls |= may_call(text, verdict);
                 (batch.simple, batch.synced) = (true, true);
                 return true;
             }
@@ -294,12 +301,15 @@ impl Session {
                 let verdict = self.classify_parse(&parse);
                 self.intake.verdicts.push_back(verdict);
                 batch.add(verdict);
+                batch.calls |= may_call(parse.text, verdict);
             }
             Request::LongParse { .. } => batch.add(Verdict::opaque(Reason::Oversized)),
             Request::Bind(BindHead { statement, .. }) | Request::Describe(Target::Statement(statement)) => {
                 batch.needs_server = true;
                 if let Some(verdict) = self.verdict_of(statement) {
                     batch.add(verdict);
+                    batch.calls |=
+                        self.names.get(statement).is_some_and(|named| may_call(named.statement.text(), verdict));
                 }
             }
             Request::Execute => (batch.needs_server, batch.executes) = (true, true),
@@ -758,6 +768,12 @@ impl Session {
 
 /// A whole `Sync`.
 const SYNC: [u8; HEADER] = [frontend::SYNC, 0, 0, 0, 4];
+
+/// May a statement call a function of the database's own? Those of a change of the schema matter when
+/// they are used.
+pub(super) fn may_call(text: &[u8], verdict: Verdict) -> bool {
+    verdict.reason != Reason::Ddl && memchr::memchr(b'(', text).is_some()
+}
 
 /// PostgreSQL's `FirstNormalObjectId`: types from here on are the database's own.
 const FIRST_CUSTOM_OID: u32 = 16384;

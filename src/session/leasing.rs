@@ -42,6 +42,18 @@ pub(super) enum Settled {
 }
 
 impl Session {
+    /// What a function may do to a session only the catalog tells: a batch that calls one waits for it
+    /// (after the start, and after a change of the schema) and is then judged again.
+    pub(super) async fn await_catalog(&mut self, batch: &Batch) -> bool {
+        if !batch.calls || self.group.catalog().is_loaded() || self.group.catalog_is_failing() {
+            return false;
+        }
+        // What cannot be had in time is not waited for twice.
+        let waited = tokio::time::timeout(CATALOG_PATIENCE, self.group.catalog_loaded()).await;
+        self.intake.gather_again();
+        waited.is_ok()
+    }
+
     /// Leases a connection for the batch and makes it this session's.
     pub(super) async fn lease_for(&mut self, batch: &Batch) -> Result<(), NoLease> {
         let asked = Instant::now();
@@ -264,22 +276,8 @@ impl Session {
             self.slot.rests();
             return Settled::Fine;
         }
-        self.finish(leased).await
-    }
-
-    /// The catalog is there that an idle session's lease was kept for.
-    pub(super) async fn catalog_loaded(&mut self) -> Settled {
-        match self.lease.take() {
-            Some(leased) => self.finish(leased).await,
-            None => Settled::Fine,
-        }
-    }
-
-    /// Nothing is owed and no transaction is open: the lease goes back, unless it holds what only it has.
-    async fn finish(&mut self, mut leased: Leased) -> Settled {
         let effects = std::mem::replace(&mut self.effects, Effects::NONE);
-        self.judge_late();
-        if batch::needs_probe(effects) || self.state.waits_for_catalog() {
+        if batch::needs_probe(effects) {
             // The client has its answer: a cancel that comes now is late, and may not strike our question.
             self.slot.rests();
             leased.lease.cancel.fence.lowered().await;
@@ -312,20 +310,6 @@ impl Session {
         if self.state.held.is_none() {
             self.state.held = Some(Held::Hidden);
             self.shared.metrics.pinned(Held::Hidden.label());
-        }
-    }
-
-    /// Judges what was sent before the catalog was there.
-    fn judge_late(&mut self) {
-        if !self.state.waits_for_catalog() {
-            return;
-        }
-        self.catalog = self.group.catalog();
-        if self.catalog.is_loaded() {
-            let path = self.state.search_path().to_owned();
-            let (classifier, catalog) = (&self.shared.classifier, &self.catalog);
-            let effects = |text: &[u8]| classifier.classify(text, catalog, Some(&path)).effects;
-            self.state.judge(|text| effects(text).contains(Effects::HIDDEN));
         }
     }
 
@@ -452,6 +436,8 @@ async fn leave_no_timeout(mut lease: Lease) {
 
 /// A batch is tried on this many servers before it goes to the primary for good.
 pub(super) const MOST_ATTEMPTS: u8 = 3;
+/// For a catalog that is about to be read.
+const CATALOG_PATIENCE: Duration = Duration::from_secs(2);
 /// For making a connection clean whose client has left.
 const RESET_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 

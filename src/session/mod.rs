@@ -236,12 +236,10 @@ impl Session {
         }
         self.effects |= verdict.effects;
         leased.schema_changed |= verdict.effects.contains(Effects::DDL);
-        // Without a catalog nobody knows what a function may do to the session: it stays where it is until
-        // there is one.
-        if !self.catalog.is_loaded() && text.contains(&b'(') {
-            self.effects |= Effects::STATE;
-            self.state.note_unjudged(text);
-        }
+        // Nobody knows what its functions do to the session, which therefore stays where it is.
+        let unknown = self.group.catalog_is_failing() && intake::may_call(text, verdict);
+        let verdict = if unknown { verdict.with(Effects::STATE | Effects::HIDDEN) } else { verdict };
+        self.effects |= verdict.effects;
         if batch::needs_probe(verdict.effects) {
             self.state.note(text, verdict.effects, self.ledger.status() != ledger::Status::Idle);
             if state::drops_statements(text) {

@@ -36,16 +36,15 @@ pub(super) enum Event {
     ServerLost(io::Error),
     Broken(Broken),
     Signal(u32),
-    /// What could not be judged before can be judged now.
-    CatalogLoaded,
 }
 
 impl Session {
     /// Serves the client until it leaves or has to be sent away.
     pub(super) async fn run(&mut self) -> Result<(), PgError> {
         loop {
-            let event = self.next_event().await;
+            let event = poll_fn(|cx| self.poll_relay(cx)).await;
             let end = match event {
+                Event::Batch(batch) if self.await_catalog(&batch).await => None,
                 Event::Batch(batch) => match self.lease_for(&batch).await {
                     Ok(()) => None,
                     Err(NoLease::Refused(error)) => {
@@ -62,7 +61,6 @@ impl Session {
                     }
                     None => lost(self.settle().await),
                 },
-                Event::CatalogLoaded => lost(self.catalog_loaded().await),
                 Event::Left => Some(Ok(())),
                 Event::Malformed(malformed) => Some(Err(malformed.to_error())),
                 Event::ServerLost(error) => self.server_lost(&error),
@@ -73,21 +71,6 @@ impl Session {
                 return self.end(outcome).await;
             }
         }
-    }
-
-    async fn next_event(&mut self) -> Event {
-        let idle = self.ledger.returnable() && self.lease.as_ref().is_some_and(|leased| !leased.active);
-        if !(idle && self.state.waits_for_catalog()) {
-            return poll_fn(|cx| self.poll_relay(cx)).await;
-        }
-        // Rare, and so not a part of every session's size.
-        let group = self.group.clone();
-        let mut loaded = Box::pin(async move { group.catalog_loaded().await });
-        poll_fn(|cx| match self.poll_relay(cx) {
-            Poll::Pending => loaded.as_mut().poll(cx).map(|()| Event::CatalogLoaded),
-            event => event,
-        })
-        .await
     }
 
     fn poll_relay(&mut self, cx: &mut Context<'_>) -> Poll<Event> {

@@ -17,8 +17,6 @@ const SHORT_TIMEOUT: u64 = 100;
 const LONGEST_MENTIONED: usize = 256;
 /// Bytes of a text that is searched for `DISCARD ALL` and its like.
 const LONGEST_COMMAND: usize = 1024;
-/// Bytes of statements that wait for a catalog to be judged by.
-const LONGEST_UNJUDGED: usize = 64 * 1024;
 
 /// What a session wants a server connection to be like.
 pub(super) struct State {
@@ -34,8 +32,6 @@ pub(super) struct State {
     hidden: bool,
     /// State was made that nothing shows and nothing undoes.
     sticky: bool,
-    /// Statements with calls that were sent while there was no catalog to judge them by.
-    unjudged: Vec<Box<[u8]>>,
     /// A statement may have changed the statement timeout.
     timeout_touched: bool,
     ceiling: Option<Duration>,
@@ -55,7 +51,6 @@ impl State {
             mentioned: custom.collect(),
             hidden: false,
             sticky: false,
-            unjudged: Vec::new(),
             timeout_touched: false,
             ceiling,
             default_search_path: greeting.search_path.clone(),
@@ -95,28 +90,6 @@ impl State {
         }
     }
 
-    /// Remembers a statement that cannot be judged yet.
-    pub fn note_unjudged(&mut self, text: &[u8]) {
-        let kept: usize = self.unjudged.iter().map(|text| text.len()).sum();
-        if kept + text.len() <= LONGEST_UNJUDGED {
-            self.unjudged.push(text.into());
-        } else {
-            self.hidden = true;
-        }
-    }
-
-    /// Statements are still to be judged: until then the state that they made is not known.
-    pub fn waits_for_catalog(&self) -> bool {
-        !self.unjudged.is_empty()
-    }
-
-    /// Judges what could not be judged before, now that there is a catalog; `hides` says whether a
-    /// statement may have made settings whose names are hidden.
-    pub fn judge(&mut self, hides: impl Fn(&[u8]) -> bool) {
-        let unjudged = std::mem::take(&mut self.unjudged);
-        self.hidden |= unjudged.iter().any(|text| hides(text));
-    }
-
     /// Remembers whether a statement may have changed the statement timeout.
     pub fn note_timeout(&mut self, text: &[u8], verdict: Verdict) {
         if self.ceiling.is_some() && verdict.class == Class::Primary {
@@ -143,7 +116,7 @@ impl State {
         }
         self.settings = Arc::new(settings);
         let sticky = self.sticky.then_some(Held::Sticky);
-        self.held = sticky.or(holdings.held).or((self.hidden || !self.unjudged.is_empty()).then_some(Held::Hidden));
+        self.held = sticky.or(holdings.held).or(self.hidden.then_some(Held::Hidden));
         self.clamp();
     }
 

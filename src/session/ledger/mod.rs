@@ -370,10 +370,9 @@ impl<C> Ledger<C> {
     /// that a command follows did: with that, `COPY` would have broken the connection.
     fn copy_failed(&mut self) {
         let syncs = self.syncs_in_copy();
-        if self.entries.get(1 + syncs).is_none_or(|next| next.awaits == Awaits::CopyEnd) {
-            self.entries.drain(1..1 + syncs);
-            self.doubtful_syncs = syncs;
-        }
+        let command_follows = self.entries.get(1 + syncs).is_some_and(|next| next.awaits != Awaits::CopyEnd);
+        self.doubtful_syncs = if command_follows { syncs.saturating_sub(1) } else { syncs };
+        self.entries.drain(1..1 + self.doubtful_syncs);
     }
 
     fn syncs_in_copy(&self) -> usize {

@@ -426,6 +426,18 @@ fn a_command_behind_a_sync_shows_that_copy_has_not_read_it() {
 }
 
 #[test]
+fn of_several_syncs_only_the_one_before_a_command_is_sure() {
+    // Data that is not in the ledger may lie between them, and fail the COPY there.
+    for eaten in 0..3 {
+        let mut ledger = ledger(&[Query, Sync, Sync, Sync, Query]);
+        forwards(&mut ledger, "GEZI");
+        forwards(&mut ledger, &"ZI".repeat(3 - eaten));
+        settles(&mut ledger, "CZI");
+        assert!(ledger.returnable());
+    }
+}
+
+#[test]
 fn data_that_comes_too_late_is_ignored() {
     let mut ledger = ledger(&[Query, Query]);
     forwards(&mut ledger, "GEZI");

@@ -54,7 +54,7 @@ pub fn sqlstate(error: &tokio_postgres::Error) -> &str {
 /// Process ids of the server connections of a database, in ascending order.
 pub async fn backends(database: &TestDatabase) -> Vec<String> {
     let sql = format!(
-        "SELECT pid FROM pg_stat_activity WHERE datname = '{}' AND backend_type = 'client backend' ORDER BY 1",
+        "SELECT pid FROM pg_stat_activity WHERE datname = '{}' AND backend_type = 'client backend' AND application_name <> 'pgweir catalog' ORDER BY 1",
         database.name
     );
     // From another database, so as not to be counted itself.
