@@ -13,12 +13,11 @@ mod simple;
 
 use std::fmt::Write as _;
 
-use crate::support::proxy::{Proxy, config_for};
+use crate::support::proxy::Proxy;
 use crate::support::raw::{Endpoint, RawClient};
-use crate::support::say;
-use crate::support::{TestDatabase, fresh_database, shared_cluster, unique};
+use crate::support::stage::Stage;
+use crate::support::{say, shared_cluster};
 use known::known;
-use pgweir::sandbox::{Login, User};
 use play::{Pieces, Transcript, difference, play};
 use script::{Script, Step};
 
@@ -51,9 +50,9 @@ async fn what_is_no_protocol_is_refused_as_by_postgresql() {
 /// its middle where the client vanishes; then the next client looks around.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_of_a_session_shows_in_the_next() {
-    let stage = Stage::set().await;
-    let direct = stage.endpoint(shared_cluster().await.primary().port);
-    let proxy = stage.proxy(&Settings { mode: "transaction", replicas: false, cache: "4MiB", size: 1 }).await;
+    let stage = stage().await;
+    let direct = stage.direct().await;
+    let proxy = proxy(&stage, &Settings { mode: "transaction", replicas: false, cache: "4MiB", size: 1 }).await;
     let through = stage.endpoint(proxy.port);
     let mut cleaner = RawClient::welcome(&direct).await;
     let untouched = look_around(&through).await;
@@ -107,18 +106,18 @@ async fn vanish(script: &Script, endpoint: &Endpoint, after: usize) {
         left -= count;
     }
     // Half of them leave before anything can have happened.
-    if after % 2 == 0 {
+    if after.is_multiple_of(2) {
         let _ = tokio::time::timeout(std::time::Duration::from_millis(2), client.frame()).await;
     }
 }
 
 /// Plays all scripts everywhere, and fails with everything that was different.
 async fn hold(scripts: Vec<Script>) {
-    let stage = Stage::set().await;
-    let direct = stage.endpoint(shared_cluster().await.primary().port);
+    let stage = stage().await;
+    let direct = stage.direct().await;
     let mut deployments = Vec::new();
     for (name, broken_at, settings) in DEPLOYMENTS {
-        let proxy = stage.proxy(settings).await;
+        let proxy = proxy(&stage, settings).await;
         deployments.push(Deployment {
             name,
             broken_at: *broken_at,
@@ -210,35 +209,20 @@ impl Deployment {
     }
 }
 
-/// A user and a database with the tables that the scripts use.
-struct Stage {
-    database: TestDatabase,
-    user: String,
+/// The database with the tables that the scripts use.
+async fn stage() -> Stage {
+    let stage = Stage::set(SCHEMA).await;
+    stage.database.sql(&format!("CALL give_to('{}')", stage.user)).await;
+    shared_cluster().await.wait_replayed().await.expect("replay");
+    stage
 }
 
-impl Stage {
-    async fn set() -> Self {
-        let user = format!("wire_{}", unique());
-        let users = [User::new(&user, "").login(Login::Trust)];
-        shared_cluster().await.create_users(&users).await.expect("create the user");
-        let database = fresh_database(&format!("{SCHEMA}\nCALL give_to('{user}');")).await;
-        Self { database, user }
-    }
-
-    fn endpoint(&self, port: u16) -> Endpoint {
-        Endpoint { port, user: self.user.clone(), database: self.database.name.clone() }
-    }
-
-    async fn proxy(&self, settings: &Settings) -> Proxy {
-        let Settings { mode, replicas, cache, size } = settings;
-        let mut config = format!("[pool]\nmode = \"{mode}\"\nsize = {size}\nprepared_cache = \"{cache}\"\n");
-        config += &config_for(shared_cluster().await, &[]);
-        if !replicas {
-            let lines = config.lines().filter(|line| !line.starts_with("replicas"));
-            config = lines.collect::<Vec<_>>().join("\n");
-        }
-        Proxy::start(&format!("{config}\n[[users]]\nname = \"{}\"\nauth = \"trust\"\n", self.user)).await
-    }
+async fn proxy(stage: &Stage, settings: &Settings) -> Proxy {
+    let Settings { mode, replicas, cache, size } = settings;
+    let pool = format!("[pool]\nmode = \"{mode}\"\nsize = {size}\nprepared_cache = \"{cache}\"\n");
+    let config = stage.config(&pool).await;
+    let lines = config.lines().filter(|line| *replicas || !line.starts_with("replicas"));
+    Proxy::start(&lines.collect::<Vec<_>>().join("\n")).await
 }
 
 const SCHEMA: &str = "
