@@ -4,8 +4,10 @@
 CARGO ?= cargo
 # Handed on to `pgweir demo`: make demo DEMO_ARGS=--stay
 DEMO_ARGS ?=
+# Handed on to the comparison: make bench-compare COMPARE_ARGS="--only simple,prepared --rounds 5"
+COMPARE_ARGS ?=
 
-.PHONY: demo test check fmt lint doc bench postgresql
+.PHONY: demo test check fmt lint doc bench bench-compare postgresql
 
 demo: postgresql
 	$(CARGO) run --release --locked -- demo $(DEMO_ARGS)
@@ -30,6 +32,11 @@ doc:
 
 bench: postgresql
 	$(CARGO) bench --locked
+
+# pgweir beside PgBouncer and beside no proxy, about five minutes. Debian's pgbouncer takes part where it
+# is installed (its service need not run), another one by COMPARE_ARGS="--pgbouncer PATH".
+bench-compare: postgresql
+	$(CARGO) bench --locked --bench compare -- $(COMPARE_ARGS)
 
 # Servers are looked for where the sandbox looks: the initdb on PATH, pg_config --bindir, Debian's place.
 postgresql:

@@ -31,12 +31,15 @@
 //!
 //! | floor | modules | hold |
 //! |---|---|---|
-//! | 6 | [`cli`], [`app`], [`listener`] | commands; the wiring; accept, ceilings, drain |
-//! | 5 | [`client`], [`session`] | a client's handshake; its session |
-//! | 4 | [`pool`], [`cluster`] | server pools and leases; hosts, health, freshness, catalogs |
-//! | 3 | [`server`] | one server connection: connect, login, our own questions, cancel |
-//! | 2 | [`auth`], [`sql`], [`router`], [`tenant`] | proofs of identity; classification; routes; limits |
-//! | 1 | [`net`], [`config`], [`metrics`] | streams, TLS, buffers; the checked configuration; metrics |
+//! | 9 | [`cli`], [`app`], [`listener`] | commands; the wiring; accept, ceilings, drain |
+//! | 8 | [`client`], [`session`] | a client's handshake; its session |
+//! | 7 | [`cluster`] | hosts, their health and freshness, catalogs, pools by database and user |
+//! | 6 | [`pool`] | server connections shared by sessions: queue, leases, what a connection holds |
+//! | 5 | [`server`] | one server connection: connect, login, our own questions, cancel |
+//! | 4 | [`router`] | class of a statement and state of a session → route |
+//! | 3 | [`auth`], [`sql`], [`tenant`] | proofs of identity; classification; identity and limits |
+//! | 2 | [`net`] | streams, TLS, buffers |
+//! | 1 | [`config`], [`metrics`] | the checked configuration; metrics |
 //! | 0 | [`wire`] | frames, views of messages, messages that we author |
 //! | side | [`sandbox`] | throw-away PostgreSQL clusters for the demo, the tests and the benches |
 //!

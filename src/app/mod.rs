@@ -25,7 +25,7 @@ use crate::auth::MockSecret;
 use crate::config::{Config, Listen};
 use crate::listener::{self, ClientSocket, Door};
 use crate::metrics::{self, Metrics, Ready};
-use crate::session::{Shared, enforce_ceilings};
+use crate::session::{Shared, enforce_ceilings, leave_silent_replicas};
 use census::DoorCensus;
 use files::FilesNeeded;
 use readiness::Readiness;
@@ -83,7 +83,13 @@ impl App {
             stopping,
             secret,
         };
-        app.watches.spawn(enforce_ceilings(shared));
+        app.watches.spawn(enforce_ceilings(shared.clone()));
+        let door = app.door.clone();
+        let replicas = move || {
+            let snapshot = door.snapshot();
+            snapshot.clusters().flat_map(|cluster| cluster.replicas.clone()).collect()
+        };
+        app.watches.spawn(leave_silent_replicas(shared, replicas));
         if let Some(listener) = http_listener {
             app.serve_http(listener, metrics);
         }
@@ -154,5 +160,19 @@ async fn bind_http(config: &Config) -> Result<Option<TcpListener>, StartError> {
     match TcpListener::bind(http.address).await {
         Ok(listener) => Ok(Some(listener)),
         Err(source) => Err(StartError::Http { address: http.address, source }),
+    }
+}
+
+/// For the tests of what is wired together here.
+#[cfg(test)]
+pub mod testing {
+    use super::*;
+    use crate::config::from_env;
+
+    /// Of a configuration whose server nobody has to reach.
+    pub async fn snapshot(metrics: &Arc<Metrics>) -> Snapshot {
+        let url = |name: &str| (name == "DATABASE_URL").then(|| "postgres://u:p@127.0.0.1:1/app".to_owned());
+        let config = from_env(&url).expect("the environment is complete");
+        Snapshot::first(snapshot::prepare(config, MockSecret::random()).await.expect("nothing to load"), metrics)
     }
 }

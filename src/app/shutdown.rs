@@ -8,6 +8,9 @@ use crate::session::Signal;
 /// How often sessions are told again: one may have come out of its handshake since.
 const BEAT: Duration = Duration::from_millis(50);
 
+/// How long clients that are cut off have to read why.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// How a shutdown went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drained {
@@ -25,6 +28,11 @@ impl App {
         let _ = self.stopping.send(true);
         let finished = tokio::time::timeout(patience, self.drain()).await.is_ok();
         let ended = if finished { 0 } else { self.door.shared.registry.len() };
+        if !finished {
+            self.door.shared.registry.all().iter().for_each(|slot| slot.send(Signal::End));
+            // Time for their last words; who does not listen is not waited for.
+            let _ = tokio::time::timeout(LAST_WORDS, self.drain()).await;
+        }
         self.listeners.shutdown().await;
         for cluster in self.door.snapshot().clusters() {
             cluster.close();

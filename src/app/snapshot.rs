@@ -70,13 +70,18 @@ impl Snapshot {
     }
 
     /// To be called once clients see this snapshot: gives the pools that stay their new sizes and
-    /// logins, and closes those that have no place in this configuration. Their sessions are told so
-    /// when they next need a server connection; what runs on them now may finish.
+    /// logins, and closes those that have no place in this configuration. Sessions of a cluster whose
+    /// servers have changed go on with its successor; those of a database or user that is gone are told
+    /// so when they next need a server connection. What runs now may finish.
     pub fn succeed(&self, previous: &Self) {
         for (name, cluster) in &previous.clusters {
             match self.clusters.get(name) {
                 Some(kept) if Arc::ptr_eq(kept, cluster) => self.reconfigure(name, kept),
-                _ => cluster.close(),
+                Some(other) => {
+                    self.hand_over(name, cluster, other);
+                    cluster.close();
+                }
+                None => cluster.close(),
             }
         }
     }
@@ -137,6 +142,16 @@ impl Snapshot {
                 if !matches!(user.auth, UserAuth::Scram(_)) || user.server_password.is_some() {
                     cluster.group(&self.login(user, database, &database.name, None), &database.pool);
                 }
+            }
+        }
+    }
+
+    /// Sends the sessions of a cluster's pools to those of the cluster that takes its place.
+    fn hand_over(&self, name: &str, from: &Cluster, to: &Arc<Cluster>) {
+        for group in from.all_groups() {
+            let keys = group.pool(Place::Primary).login().scram_keys;
+            if let Some((settings, login)) = self.settings_of(name, &group.key, keys) {
+                group.succeed_with(to.group(&login, &settings));
             }
         }
     }
@@ -226,6 +241,7 @@ mod tests {
         let second = first.next(prepared(narrower.clone()).await, &metrics);
         second.succeed(&first);
         assert!(!app.is_closed() && other.is_closed());
+        assert!(!group(&first, "other").is_closed(), "who comes back finds pools that are open");
 
         let cluster = Arc::make_mut(narrower.clusters.get_mut("main").unwrap());
         cluster.primary.name = "moved".to_owned();

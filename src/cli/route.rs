@@ -189,9 +189,9 @@ impl<'a> Asked<'a> {
             let name = &self.name;
             let _ = writeln!(
                 answer,
-                "\nThe catalog of database {name} could not be read: {reason}\nWithout it only statements that name no \
-                 function are known to be reads. A proxy in this state decides the same; once it has the catalog, more \
-                 statements go to replicas."
+                "\nThe catalog of database {name} could not be read: {reason}\nWithout it only statements that name nothing (no \
+                 table, no function) are known to be reads. A proxy in this state decides the same; once it has the \
+                 catalog, more statements go to replicas."
             );
         }
         answer
@@ -232,9 +232,10 @@ mod tests {
     }
 
     #[test]
-    fn a_statement_without_functions_needs_no_catalog() {
+    fn what_names_nothing_needs_no_catalog() {
         let config = config("postgres://db2:5432,postgres://db3:5432");
-        let answer = Asked::find(&config, None).unwrap().explain("SELECT x FROM t", unread());
+        let answer = Asked::find(&config, None).unwrap().explain("SELECT 1", unread());
+        assert!(answer.starts_with("replica (db2:5432 or db3:5432)\nbecause it only reads"), "{answer}");
         assert!(answer.contains("catalog of database app could not be read: db1:5432"), "{answer}");
         let answer = Asked::find(&config, None).unwrap().explain("UPDATE t SET x = 1", unread());
         assert!(answer.starts_with("primary (db1:5432)\nbecause it writes\n"), "{answer}");

@@ -12,7 +12,8 @@ use crate::wire::error::PgError;
 const REMEMBERED: usize = 512;
 
 const DEFAULTS: &str = "SELECT pg_catalog.current_setting('search_path'), \
-    pg_catalog.current_setting('default_transaction_read_only')";
+    pg_catalog.current_setting('default_transaction_read_only'), \
+    (SELECT setting FROM pg_catalog.pg_settings WHERE name OPERATOR(pg_catalog.=) 'statement_timeout')";
 
 /// See the module's page.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub struct Greeting {
     /// What holds for a session that does not set them itself: `ALTER ROLE … SET` and its like included.
     pub search_path: Arc<str>,
     pub default_read_only: bool,
+    /// In milliseconds; 0 is none.
+    pub statement_timeout: u64,
 }
 
 /// Why a client cannot be greeted.
@@ -99,7 +102,8 @@ async fn learn(mut lease: Lease, settings: &Settings) -> Result<Greeting, Greeti
     let mut values = answer.sets.into_iter().flatten().flatten().flatten();
     let search_path = values.next().unwrap_or_default().into();
     let default_read_only = values.next().as_deref() == Some("on");
-    Ok(Greeting { parameters, settings, search_path, default_read_only })
+    let statement_timeout = values.next().and_then(|value| value.parse().ok()).unwrap_or(0);
+    Ok(Greeting { parameters, settings, search_path, default_read_only, statement_timeout })
 }
 
 /// The server takes it as it is (`NAMEDATALEN` bounds it, other bytes than printable ASCII are replaced).

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::Cluster;
@@ -40,6 +40,8 @@ pub struct Group {
     /// When a read was last asked for, as a raw moment.
     last_read: AtomicU64,
     closed: AtomicBool,
+    /// What serves this database and user on the servers of a new configuration.
+    successor: OnceLock<Arc<Group>>,
 }
 
 impl Group {
@@ -68,6 +70,7 @@ impl Group {
             turn: AtomicU64::new(0),
             last_read: AtomicU64::new(0),
             closed: AtomicBool::new(false),
+            successor: OnceLock::new(),
             key,
         })
     }
@@ -117,6 +120,16 @@ impl Group {
         self.catalog.current()
     }
 
+    /// Returns when the catalog has been read. Cancel safe.
+    pub async fn catalog_loaded(&self) {
+        self.catalog.loaded().await;
+    }
+
+    /// The catalog could not be read when that was last tried.
+    pub fn catalog_is_failing(&self) -> bool {
+        self.catalog.is_failing()
+    }
+
     pub(super) fn keeper(&self) -> &Arc<CatalogKeeper> {
         &self.catalog
     }
@@ -136,7 +149,22 @@ impl Group {
         self.pools().for_each(|(_, pool)| pool.maintain());
     }
 
-    /// True when the group has left the configuration: its sessions look for their successor.
+    /// Names the group to which this one's sessions go once their leases are back.
+    pub fn succeed_with(&self, successor: Arc<Group>) {
+        // A group leaves the configuration once.
+        let _ = self.successor.set(successor);
+    }
+
+    /// The group that a session should use instead of this one, which has left the configuration.
+    pub fn successor(&self) -> Option<Arc<Group>> {
+        let mut latest = self.successor.get()?;
+        while let Some(next) = latest.successor.get() {
+            latest = next;
+        }
+        Some(latest.clone())
+    }
+
+    /// True when the group has left the configuration. See [`Self::successor`].
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }

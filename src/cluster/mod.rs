@@ -106,6 +106,8 @@ impl Cluster {
                 None => group.close(),
             }
         }
+        // Should the user or database come back, it gets pools that are open.
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, group| !group.is_closed());
     }
 
     /// Closes every pool and stops every task: the cluster has left the configuration.

@@ -22,17 +22,10 @@ pub(super) async fn watch(cluster: Weak<Cluster>, host: Arc<Host>, login: Login)
         match (cluster.upgrade(), outcome) {
             (None, _) => return,
             (Some(_), Ok(mut connection)) => {
-                let Some(()) = follow(&cluster, &host, &mut connection).await else { return };
-                if let Some(cluster) = cluster.upgrade() {
-                    lost(
-                        &cluster,
-                        &host,
-                        ConnectError::Unreachable {
-                            host: host.config.name.clone(),
-                            reason: "the monitor's connection was closed".into(),
-                        },
-                    );
-                }
+                let Some(reason) = follow(&cluster, &host, &mut connection).await else { return };
+                let Some(cluster) = cluster.upgrade() else { return };
+                let reason = reason.into();
+                lost(&cluster, &host, ConnectError::Unreachable { host: host.config.name.clone(), reason });
             }
             (Some(cluster), Err(error)) => lost(&cluster, &host, error),
         }
@@ -40,8 +33,9 @@ pub(super) async fn watch(cluster: Weak<Cluster>, host: Arc<Host>, login: Login)
     }
 }
 
-/// Asks again and again until the connection fails; `None` when the cluster is gone.
-async fn follow(cluster: &Weak<Cluster>, host: &Host, connection: &mut Connected) -> Option<()> {
+/// Asks again and again until the host does not answer as its role should: why it does not. `None` when
+/// the cluster is gone.
+async fn follow(cluster: &Weak<Cluster>, host: &Host, connection: &mut Connected) -> Option<&'static str> {
     let sql = match host.role {
         Role::Primary => PRIMARY,
         Role::Replica => REPLICA,
@@ -49,9 +43,20 @@ async fn follow(cluster: &Weak<Cluster>, host: &Host, connection: &mut Connected
     loop {
         let asked = cluster.upgrade()?.clock.now();
         let answer = tokio::time::timeout(PATIENCE, simple_query(&mut connection.stream, sql, 4096)).await;
-        let Ok(Ok(answer)) = answer else { return Some(()) };
+        let answer = match answer {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => return Some("the monitor's connection was closed"),
+            Err(_) => return Some("it accepts connections and does not answer"),
+        };
         let position = answer.sets.into_iter().flatten().flatten().flatten().next();
-        let lsn = position.as_deref().and_then(Lsn::parse)?.without_header();
+        // The questions have no row for a host of the other role.
+        let Some(lsn) = position.as_deref().and_then(Lsn::parse) else {
+            return Some(match host.role {
+                Role::Primary => "it is a standby, and configured as the primary",
+                Role::Replica => "it is not a standby (or has replayed nothing yet), and configured as a replica",
+            });
+        };
+        let lsn = lsn.without_header();
         let cluster = cluster.upgrade()?;
         note(&cluster.clock, host, asked, lsn);
         if host.set_up(true) {
@@ -85,10 +90,10 @@ fn lost(cluster: &Cluster, host: &Host, error: ConnectError) {
     if host.role == Role::Primary {
         cluster.clock.reset();
     }
-    if !host.set_up(false) {
-        return;
+    // A session may have found out first, but whoever waits for a connection has not been told.
+    if host.set_up(false) {
+        tracing::warn!(cluster = %cluster.config.name, host = %host.config.name, role = host.role.label(), %error, "host does not answer");
     }
-    tracing::warn!(cluster = %cluster.config.name, host = %host.config.name, role = host.role.label(), %error, "host does not answer");
     let error = Arc::new(error);
     for group in cluster.all_groups() {
         group.pools_on(host).for_each(|pool| pool.host_is_gone(&error));

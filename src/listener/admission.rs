@@ -56,7 +56,7 @@ pub(super) async fn admit(door: &Door, newcomer: Newcomer) -> Option<Admitted> {
         tracing::debug!(connection, peer, %error, "client gone before its connection was set up");
         return None;
     }
-    let encrypted_or_local = stream.is_unix();
+    let local = stream.is_unix();
     let handshake = timeout(listen.startup_timeout, accept(stream, &snapshot.handshake));
     let outcome = tokio::select! {
         outcome = handshake => outcome,
@@ -85,7 +85,7 @@ pub(super) async fn admit(door: &Door, newcomer: Newcomer) -> Option<Admitted> {
             let (user, database) = (&client.user.name, &client.database_name);
             let encryption = if tls {
                 "tls"
-            } else if encrypted_or_local {
+            } else if local {
                 "local"
             } else {
                 "none"

@@ -37,3 +37,28 @@ fn peer(stream: &Stream) -> String {
         None => "gone".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixStream;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::app::testing::snapshot;
+    use crate::metrics::Metrics;
+    use crate::session::Shared;
+
+    /// What thousands of idle clients cost begins with this.
+    #[tokio::test]
+    async fn a_clients_task_is_small() {
+        let metrics = Metrics::new("test");
+        let (_snapshots, seen) = watch::channel(Arc::new(snapshot(&metrics).await));
+        let (_stopping, stops) = watch::channel(false);
+        let door = Arc::new(Door::new(Arc::new(Shared::new(metrics, 0, false)), seen, stops));
+        let entry = door.places.enter(&door.snapshot().config().listen).unwrap();
+        let (stream, _peer) = UnixStream::pair().unwrap();
+        let task = serve(door, Stream::Unix(stream), entry);
+        // Half of the 6 KiB that an idle client may cost altogether.
+        assert!(size_of_val(&task) <= 3 << 10, "{} bytes", size_of_val(&task));
+    }
+}

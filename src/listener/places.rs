@@ -67,7 +67,7 @@ impl Entry {
             return Ok(());
         }
         Err(PgError::fatal("53300", "sorry, too many clients already")
-            .detail(format!("{} clients are allowed ([listen] max_clients).", listen.max_clients))
+            .detail(format!("The limit is {} ([listen] max_clients).", listen.max_clients))
             .hint("Close connections that are not in use, or raise max_clients in pgweir's configuration."))
     }
 
@@ -128,7 +128,7 @@ mod tests {
         let mut third = entries.pop().unwrap();
         let error = third.authenticated(&listen).unwrap_err();
         assert_eq!((error.code.as_ref(), &*error.message), ("53300", "sorry, too many clients already"));
-        assert!(error.detail.unwrap().contains("2 clients"));
+        assert!(error.detail.unwrap().contains("limit is 2 "));
         assert!(entries.iter_mut().all(|entry| entry.authenticated(&listen).is_ok()));
         drop((third, entries));
         assert!(places.enter(&listen).unwrap().authenticated(&listen).is_ok());

@@ -173,6 +173,14 @@ impl WriteBuffer {
         }
     }
 
+    /// Takes over everything that another buffer has.
+    pub fn append(&mut self, other: &mut Self) {
+        if !other.is_empty() {
+            self.push(&other.bytes);
+            other.clear();
+        }
+    }
+
     /// Forgets what was not written: for a connection that is given up.
     pub fn clear(&mut self) {
         self.bytes.clear();

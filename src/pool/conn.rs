@@ -20,6 +20,9 @@ pub type Settings = BTreeMap<String, String>;
 /// The longest answer to a question of our own, in bytes.
 const ANSWER_LIMIT: usize = 4 << 20;
 
+/// For the answer to one: a server that is silent for longer is given up.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// A connection to a server, logged in. Its books (`settings`, `prepared`) say what the server's
 /// session has; whoever sends something that changes it keeps them true.
 #[derive(Debug)]
@@ -62,7 +65,9 @@ impl Conn {
     /// Asks a question of our own. Only when nothing is owed on the connection; after an error of
     /// [`QueryError::Broken`] it must be dropped.
     pub async fn ask(&mut self, sql: &str) -> Result<Answer, QueryError> {
-        simple_query(&mut self.stream, sql, ANSWER_LIMIT).await
+        let answer = simple_query(&mut self.stream, sql, ANSWER_LIMIT);
+        let late = |_| Err(QueryError::Broken(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())));
+        tokio::time::timeout(ANSWER_TIMEOUT, answer).await.unwrap_or_else(late)
     }
 
     /// Reads what the server may have sent while nobody used the connection. False when it is to be

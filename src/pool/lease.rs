@@ -42,6 +42,12 @@ impl Lease {
             lease.hand_back();
         });
     }
+
+    /// Ends the lease without giving the connection to anybody: that is the caller's to do.
+    pub(super) fn into_parts(mut self) -> (Box<Conn>, Arc<Pool>) {
+        let conn = self.conn.take().expect("a lease has its connection until it is handed back");
+        (conn, self.pool.clone())
+    }
 }
 
 impl Deref for Lease {

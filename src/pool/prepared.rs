@@ -8,6 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use lru::LruCache;
 use xxhash_rust::xxh3::xxh3_128;
 
+/// What the names of our statements on server connections begin with.
+pub const OUR_NAMES: &str = "pgweir_";
+
 /// Added to a statement's text for what PostgreSQL keeps beside it; a round figure.
 const OVERHEAD: usize = 512;
 
@@ -68,7 +71,7 @@ impl Statements {
             by_hash.retain(|_, statement| statement.strong_count() > 0);
         }
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let made = Arc::new(Statement { id, server_name: format!("pgweir_{id}"), identity: identity.into() });
+        let made = Arc::new(Statement { id, server_name: server_name(id), identity: identity.into() });
         by_hash.insert(hash, Arc::downgrade(&made));
         made
     }
@@ -105,15 +108,22 @@ impl Prepared {
         }
     }
 
+    /// The connection has it after all: it was to be closed there, and was not.
+    pub fn restore(&mut self, id: u64, cost: usize) {
+        if self.kept.put(id, cost).is_none() {
+            self.bytes += cost;
+        }
+    }
+
     /// Takes out the one that was not used for longest, as long as there are more than `limit` bytes
-    /// and more than one statement. The caller closes it on the server.
-    pub fn evict(&mut self, limit: usize) -> Option<u64> {
+    /// and more than one statement. The caller closes it on the server. Its id and its cost.
+    pub fn evict(&mut self, limit: usize) -> Option<(u64, usize)> {
         if self.bytes <= limit || self.kept.len() <= 1 {
             return None;
         }
         let (id, cost) = self.kept.pop_lru()?;
         self.bytes -= cost;
-        Some(id)
+        Some((id, cost))
     }
 
     pub fn clear(&mut self) {
@@ -128,7 +138,7 @@ impl Prepared {
 
 /// The server-side name of a statement of which only the id is known.
 pub fn server_name(id: u64) -> String {
-    format!("pgweir_{id}")
+    format!("{OUR_NAMES}{id}")
 }
 
 #[cfg(test)]
@@ -154,7 +164,7 @@ mod tests {
         made.iter().for_each(|statement| prepared.insert(statement));
         assert!(prepared.touch(made[0].id()));
         let limit = 2 * made[0].cost();
-        assert_eq!(prepared.evict(limit), Some(made[1].id()));
+        assert_eq!(prepared.evict(limit), Some((made[1].id(), made[1].cost())));
         assert_eq!(prepared.evict(limit), None);
         assert!(!prepared.touch(made[1].id()));
     }

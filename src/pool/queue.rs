@@ -246,6 +246,18 @@ impl Pool {
         self.serve_waiters(&mut state);
     }
 
+    /// A connection has passed its check: it goes to the first waiter. Among the idle ones it could be due
+    /// for a check again before anybody gets it (`check_after = "0"`).
+    fn take_checked(self: &Arc<Self>, mut conn: Box<Conn>) {
+        conn.idle_since = Instant::now();
+        let mut state = self.state();
+        state.leased -= 1;
+        if !state.closed && state.open() < state.settings.size {
+            self.give(&mut state, conn);
+        }
+        self.serve_waiters(&mut state);
+    }
+
     /// A leased connection was closed.
     pub(super) fn closed_one(self: &Arc<Self>) {
         let mut state = self.state();
@@ -396,7 +408,8 @@ impl Drop for Attempt {
 async fn check(mut lease: Lease) {
     let patience = lease.pool().settings().connect_timeout;
     if let Ok(Ok(_)) = tokio::time::timeout(patience, lease.ask("")).await {
-        lease.hand_back();
+        let (conn, pool) = lease.into_parts();
+        pool.take_checked(conn);
     }
 }
 

@@ -147,8 +147,12 @@ impl PgbenchReport {
     fn parse(output: &str) -> Result<Self, SandboxError> {
         let wanted = |missing| number_after(output, missing).ok_or_else(|| missing_in(output, missing));
         let milliseconds = |missing| wanted(missing).map(|ms| Duration::from_secs_f64(ms / 1e3));
+        let transactions = wanted("number of transactions actually processed: ")? as u64;
+        if transactions == 0 {
+            return Err(missing_in(output, "a transaction: the machine was too busy to finish one in time"));
+        }
         Ok(Self {
-            transactions: wanted("number of transactions actually processed: ")? as u64,
+            transactions,
             // Before PostgreSQL 15 a failure ended the run.
             failed: number_after(output, "number of failed transactions: ").unwrap_or(0.0) as u64,
             tps: wanted("tps = ")?,

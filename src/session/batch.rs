@@ -9,8 +9,12 @@ pub struct Batch {
     pub len: usize,
     /// The worst of its statements.
     pub verdict: Option<Verdict>,
+    /// Something in it may call a function.
+    pub calls: bool,
     /// Something in it needs a server: a batch of nothing but `Close` and `Sync` does not.
     pub needs_server: bool,
+    /// There is an `Execute` in it.
+    pub executes: bool,
     /// It is a single simple `Query`: an error of ours is followed by `ReadyForQuery` at once.
     pub simple: bool,
     /// Its end (`Query`, `Sync`, `Flush`) is in the buffer; an open one goes on after it.
@@ -21,7 +25,16 @@ pub struct Batch {
 
 impl Batch {
     pub fn empty() -> Self {
-        Self { len: 0, verdict: None, needs_server: false, simple: false, complete: false, synced: false }
+        Self {
+            len: 0,
+            verdict: None,
+            calls: false,
+            needs_server: false,
+            executes: false,
+            simple: false,
+            complete: false,
+            synced: false,
+        }
     }
 
     /// Adds a statement.
@@ -33,11 +46,16 @@ impl Batch {
         });
     }
 
+    /// Where it goes is known before its end, and it may be one whose answer comes before its end.
+    pub fn executes_on_primary(&self) -> bool {
+        self.executes && self.verdict.is_some_and(|verdict| verdict.class == Class::Primary)
+    }
+
     /// The verdict for routing; a batch without any statement (`Execute` of an old portal, a part of
     /// a batch whose end was not seen) belongs on the primary.
     pub fn verdict(&self) -> Verdict {
         match self.verdict {
-            Some(verdict) if self.complete => verdict,
+            Some(verdict) if self.complete || verdict.class == Class::Primary => verdict,
             Some(verdict) => Verdict { class: Class::Primary, reason: Reason::Oversized, ..verdict },
             None => Verdict::opaque(Reason::Oversized),
         }

@@ -1,10 +1,11 @@
-//! The proxy's own deadline, behind the server's: one watch over all sessions, which costs a statement
-//! nothing but a time stamp.
+//! What ends a wait that nothing else ends, by watches over all sessions that cost a statement nothing
+//! but a time stamp: the proxy's own deadline, behind the server's, and servers that fall silent.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shared;
+use crate::cluster::Host;
 
 /// How often the watch looks.
 const BEAT: Duration = Duration::from_millis(100);
@@ -20,5 +21,23 @@ pub async fn enforce_ceilings(shared: Arc<Shared>) {
         for tenant in shared.registry.enforce_ceilings(GRACE, PATIENCE) {
             tracing::info!(%tenant, "a statement is cut off by its tenant's ceiling");
         }
+    }
+}
+
+/// How long a host has to be down before the reads that wait for it are run elsewhere, at least: its
+/// monitor alone may have lost its connection.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// Frees reads that wait for a replica which accepted them and fell silent, for as long as it is polled.
+/// `replicas` are those of the configuration of the moment.
+pub async fn leave_silent_replicas(shared: Arc<Shared>, replicas: impl Fn() -> Vec<Arc<Host>>) {
+    let mut down_before: Vec<Arc<Host>> = Vec::new();
+    loop {
+        tokio::time::sleep(SILENCE).await;
+        let down: Vec<_> = replicas().into_iter().filter(|host| !host.is_up()).collect();
+        for host in down.iter().filter(|host| down_before.iter().any(|before| Arc::ptr_eq(before, host))) {
+            shared.registry.host_is_lost(&host.config);
+        }
+        down_before = down;
     }
 }

@@ -12,7 +12,7 @@ use super::statements::{Change, Named, Unnamed, deallocated};
 use super::{Leased, Session, refusal};
 use crate::cluster::Place;
 use crate::net::buffer::ReadBuffer;
-use crate::pool::server_name;
+use crate::pool::{OUR_NAMES, Statement, server_name};
 use crate::sql::{Class, Effects, Reason, Verdict};
 use crate::wire::author;
 use crate::wire::error::PgError;
@@ -97,6 +97,12 @@ impl Intake {
         self.batch = None;
     }
 
+    /// The batch will be judged again.
+    pub(super) fn gather_again(&mut self) {
+        self.batch = None;
+        self.verdicts.clear();
+    }
+
     /// The batch will be routed again: its bytes are unread once more.
     pub(super) fn restart(&mut self) {
         *self = Self::default();
@@ -107,8 +113,16 @@ impl Intake {
         self.streaming.is_none() && self.admitted == 0
     }
 
+    /// What has been gathered meanwhile is judged again: what was settled may have changed the settings
+    /// and the names by which it was judged.
     pub(super) fn settled(&mut self) {
         self.open = false;
+        self.ungather();
+    }
+
+    fn ungather(&mut self) {
+        self.batch = None;
+        self.verdicts.clear();
     }
 }
 
@@ -139,7 +153,11 @@ impl Session {
             }
             let taken = if self.intake.skipping {
                 self.skip()?
-            } else if self.intake.admitted > 0 || self.follows() {
+            } else if self.intake.admitted > 0 {
+                self.pass_on()?
+            } else if self.follows() {
+                // What was gathered before it was known to follow goes on message by message.
+                self.intake.ungather();
                 self.pass_on()?
             } else {
                 self.gather_batch()?
@@ -204,6 +222,10 @@ impl Session {
     }
 
     fn gather_batch(&mut self) -> Result<Option<Step>, Malformed> {
+        // Judged by the catalog of now, not by that of this session's last batch.
+        if self.catalog.generation() != self.group.schema_generation() {
+            self.catalog = self.group.catalog();
+        }
         // Taken out while a request borrows from it.
         let inbound = std::mem::take(&mut self.inbound);
         let gathered = self.gather_from(&inbound);
@@ -220,11 +242,19 @@ impl Session {
     }
 
     fn gather_from(&mut self, inbound: &ReadBuffer) -> Result<Gathered, Malformed> {
-        let mut batch = self.intake.batch.take().unwrap_or_else(Batch::empty);
+        let mut batch = self.intake.batch.take().unwrap_or_else(|| {
+            self.intake.verdicts.clear();
+            Batch::empty()
+        });
+        if batch.complete {
+            // It has waited for the one before it.
+            return Ok(Gathered::Batch(batch));
+        }
         loop {
             let rest = &inbound.data()[batch.len..];
             let Read::Request { request, len } = read(rest)? else {
-                if batch.len > 0 && inbound.data().len() >= LONGEST_BATCH {
+                // `COPY … FROM` is answered at its `Execute`, and its data come only then.
+                if batch.len > 0 && (inbound.data().len() >= LONGEST_BATCH || batch.executes_on_primary()) {
                     return Ok(Gathered::Batch(batch));
                 }
                 self.intake.batch = Some(batch);
@@ -258,6 +288,7 @@ impl Session {
                 let verdict = self.classify(text);
                 self.intake.verdicts.push_back(verdict);
                 batch.add(verdict);
+                batch.calls |= may_call(text, verdict);
                 (batch.simple, batch.synced) = (true, true);
                 return true;
             }
@@ -270,15 +301,19 @@ impl Session {
                 let verdict = self.classify_parse(&parse);
                 self.intake.verdicts.push_back(verdict);
                 batch.add(verdict);
+                batch.calls |= may_call(parse.text, verdict);
             }
             Request::LongParse { .. } => batch.add(Verdict::opaque(Reason::Oversized)),
             Request::Bind(BindHead { statement, .. }) | Request::Describe(Target::Statement(statement)) => {
                 batch.needs_server = true;
                 if let Some(verdict) = self.verdict_of(statement) {
                     batch.add(verdict);
+                    batch.calls |=
+                        self.names.get(statement).is_some_and(|named| may_call(named.statement.text(), verdict));
                 }
             }
-            Request::Describe(_) | Request::Execute | Request::Close(Target::Portal(_)) => batch.needs_server = true,
+            Request::Execute => (batch.needs_server, batch.executes) = (true, true),
+            Request::Describe(_) | Request::Close(Target::Portal(_)) => batch.needs_server = true,
             Request::CopyData | Request::CopyEnd => batch.needs_server = true,
             Request::Close(Target::Statement(name)) => batch.needs_server |= name.is_empty(),
             Request::Sync => {
@@ -388,10 +423,14 @@ impl Session {
                 }
                 Some(Awaits::Query)
             }
-            Request::LongQuery | Request::FunctionCall => {
+            Request::LongQuery => {
                 self.note_unseen(leased);
                 self.unnamed = Unnamed::None;
-                Some(if matches!(request, Request::LongQuery) { Awaits::Query } else { Awaits::FunctionCall })
+                Some(Awaits::Query)
+            }
+            Request::FunctionCall => {
+                self.note_unseen(leased);
+                Some(Awaits::FunctionCall)
             }
             Request::Parse(parse) if parse.name.is_empty() => {
                 let verdict = self.parse_verdict(&parse);
@@ -424,12 +463,29 @@ impl Session {
                 }
                 Some(if matches!(request, Request::Bind(_)) { Awaits::Bind } else { Awaits::Describe })
             }
+            // An earlier batch may still fail to close it; otherwise it is SQL's own, or the server says no.
+            Request::Bind(head) if !self.names.has(head.statement) && !is_ours(head.statement) => {
+                if self.ledger.reaches_back() {
+                    return Sent::Not(Step::Stalled);
+                }
+                Some(Awaits::Bind)
+            }
+            Request::Bind(head) if self.is_unsure(leased, head.statement) => return Sent::Not(Step::Stalled),
             Request::Bind(head) => return self.send_bind(leased, head, len),
+            Request::Describe(Target::Statement(name)) if !self.names.has(name) && !is_ours(name) => {
+                if self.ledger.reaches_back() {
+                    return Sent::Not(Step::Stalled);
+                }
+                Some(Awaits::Describe)
+            }
+            Request::Describe(Target::Statement(name)) if self.is_unsure(leased, name) => {
+                return Sent::Not(Step::Stalled);
+            }
             Request::Describe(Target::Statement(name)) => {
                 return match self.ready_named(leased, name) {
                     Ok(named) => {
                         put_target(leased, frontend::DESCRIBE, named.statement.server_name().as_bytes());
-                        self.ledger.push(Awaits::Describe, Fate::Forward, None);
+                        self.ledger.push(Awaits::Describe, Fate::Forward, Some(Change::Uses(named.name)));
                         Sent::Done
                     }
                     Err(error) => self.poison(leased, error),
@@ -440,6 +496,7 @@ impl Session {
                 self.unnamed = Unnamed::None;
                 Some(Awaits::Close)
             }
+            Request::Close(Target::Statement(name)) if !self.names.has(name) && !is_ours(name) => Some(Awaits::Close),
             Request::Close(Target::Statement(name)) => {
                 let before = self.names.set(name, None);
                 let change = before.is_some().then(|| Change::Name { name: name.into(), before, prepared: None });
@@ -457,6 +514,7 @@ impl Session {
         };
         if let Some(awaits) = awaits {
             self.begin_statement(leased);
+            leased.batch += u32::from(matches!(awaits, Awaits::Sync | Awaits::Query | Awaits::FunctionCall));
             self.ledger.push(awaits, Fate::Forward, change);
         }
         if frame.len() < len {
@@ -481,14 +539,17 @@ impl Session {
 
     /// `Parse` of a statement with a name.
     fn send_parse(&mut self, leased: &mut Leased, parse: Parse<'_>) -> Sent {
-        if self.names.get(parse.name).is_some() && self.ledger.reaches_back() {
+        if self.names.has(parse.name) && self.ledger.reaches_back() {
             // An earlier batch may still fail and leave the name free.
             return Sent::Not(Step::Stalled);
         }
         let verdict = self.parse_verdict(&parse);
         let kept = self.names.bytes() + parse.identity.len();
         let refused = match self.note(leased, verdict, parse.text) {
-            _ if self.names.get(parse.name).is_some() => Some(refusal::statement_exists(parse.name)),
+            _ if self.names.has(parse.name) => {
+                self.try_parse(leased, &parse);
+                Some(refusal::statement_exists(parse.name))
+            }
             _ if kept > LONGEST_NAMES => Some(refusal::too_many_statements(kept, LONGEST_NAMES)),
             noted => noted.err(),
         };
@@ -497,25 +558,31 @@ impl Session {
         }
         self.begin_statement(leased);
         let statement = self.group.statements.intern(parse.identity);
-        let named = Named { statement: statement.clone(), verdict, generation: self.catalog.generation() };
+        let (name, generation) = (parse.name.into(), self.catalog.generation());
+        let named = Named { name, statement: statement.clone(), verdict, generation };
         let before = self.names.set(parse.name, Some(named));
         let change = |prepared| Some(Change::Name { name: parse.name.into(), before, prepared });
         let known = leased.lease.prepared.touch(statement.id());
         // In a failed transaction PostgreSQL refuses to parse, and after a change of the schema what was
-        // prepared before may be out of date: the server is asked again.
-        if known && !leased.schema_changed && self.ledger.status() != Status::Failed {
+        // prepared before may be out of date: the server is asked again. Also where an earlier batch has
+        // yet to show whether the transaction fails.
+        let sound = self.ledger.status() != Status::Failed && !self.ledger.reaches_back();
+        if known && !leased.schema_changed && sound {
             conn_metrics(leased).prepared_hits.inc();
             self.ledger.push(Awaits::Parse, Fate::Synthesise, change(None));
             return Sent::Done;
         }
-        if known {
-            put_target(leased, frontend::CLOSE, statement.server_name().as_bytes());
-            self.ledger.push(Awaits::Close, Fate::Swallow, None);
-        }
         conn_metrics(leased).prepared_misses.inc();
-        self.put_parse(leased, &statement);
-        self.ledger.push(Awaits::Parse, Fate::Forward, change(Some(statement.id())));
+        self.put_parse(leased, &statement, Fate::Forward, change(Some(statement.id())));
         Sent::Done
+    }
+
+    /// PostgreSQL looks at the statement before it looks at its name: what is wrong with that is said first.
+    fn try_parse(&mut self, leased: &mut Leased, parse: &Parse<'_>) {
+        let statement = self.group.statements.intern(parse.identity);
+        if !leased.lease.prepared.touch(statement.id()) {
+            self.put_parse(leased, &statement, Fate::Swallow, Some(Change::Prepared(statement.id())));
+        }
     }
 
     /// `Bind` of a statement with a name: the server knows it by another.
@@ -537,8 +604,20 @@ impl Session {
         out.put_u8(0);
         out.put_slice(name);
         out.put_u8(0);
-        self.ledger.push(Awaits::Bind, Fate::Forward, None);
+        self.ledger.push(Awaits::Bind, Fate::Forward, Some(Change::Uses(named.name)));
         Sent::Head(head.len())
+    }
+
+    /// Whether the server connection has the statement is not known before an earlier batch is answered,
+    /// which may fail before it comes to its `Parse`.
+    fn is_unsure(&mut self, leased: &mut Leased, name: &[u8]) -> bool {
+        if leased.parsed.is_empty() || self.ledger.is_empty() {
+            leased.parsed.clear();
+            return false;
+        }
+        let Some(named) = self.names.get(name) else { return false };
+        let (id, batch) = (named.statement.id(), leased.batch);
+        leased.parsed.iter().any(|&(parsed, within)| parsed == id && within != batch) && self.ledger.reaches_back()
     }
 
     /// Makes sure that the server connection has the statement that the client calls `name`; a name
@@ -549,8 +628,8 @@ impl Session {
             conn_metrics(leased).prepared_hits.inc();
         } else {
             conn_metrics(leased).prepared_misses.inc();
-            self.put_parse(leased, &named.statement);
-            self.ledger.push(Awaits::Parse, Fate::Swallow, Some(Change::Prepared(named.statement.id())));
+            let change = Change::Prepared(named.statement.id());
+            self.put_parse(leased, &named.statement, Fate::Swallow, Some(change));
         }
         Ok(named)
     }
@@ -569,7 +648,7 @@ impl Session {
                 let verdict = *verdict;
                 if !leased.has_unnamed {
                     put_parse(leased, b"", identity);
-                    self.ledger.push(Awaits::Parse, Fate::Swallow, None);
+                    self.ledger.push(Awaits::Parse, Fate::Swallow, Some(Change::HasUnnamed));
                     leased.has_unnamed = true;
                 }
                 self.note(leased, verdict, b"")
@@ -577,14 +656,24 @@ impl Session {
         }
     }
 
-    fn put_parse(&mut self, leased: &mut Leased, statement: &crate::pool::Statement) {
-        put_parse(leased, statement.server_name().as_bytes(), statement.identity());
+    /// Gives the connection a statement, and takes from it what is over its limit. The name is closed
+    /// first: where an earlier `Close` of ours was skipped after an error, the server still has it.
+    fn put_parse(&mut self, leased: &mut Leased, statement: &Statement, fate: Fate, change: Option<Change>) {
+        let name = statement.server_name().as_bytes();
+        self.put_close(leased, name, None);
+        put_parse(leased, name, statement.identity());
+        self.ledger.push(Awaits::Parse, fate, change);
+        leased.parsed.push((statement.id(), leased.batch));
         leased.lease.prepared.insert(statement);
         let limit = leased.prepared_limit;
-        while let Some(id) = leased.lease.prepared.evict(limit) {
-            put_target(leased, frontend::CLOSE, server_name(id).as_bytes());
-            self.ledger.push(Awaits::Close, Fate::Swallow, None);
+        while let Some((id, cost)) = leased.lease.prepared.evict(limit) {
+            self.put_close(leased, server_name(id).as_bytes(), Some(Change::Closed { id, cost }));
         }
+    }
+
+    fn put_close(&mut self, leased: &mut Leased, name: &[u8], change: Option<Change>) {
+        put_target(leased, frontend::CLOSE, name);
+        self.ledger.push(Awaits::Close, Fate::Swallow, change);
     }
 
     fn keep_unnamed(&mut self, identity: &[u8], verdict: Verdict) {
@@ -680,8 +769,19 @@ impl Session {
 /// A whole `Sync`.
 const SYNC: [u8; HEADER] = [frontend::SYNC, 0, 0, 0, 4];
 
+/// May a statement call a function of the database's own? Those of a change of the schema matter when
+/// they are used.
+pub(super) fn may_call(text: &[u8], verdict: Verdict) -> bool {
+    verdict.reason != Reason::Ddl && memchr::memchr(b'(', text).is_some()
+}
+
 /// PostgreSQL's `FirstNormalObjectId`: types from here on are the database's own.
 const FIRST_CUSTOM_OID: u32 = 16384;
+
+/// A name that only statements of ours have on a server connection.
+fn is_ours(name: &[u8]) -> bool {
+    name.starts_with(OUR_NAMES.as_bytes())
+}
 
 fn conn_metrics(leased: &Leased) -> &crate::metrics::HostMetrics {
     &leased.lease.pool().metrics

@@ -2,6 +2,7 @@
 //! session's, and finding out whether it may be handed on.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,8 @@ use super::slot::Signal;
 use super::{Again, Leased, Session, refusal};
 use crate::cluster::{GreetingError, Group, Moment, Place};
 use crate::config::{Consistency, PoolMode};
-use crate::pool::{AcquireError, Lease, Waiting, difference, probe};
+use crate::net::buffer::WriteBuffer;
+use crate::pool::{AcquireError, Held, Lease, Waiting, difference, probe};
 use crate::router::{Decision, RouteReason, SessionView, Target, route};
 use crate::server::{QueryError, cancel};
 use crate::sql::{Effects, TxControl};
@@ -40,9 +42,24 @@ pub(super) enum Settled {
 }
 
 impl Session {
+    /// What a function may do to a session only the catalog tells: a batch that calls one waits for it
+    /// (after the start, and after a change of the schema) and is then judged again.
+    pub(super) async fn await_catalog(&mut self, batch: &Batch) -> bool {
+        if !batch.calls || self.group.catalog().is_loaded() || self.group.catalog_is_failing() {
+            return false;
+        }
+        // What cannot be had in time is not waited for twice.
+        let waited = tokio::time::timeout(CATALOG_PATIENCE, self.group.catalog_loaded()).await;
+        self.intake.gather_again();
+        waited.is_ok()
+    }
+
     /// Leases a connection for the batch and makes it this session's.
     pub(super) async fn lease_for(&mut self, batch: &Batch) -> Result<(), NoLease> {
         let asked = Instant::now();
+        if self.group.is_closed() {
+            self.follow_configuration();
+        }
         self.catalog = self.group.catalog();
         let decision = self.decide(batch);
         let (lease, place, reason) = self.find_lease(decision).await?;
@@ -52,6 +69,15 @@ impl Session {
         self.slot.leases(&lease.cancel);
         self.take(lease, place, batch, asked + waited);
         Ok(())
+    }
+
+    /// The servers of the configuration have changed: the session goes on with the new ones.
+    fn follow_configuration(&mut self) {
+        let Some(group) = self.group.successor() else { return };
+        self.names.adopt(&group.statements);
+        // Moments of another clock: whatever was written was written before now.
+        self.last_write = group.clock.now();
+        self.group = group;
     }
 
     fn decide(&mut self, batch: &Batch) -> Decision {
@@ -129,15 +155,15 @@ impl Session {
         let slot = self.slot.clone();
         let mut lease = std::pin::pin!(waiting.lease());
         poll_fn(|cx| {
-            if let Poll::Ready(outcome) = lease.as_mut().poll(cx) {
-                return Poll::Ready(outcome.map_err(Ok));
-            }
             let signals = slot.take_signals(cx.waker());
             if signals & Signal::Cancel as u32 != 0 {
                 return Poll::Ready(Err(Err(NoLease::Refused(refusal::cancelled_in_queue()))));
             }
             if signals & Signal::Shutdown as u32 != 0 {
                 return Poll::Ready(Err(Err(NoLease::Ended(refusal::shutting_down()))));
+            }
+            if let Poll::Ready(outcome) = lease.as_mut().poll(cx) {
+                return Poll::Ready(outcome.map_err(Ok));
             }
             while self.poll_client(cx).is_ready() {
                 if self.client_gone {
@@ -170,9 +196,13 @@ impl Session {
             passing: 0,
             swallowing: false,
             has_unnamed: false,
+            batch: 0,
+            parsed: Vec::new(),
             schema_changed: false,
             writes: false,
             untouched: true,
+            held_back: WriteBuffer::default(),
+            holding_back: false,
             repeatable,
             again: None,
             active: false,
@@ -213,6 +243,7 @@ impl Session {
         out.put_u32(sql.len() as u32 + 5);
         out.put_slice(sql.as_bytes());
         out.put_u8(0);
+        leased.has_unnamed = false;
         self.ledger.push(Awaits::Query, Fate::Swallow, None);
     }
 
@@ -246,25 +277,48 @@ impl Session {
             return Settled::Fine;
         }
         let effects = std::mem::replace(&mut self.effects, Effects::NONE);
-        if batch::needs_probe(effects)
-            && let Err(error) = self.look(&mut leased).await
-        {
+        if batch::needs_probe(effects) {
+            // The client has its answer: a cancel that comes now is late, and may not strike our question.
             self.slot.rests();
-            return Settled::Lost(self.lost(leased.place, &error.to_string(), false));
+            leased.lease.cancel.fence.lowered().await;
+            match self.look(&mut leased).await {
+                Ok(()) => {}
+                // The session's own timeout is too short for us: it stays here, and is asked again.
+                Err(QueryError::Server { code, .. }) if code == "57014" => {
+                    self.effects |= effects;
+                    self.pin_unseen();
+                }
+                Err(error) => return Settled::Lost(self.lost(leased.place, &error.to_string(), false)),
+            }
+            self.slot.leases(&leased.lease.cancel);
         }
         if self.keeps_lease() {
             self.lease = Some(leased);
+            return Settled::Fine;
+        }
+        self.slot.rests();
+        if self.state.has_short_timeout() {
+            leave_no_timeout(leased.lease).await;
         } else {
-            self.slot.rests();
             leased.lease.hand_back();
         }
         Settled::Fine
+    }
+
+    /// What the connection holds could not be found out.
+    fn pin_unseen(&mut self) {
+        if self.state.held.is_none() {
+            self.state.held = Some(Held::Hidden);
+            self.shared.metrics.pinned(Held::Hidden.label());
+        }
     }
 
     /// Asks the server session what it holds after statements that may have changed it, and brings it
     /// to what the session is to have: a `RESET` goes back to the startup packet's values, a timeout
     /// over the tenant's ceiling to the ceiling.
     async fn look(&mut self, leased: &mut Leased) -> Result<(), QueryError> {
+        // A simple query drops it.
+        leased.has_unnamed = false;
         let user = leased.lease.pool().key.user.clone();
         let mut holdings = probe(&mut leased.lease, &user, self.state.mentioned()).await?;
         let found = std::sync::Arc::new(holdings.settings.clone());
@@ -359,7 +413,6 @@ impl Session {
 
     fn count_batch(&self, leased: &Leased) {
         let metrics = &leased.lease.pool().metrics;
-        metrics.queries.inc();
         metrics.query_seconds.observe(leased.answered.saturating_duration_since(leased.since).as_secs_f64());
         let overhead = leased.overhead + leased.answered.elapsed();
         self.metrics.proxy_overhead_seconds.observe(overhead.as_secs_f64());
@@ -371,8 +424,20 @@ impl Session {
     }
 }
 
+/// Hands a connection back without its session's timeout, which is so short that it could strike what
+/// makes the next client's settings.
+async fn leave_no_timeout(mut lease: Lease) {
+    lease.cancel.fence.lowered().await;
+    if lease.ask("RESET statement_timeout").await.is_ok() {
+        Arc::make_mut(&mut lease.settings).remove("statement_timeout");
+        lease.hand_back();
+    }
+}
+
 /// A batch is tried on this many servers before it goes to the primary for good.
 pub(super) const MOST_ATTEMPTS: u8 = 3;
+/// For a catalog that is about to be read.
+const CATALOG_PATIENCE: Duration = Duration::from_secs(2);
 /// For making a connection clean whose client has left.
 const RESET_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 

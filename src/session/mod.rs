@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-pub use deadline::enforce_ceilings;
+pub use deadline::{enforce_ceilings, leave_silent_replicas};
 pub use slot::{Activity, Registry, Signal, Slot};
 
 use crate::cluster::{Greeting, Group, Moment, Place};
@@ -120,12 +120,20 @@ struct Leased {
     swallowing: bool,
     /// The connection's unnamed statement is this session's.
     has_unnamed: bool,
+    /// The batch that is being sent, by number.
+    batch: u32,
+    /// Statements that the connection was given since the ledger was last empty, with the batch.
+    parsed: Vec<(u64, u32)>,
     /// Something that may have changed the schema was sent.
     schema_changed: bool,
     /// Something that may have written was sent.
     writes: bool,
     /// Nothing of an answer has reached the client.
     untouched: bool,
+    /// The beginning of an answer that tells nothing yet, while the batch may still run elsewhere.
+    held_back: WriteBuffer,
+    /// The server's current frame belongs to that.
+    holding_back: bool,
     /// The client's bytes are still held, and running them again elsewhere changes nothing.
     repeatable: bool,
     /// Why the batch has to be run again.
@@ -228,6 +236,10 @@ impl Session {
         }
         self.effects |= verdict.effects;
         leased.schema_changed |= verdict.effects.contains(Effects::DDL);
+        // Nobody knows what its functions do to the session, which therefore stays where it is.
+        let unknown = self.group.catalog_is_failing() && intake::may_call(text, verdict);
+        let verdict = if unknown { verdict.with(Effects::STATE | Effects::HIDDEN) } else { verdict };
+        self.effects |= verdict.effects;
         if batch::needs_probe(verdict.effects) {
             self.state.note(text, verdict.effects, self.ledger.status() != ledger::Status::Idle);
             if state::drops_statements(text) {
@@ -268,12 +280,17 @@ impl Session {
 }
 
 impl Leased {
+    /// A replica's answer of which the client has seen nothing, to a batch that could be run again.
+    fn may_move(&self) -> bool {
+        self.repeatable && self.untouched && self.place != Place::Primary
+    }
+
     /// The session has no unnamed statement: nor may the connection, on which it would be another's.
     fn forget_unnamed(&mut self, ledger: &mut Ledger<Change>) {
         const CLOSE_UNNAMED: &[u8] = b"C\0\0\0\x06S\0";
         if !self.has_unnamed {
             self.lease.outbound.push(CLOSE_UNNAMED);
-            ledger.push(ledger::Awaits::Close, ledger::Fate::Swallow, None);
+            ledger.push(ledger::Awaits::Close, ledger::Fate::Swallow, Some(Change::HasUnnamed));
             self.has_unnamed = true;
         }
     }

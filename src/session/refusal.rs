@@ -15,10 +15,6 @@ pub(super) fn ready(out: &mut WriteBuffer) {
     author::ready_for_query(out.bytes(), b'I');
 }
 
-pub(super) fn parse_complete(out: &mut WriteBuffer) {
-    out.bytes().put_slice(&[backend::PARSE_COMPLETE, 0, 0, 0, 4]);
-}
-
 pub(super) fn close_complete(out: &mut WriteBuffer) {
     out.bytes().put_slice(&[backend::CLOSE_COMPLETE, 0, 0, 0, 4]);
 }

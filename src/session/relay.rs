@@ -44,6 +44,7 @@ impl Session {
         loop {
             let event = poll_fn(|cx| self.poll_relay(cx)).await;
             let end = match event {
+                Event::Batch(batch) if self.await_catalog(&batch).await => None,
                 Event::Batch(batch) => match self.lease_for(&batch).await {
                     Ok(()) => None,
                     Err(NoLease::Refused(error)) => {
@@ -58,10 +59,7 @@ impl Session {
                         self.repeat(how).await;
                         None
                     }
-                    None => match self.settle().await {
-                        Settled::Fine => None,
-                        Settled::Lost(error) => Some(Err(error)),
-                    },
+                    None => lost(self.settle().await),
                 },
                 Event::Left => Some(Ok(())),
                 Event::Malformed(malformed) => Some(Err(malformed.to_error())),
@@ -147,7 +145,10 @@ impl Session {
     fn nothing_to_wait_for(&self, step: &Step) -> bool {
         let all_taken = matches!(step, Step::NeedClient);
         let only_reads = |leased: &Leased| !leased.writes && self.ledger.status() == Status::Idle;
-        all_taken && self.lease.as_ref().is_none_or(|leased| self.ledger.is_empty() || only_reads(leased))
+        // The server waits for what will never come: the rest of a message, `Sync`, or the end of `COPY` data.
+        let cut_off = !self.intake.at_boundary() || self.ledger.is_unsynced() || self.ledger.wants_copy_data();
+        let over = |leased: &Leased| cut_off || self.ledger.is_empty() || only_reads(leased);
+        all_taken && self.lease.as_ref().is_none_or(over)
     }
 
     /// Both directions of the server's socket. Ready when bytes moved.
@@ -217,22 +218,28 @@ impl Session {
     /// Signals that matter in the state that the session is in.
     fn heeded(&self) -> u32 {
         let between = self.lease.is_none() || (self.ledger.settled() && self.ledger.status() == Status::Idle);
-        let kill = Signal::Kill as u32;
-        if between && self.intake.at_boundary() { kill | Signal::Shutdown as u32 } else { kill }
+        let always = Signal::Kill as u32 | Signal::End as u32 | Signal::HostLost as u32;
+        if between && self.intake.at_boundary() { always | Signal::Shutdown as u32 } else { always }
     }
 
     fn signalled(&mut self, signals: u32) -> Option<Result<(), PgError>> {
-        if signals & Signal::Shutdown as u32 != 0 {
-            return Some(Err(refusal::shutting_down()));
-        }
-        // The cancel had no effect: the server connection is closed, and with it the client's, which
-        // is in the middle of an answer that will never be complete.
-        if signals & Signal::Kill as u32 != 0 && self.lease.take().is_some() {
-            self.ledger.abandon();
-            let error = self.ceiling_error();
-            return Some(Err(PgError { severity: crate::wire::error::Severity::Fatal, ..error }));
-        }
-        None
+        let is = |signal| signals & signal as u32 != 0;
+        let movable = |leased: &Leased| leased.repeatable && leased.untouched && leased.place != Place::Primary;
+        let error = if is(Signal::Shutdown) || is(Signal::End) {
+            refusal::shutting_down()
+        } else if is(Signal::HostLost) && self.lease.as_ref().is_some_and(movable) {
+            return self.server_lost(&io::ErrorKind::TimedOut.into());
+        } else if is(Signal::Kill) && self.lease.is_some() {
+            // The cancel had no effect: the server connection is closed, and with it the client's, which
+            // is in the middle of an answer that will never be complete.
+            PgError { severity: crate::wire::error::Severity::Fatal, ..self.ceiling_error() }
+        } else {
+            return None;
+        };
+        let in_mid_frame = self.lease.take().is_some_and(|leased| leased.passing > 0);
+        self.ledger.abandon();
+        // Nothing can be said in the middle of a message.
+        Some(if in_mid_frame { Ok(()) } else { Err(error) })
     }
 
     /// A read that has not been answered at all runs elsewhere; everything else is lost with its server.
@@ -243,7 +250,7 @@ impl Session {
         self.ledger.abandon();
         self.undo(&mut leased);
         let place = leased.place;
-        if leased.repeatable && leased.untouched && place != Place::Primary {
+        if leased.may_move() {
             drop(leased);
             self.attempts += 1;
             self.start_over();
@@ -283,6 +290,13 @@ impl Session {
         let rest = std::mem::take(self.outbound.bytes());
         farewell(&mut self.client, rest).await;
         outcome
+    }
+}
+
+fn lost(settled: Settled) -> Option<Result<(), PgError>> {
+    match settled {
+        Settled::Fine => None,
+        Settled::Lost(error) => Some(Err(error)),
     }
 }
 

@@ -4,16 +4,18 @@
 use std::time::Instant;
 
 use super::leasing::MOST_ATTEMPTS;
-use super::ledger::{Synthetic, Verdict};
+use super::ledger::{Status, Synthetic, Verdict};
 use super::statements::{Change, Unnamed};
 use super::{Again, Leased, Session, refusal};
 use crate::cluster::Place;
+use crate::pool::OUR_NAMES;
 use crate::wire::error::PgError;
 use crate::wire::frame::{HEADER, backend, backend_header};
 use crate::wire::view;
 
-/// Bytes of an error that are looked at: its first fields, of which the SQLSTATE is one.
-const PEEK: usize = 256;
+/// Bytes of an error that are looked at: its first fields, of which the SQLSTATE is one. Most errors
+/// are shorter.
+const PEEK: usize = 1024;
 
 /// Why the replies cannot be passed on any more.
 #[derive(Debug)]
@@ -56,19 +58,21 @@ impl Session {
     pub(super) fn take_replies(&mut self, leased: &mut Leased) -> Result<usize, Broken> {
         let mut run = 0;
         loop {
-            self.synthesise(leased, &mut run);
             let data = leased.lease.inbound.data();
             if leased.passing > 0 {
                 let count = leased.passing.min(data.len() - run);
                 leased.passing -= count;
                 run = self.dispose(leased, run, count);
             }
+            // Behind a frame that is done, and before the next one is judged.
+            self.synthesise(leased, &mut run);
             let rest = &leased.lease.inbound.data()[run..];
             let header = backend_header(rest).map_err(|_| Broken::Confused { tag: rest[0] })?;
             let Some(header) = header.filter(|header| rest.len() >= looked_at(header.tag, header.len)) else {
                 return Ok(run);
             };
             let status = rest.get(HEADER).copied().filter(|_| header.len > HEADER);
+            let renamed = (header.tag == backend::ERROR).then(|| self.in_the_clients_words(rest, header.len)).flatten();
             let verdict = match self.ledger.reply(header.tag, status.unwrap_or(0)) {
                 Verdict::Forward if header.tag == backend::ERROR => {
                     let seen = ServerError::read(&rest[..header.len.min(rest.len())]);
@@ -79,14 +83,21 @@ impl Session {
             match verdict {
                 Verdict::Forward => {
                     self.observe(leased, header.tag);
-                    leased.untouched = false;
-                    leased.swallowing = false;
+                    leased.swallowing = renamed.is_some();
+                    leased.holding_back = leased.may_move() && is_preamble(header.tag);
+                    if !leased.holding_back {
+                        self.touch(leased);
+                    }
+                    if let Some(renamed) = renamed {
+                        self.flush_run(leased, &mut run);
+                        self.outbound.push(&renamed);
+                    }
                 }
                 Verdict::Swallow => leased.swallowing = true,
                 Verdict::Replace(error) => {
                     self.flush_run(leased, &mut run);
+                    self.touch(leased);
                     error.encode(self.outbound.bytes());
-                    leased.untouched = false;
                     leased.swallowing = true;
                 }
                 Verdict::InjectionFailed => {
@@ -103,14 +114,23 @@ impl Session {
         }
     }
 
-    /// `count` bytes behind the run are forwarded (the run grows) or dropped.
+    /// `count` bytes behind the run are forwarded (the run grows), held back or dropped.
     fn dispose(&mut self, leased: &mut Leased, mut run: usize, count: usize) -> usize {
-        if !leased.swallowing {
+        if !leased.swallowing && !leased.holding_back {
             return run + count;
         }
         self.flush_run(leased, &mut run);
+        if !leased.swallowing {
+            leased.held_back.push(&leased.lease.inbound.data()[..count]);
+        }
         leased.lease.inbound.consume(count);
         0
+    }
+
+    /// The client gets the beginning of its answer: from here on the batch stays where it is.
+    fn touch(&mut self, leased: &mut Leased) {
+        leased.untouched = false;
+        self.outbound.append(&mut leased.held_back);
     }
 
     /// Moves the run into the client's buffer, so that something else can follow it.
@@ -126,10 +146,16 @@ impl Session {
         }
         while let Some(reply) = self.ledger.synthetic() {
             self.flush_run(leased, run);
-            leased.untouched = false;
-            match reply {
-                Synthetic::ParseComplete => refusal::parse_complete(&mut self.outbound),
-                Synthetic::CloseComplete => refusal::close_complete(&mut self.outbound),
+            let tag = match reply {
+                Synthetic::ParseComplete => backend::PARSE_COMPLETE,
+                Synthetic::CloseComplete => backend::CLOSE_COMPLETE,
+            };
+            let frame = [tag, 0, 0, 0, 4];
+            if leased.may_move() {
+                leased.held_back.push(&frame);
+            } else {
+                self.touch(leased);
+                self.outbound.push(&frame);
             }
         }
     }
@@ -137,16 +163,33 @@ impl Session {
     /// What forwarding a frame of this tag tells us.
     fn observe(&mut self, leased: &mut Leased, tag: u8) {
         match tag {
+            backend::EMPTY_QUERY | backend::PORTAL_SUSPENDED => leased.lease.pool().metrics.queries.inc(),
             backend::COMMAND_COMPLETE | backend::READY => {
+                if tag == backend::COMMAND_COMPLETE {
+                    leased.lease.pool().metrics.queries.inc();
+                }
                 if leased.writes {
                     // Before the client sees it: what it asks next must find this.
                     self.last_write = self.group.clock.now();
+                    self.tenant.wrote(self.last_write.raw());
+                }
+                if leased.schema_changed && tag == backend::READY && self.ledger.status() == Status::Idle {
+                    // Likewise: whoever it tells must not be judged by the old schema.
+                    self.group.schema_changed();
+                    leased.schema_changed = false;
                 }
                 leased.answered = Instant::now();
                 self.slot.next_statement(leased.answered);
             }
             _ => {}
         }
+    }
+
+    /// A server's error that speaks of a statement by our name for it, with the client's name instead.
+    /// `None` for every other.
+    fn in_the_clients_words(&self, rest: &[u8], len: usize) -> Option<Vec<u8>> {
+        let Some(Change::Uses(name)) = self.ledger.front_change() else { return None };
+        view::renamed(rest.get(..len)?, OUR_NAMES.as_bytes(), name)
     }
 
     /// Is this error the client's to see, or ours to repair?
@@ -186,11 +229,20 @@ impl Session {
                     self.names.set(&name, before);
                     prepared.into_iter().for_each(|id| leased.lease.prepared.remove(id));
                 }
+                Change::Uses(_) => {}
                 Change::Prepared(id) => leased.lease.prepared.remove(id),
+                Change::Closed { id, cost } => leased.lease.prepared.restore(id, cost),
                 Change::Unnamed => self.unnamed = Unnamed::None,
+                Change::HasUnnamed => leased.has_unnamed = false,
             }
         }
     }
+}
+
+/// Does a frame only prepare for an answer? The server may still fail, or be lost, before it gives any.
+fn is_preamble(tag: u8) -> bool {
+    use backend::{BIND_COMPLETE, CLOSE_COMPLETE, NO_DATA, PARAMETER_DESCRIPTION, PARSE_COMPLETE, ROW_DESCRIPTION};
+    matches!(tag, PARSE_COMPLETE | BIND_COMPLETE | CLOSE_COMPLETE | NO_DATA | PARAMETER_DESCRIPTION | ROW_DESCRIPTION)
 }
 
 /// Bytes of a frame that have to be there before it is judged.

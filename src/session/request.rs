@@ -80,7 +80,7 @@ pub fn read(data: &[u8]) -> Result<Read<'_>, Malformed> {
         },
         _ if whole.is_none() && !matches!(tag, frontend::COPY_DATA | frontend::FUNCTION_CALL) => return wait,
         // PostgreSQL fails at these too, but the ledger has no place for the error of a `Flush`.
-        frontend::FLUSH | frontend::SYNC if len > HEADER => return Err(malformed),
+        frontend::FLUSH | frontend::SYNC if len != HEADER => return Err(malformed),
         frontend::EXECUTE => Request::Execute,
         frontend::FUNCTION_CALL => Request::FunctionCall,
         frontend::FLUSH => Request::Flush,

@@ -11,6 +11,7 @@ use atomic_waker::AtomicWaker;
 use rand::RngExt;
 use subtle::ConstantTimeEq;
 
+use crate::config::HostConfig;
 use crate::pool::{CancelTarget, Fence};
 use crate::server::cancel::cancel;
 
@@ -30,6 +31,10 @@ pub enum Signal {
     Kill = 2,
     /// End as soon as no transaction is open.
     Shutdown = 4,
+    /// End now, whatever is going on.
+    End = 8,
+    /// The server at work does not answer any more: what can run elsewhere goes there.
+    HostLost = 16,
 }
 
 /// What a session is doing.
@@ -88,11 +93,9 @@ impl Slot {
 
     /// Takes the signals that have come; the waker is called when more come.
     pub fn take_signals(&self, waker: &Waker) -> u32 {
+        self.waker.register(waker);
         if self.signals.load(Ordering::Acquire) == 0 {
-            self.waker.register(waker);
-            if self.signals.load(Ordering::Acquire) == 0 {
-                return 0;
-            }
+            return 0;
         }
         // A shutdown is not over once it is known.
         self.signals.fetch_and(Signal::Shutdown as u32, Ordering::AcqRel)
@@ -255,6 +258,16 @@ impl Registry {
             }
         }
         cut
+    }
+
+    /// Tells every session that waits for an answer of this server that there may be none.
+    pub fn host_is_lost(&self, host: &Arc<HostConfig>) {
+        for slot in self.all() {
+            let at_work = matches!(&*slot.place(), Place::Leased(target) if Arc::ptr_eq(&target.host, host));
+            if at_work {
+                slot.send(Signal::HostLost);
+            }
+        }
     }
 
     pub fn all(&self) -> Vec<Arc<Slot>> {

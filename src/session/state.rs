@@ -11,6 +11,8 @@ use crate::tenant::clamp;
 
 /// The setting that a tier's ceiling is made of.
 const STATEMENT_TIMEOUT: &str = "statement_timeout";
+/// Milliseconds that a statement of the proxy's own, which takes some 50 µs, may need on a busy machine.
+const SHORT_TIMEOUT: u64 = 100;
 /// Names of custom settings that are remembered; a session with more is pinned.
 const LONGEST_MENTIONED: usize = 256;
 /// Bytes of a text that is searched for `DISCARD ALL` and its like.
@@ -35,6 +37,8 @@ pub(super) struct State {
     ceiling: Option<Duration>,
     default_search_path: Arc<str>,
     default_read_only: bool,
+    /// What the session has without a setting of its own, in milliseconds (`ALTER ROLE … SET`).
+    default_statement_timeout: u64,
 }
 
 impl State {
@@ -51,6 +55,7 @@ impl State {
             ceiling,
             default_search_path: greeting.search_path.clone(),
             default_read_only: greeting.default_read_only,
+            default_statement_timeout: greeting.statement_timeout,
         };
         state.clamp();
         state.base = state.settings.clone();
@@ -115,6 +120,12 @@ impl State {
         self.clamp();
     }
 
+    /// The session's own statement timeout could strike a statement of the proxy's.
+    pub fn has_short_timeout(&self) -> bool {
+        let own = self.settings.get(STATEMENT_TIMEOUT).and_then(|value| value.parse().ok());
+        (1..SHORT_TIMEOUT).contains(&own.unwrap_or(0))
+    }
+
     /// The ceiling on statements, in milliseconds.
     pub fn ceiling(&self) -> Option<u64> {
         self.ceiling.map(|ceiling| ceiling.as_millis() as u64)
@@ -125,10 +136,11 @@ impl State {
         if self.ceiling.is_none() {
             return;
         }
-        let asked = self.settings.get(STATEMENT_TIMEOUT).and_then(|value| value.parse().ok()).unwrap_or(0);
-        let value = clamp(self.ceiling, asked).to_string();
-        if self.settings.get(STATEMENT_TIMEOUT) != Some(&value) {
-            Arc::make_mut(&mut self.settings).insert(STATEMENT_TIMEOUT.into(), value);
+        let own = self.settings.get(STATEMENT_TIMEOUT).and_then(|value| value.parse().ok());
+        let asked = own.unwrap_or(self.default_statement_timeout);
+        let clamped = clamp(self.ceiling, asked);
+        if clamped != asked {
+            Arc::make_mut(&mut self.settings).insert(STATEMENT_TIMEOUT.into(), clamped.to_string());
         }
     }
 }

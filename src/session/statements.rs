@@ -4,12 +4,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::pool::Statement;
+use crate::pool::{Statement, Statements};
 use crate::sql::Verdict;
 
 /// A statement as one client knows it.
 #[derive(Debug, Clone)]
 pub struct Named {
+    /// The client's name for it.
+    pub name: Arc<[u8]>,
     pub statement: Arc<Statement>,
     /// Judged under the catalog of this generation.
     pub verdict: Verdict,
@@ -34,8 +36,14 @@ pub enum Change {
     Name { name: Box<[u8]>, before: Option<Named>, prepared: Option<u64> },
     /// A server connection was given this statement.
     Prepared(u64),
+    /// Nothing; the message was about the statement that the client calls this.
+    Uses(Arc<[u8]>),
+    /// A statement of this cost was closed on a server connection.
+    Closed { id: u64, cost: usize },
     /// A `Parse` of the unnamed statement.
     Unnamed,
+    /// The server connection's unnamed statement was made this session's.
+    HasUnnamed,
 }
 
 /// The name in a text that is nothing but `DEALLOCATE [PREPARE] name`, as PostgreSQL would read it:
@@ -76,6 +84,10 @@ impl Names {
         self.by_name.get(name)
     }
 
+    pub fn has(&self, name: &[u8]) -> bool {
+        self.by_name.contains_key(name)
+    }
+
     pub fn get_mut(&mut self, name: &[u8]) -> Option<&mut Named> {
         self.by_name.get_mut(name)
     }
@@ -90,6 +102,13 @@ impl Names {
         };
         self.bytes -= before.as_ref().map_or(0, cost);
         before
+    }
+
+    /// Goes on with the statements of another pool.
+    pub fn adopt(&mut self, statements: &Statements) {
+        for named in self.by_name.values_mut() {
+            named.statement = statements.intern(named.statement.identity());
+        }
     }
 
     pub fn clear(&mut self) {

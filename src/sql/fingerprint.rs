@@ -27,9 +27,9 @@ pub(super) fn of_tokens(sql: &[u8], tokens: &Tokens) -> u128 {
         return of_whole(sql);
     }
     let settings = tokens.iter().any(|token| token.is_name() && reads_setting(token.text(sql)));
-    let mut hasher = Hasher { buffer: [0; BUFFER], length: 0, before: 0 };
+    let mut hasher = Hasher { buffer: [0; BUFFER + 8], length: 0, before: 0 };
     for token in tokens.iter() {
-        hasher.push(&[token.kind as u8]);
+        hasher.push_eight(token.kind as u64, 1);
         let text = token.text(sql);
         match token.kind {
             Kind::Word => hasher.push_folded(text),
@@ -44,42 +44,39 @@ pub(super) fn of_tokens(sql: &[u8], tokens: &Tokens) -> u128 {
 }
 
 fn reads_setting(text: &[u8]) -> bool {
+    if !(b"set_config".len()..=b"\"current_setting\"".len()).contains(&text.len()) {
+        return false;
+    }
     name::names(text, b"current_setting") || name::names(text, b"pg_settings") || name::names(text, b"set_config")
 }
 
 const BUFFER: usize = 512;
 
-/// Hashes in runs of the buffer's size, each together with the hash of what came before.
+/// Hashes in runs of the buffer's size, each together with the hash of what came before. Bytes go in eight at a
+/// time, so the buffer has room for seven more.
 struct Hasher {
-    buffer: [u8; BUFFER],
+    buffer: [u8; BUFFER + 8],
     length: usize,
     before: u128,
 }
 
 impl Hasher {
     fn push(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(BUFFER) {
-            self.room(chunk.len());
-            self.buffer[self.length..self.length + chunk.len()].copy_from_slice(chunk);
-            self.length += chunk.len();
-        }
+        bytes.chunks(8).for_each(|chunk| self.push_eight(name::load(chunk), chunk.len()));
     }
 
     fn push_folded(&mut self, word: &[u8]) {
-        for chunk in word.chunks(BUFFER) {
-            self.room(chunk.len());
-            let to = &mut self.buffer[self.length..self.length + chunk.len()];
-            to.copy_from_slice(chunk);
-            to.make_ascii_lowercase();
-            self.length += chunk.len();
-        }
+        word.chunks(8).for_each(|chunk| self.push_eight(name::lower(name::load(chunk)), chunk.len()));
     }
 
-    fn room(&mut self, bytes: usize) {
-        if self.length + bytes > BUFFER {
+    /// Adds the first `length` bytes of `value`.
+    fn push_eight(&mut self, value: u64, length: usize) {
+        if self.length + length > BUFFER {
             self.before = self.run();
             self.length = 0;
         }
+        self.buffer[self.length..self.length + 8].copy_from_slice(&value.to_le_bytes());
+        self.length += length;
     }
 
     fn run(&self) -> u128 {

@@ -6,8 +6,15 @@ macro_rules! keywords {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Keyword { None, $($name,)* }
 
-        fn lookup(word: &[u8]) -> Keyword {
-            match word { $($text => Keyword::$name,)* _ => Keyword::None }
+        /// The keyword of a word of up to eight letters, lower-cased and packed.
+        fn short(packed: u64) -> Keyword {
+            $(if $text.len() <= 8 && packed == const { pack($text) } { return Keyword::$name; })*
+            Keyword::None
+        }
+
+        /// The keyword of a longer word, lower-cased.
+        fn long(word: &[u8]) -> Keyword {
+            match word { $($text if $text.len() > 8 => Keyword::$name,)* _ => Keyword::None }
         }
 
         #[cfg(test)]
@@ -46,16 +53,30 @@ keywords! {
 
 const LONGEST: usize = 16;
 
-/// The keyword that an unquoted word spells, in any case.
-pub fn keyword(word: &[u8]) -> Keyword {
-    if word.len() > LONGEST {
-        return Keyword::None;
+/// The first eight bytes of a word as a number, zeroes behind a shorter one.
+const fn pack(word: &[u8]) -> u64 {
+    let mut packed = 0;
+    let mut at = 0;
+    while at < word.len() && at < 8 {
+        packed |= (word[at] as u64) << (8 * at);
+        at += 1;
     }
-    let mut lower = [0; LONGEST];
-    for (to, from) in lower.iter_mut().zip(word) {
-        *to = from.to_ascii_lowercase();
+    packed
+}
+
+/// The keyword that an unquoted word spells, in any case. `first` is its first eight bytes as a number,
+/// lower-cased ([`super::name::first_bytes`]).
+pub fn keyword(word: &[u8], first: u64) -> Keyword {
+    match word.len() {
+        0..=8 => short(first),
+        9..=LONGEST => {
+            let mut lower = [0; LONGEST];
+            lower[..word.len()].copy_from_slice(word);
+            lower.make_ascii_lowercase();
+            long(&lower[..word.len()])
+        }
+        _ => Keyword::None,
     }
-    lookup(&lower[..word.len()])
 }
 
 impl Keyword {
@@ -187,16 +208,21 @@ impl Keyword {
 
 #[cfg(test)]
 mod tests {
+    use super::super::name::first_bytes;
     use super::*;
+
+    fn spelled(word: &[u8]) -> Keyword {
+        keyword(word, first_bytes(word))
+    }
 
     #[test]
     fn keywords_are_found_in_any_case() {
         for (text, expected) in ALL {
             assert!(text.len() <= LONGEST);
-            assert_eq!(keyword(text), *expected);
-            assert_eq!(keyword(&text.to_ascii_uppercase()), *expected);
+            assert_eq!(spelled(text), *expected);
+            assert_eq!(spelled(&text.to_ascii_uppercase()), *expected);
         }
-        assert_eq!(keyword(b"selects"), Keyword::None);
-        assert_eq!(keyword(b"nextval"), Keyword::None);
+        assert_eq!(spelled(b"selects"), Keyword::None);
+        assert_eq!(spelled(b"nextval"), Keyword::None);
     }
 }

@@ -233,7 +233,7 @@ impl<'a> Lexer<'a> {
         }
         self.at += length;
         let text = &self.sql[start..self.at];
-        (Kind::Word, keyword(text), name::hash_word(text))
+        (Kind::Word, keyword(text, name::first_bytes(text)), name::hash_word(text))
     }
 
     /// `E'…'`, `N'…'`, `B'…'`, `X'…'`, `U&'…'`, `U&"…"`: the letter and the byte after it.
@@ -449,9 +449,21 @@ fn as_other(kind: Kind) -> Kind {
 }
 
 /// Can `byte` continue an unquoted identifier?
+#[inline]
 pub fn is_identifier(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | 0x80..)
+    IDENTIFIER[byte as usize]
 }
+
+const IDENTIFIER: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let ascii = byte as u8;
+        table[byte] = ascii.is_ascii_alphanumeric() || ascii == b'_' || ascii == b'$' || byte >= 0x80;
+        byte += 1;
+    }
+    table
+};
 
 fn is_operator(byte: u8) -> bool {
     matches!(

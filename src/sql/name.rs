@@ -75,28 +75,41 @@ fn truncate(text: &[u8]) -> &[u8] {
     &text[..end]
 }
 
+/// The first eight bytes of a word as a number, lower-cased, zeroes behind a shorter one.
+pub fn first_bytes(word: &[u8]) -> u64 {
+    lower(load(&word[..word.len().min(8)]))
+}
+
+#[inline]
 fn hash(text: &[u8], fold: bool) -> u32 {
     const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
     let mut hash = text.len() as u64;
-    let mut chunks = text.chunks_exact(8);
-    let mut mix = |chunk: [u8; 8]| {
-        let value = u64::from_le_bytes(chunk);
-        let value = if fold { lower(value) } else { value };
+    for chunk in text.chunks(8) {
+        let value = if fold { lower(load(chunk)) } else { load(chunk) };
         hash = (hash.rotate_left(5) ^ value).wrapping_mul(MIX);
-    };
-    for chunk in &mut chunks {
-        mix(chunk.try_into().unwrap_or_default());
     }
-    let mut last = [0; 8];
-    for (to, from) in last.iter_mut().zip(chunks.remainder()) {
-        *to = *from;
-    }
-    mix(last);
     (hash >> 32) as u32
 }
 
+/// Up to eight bytes as a number, by at most three reads.
+#[inline]
+pub fn load(chunk: &[u8]) -> u64 {
+    let read = |at: usize| {
+        chunk.get(at..at + 4).map_or(0, |four| u64::from(u32::from_le_bytes(four.try_into().unwrap_or_default())))
+    };
+    match chunk.len() {
+        0 => 0,
+        1..=3 => {
+            let (first, middle, last) = (chunk[0], chunk[chunk.len() / 2], chunk[chunk.len() - 1]);
+            u64::from(first) | u64::from(middle) << (8 * (chunk.len() / 2)) | u64::from(last) << (8 * (chunk.len() - 1))
+        }
+        length => read(0) | read(length - 4) << (8 * (length - 4)),
+    }
+}
+
 /// Lower-cases the ASCII letters among eight bytes at once.
-fn lower(bytes: u64) -> u64 {
+#[inline]
+pub fn lower(bytes: u64) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;
     let low = bytes & (0x7f * ONES);
     let above_z = low + (0x7f - b'Z' as u64) * ONES;
@@ -165,6 +178,10 @@ impl<V> NameTable<V> {
         self.find(hash_name(name), |key| key == truncate(name)).map(|index| &self.entries[index].1)
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// All names and their values, in the order in which they were added.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &V)> {
         self.entries.iter().map(|(name, value)| (&**name, value))
@@ -213,6 +230,12 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_number_has_the_bytes_of_its_chunk(chunk in proptest::collection::vec(any::<u8>(), 0..9)) {
+            prop_assert_eq!(&load(&chunk).to_le_bytes()[..chunk.len()], &chunk[..]);
+            prop_assert!(load(&chunk).to_le_bytes()[chunk.len()..].iter().all(|byte| *byte == 0));
+        }
+
         #[test]
         fn a_table_finds_what_was_put_in(names in proptest::collection::hash_set("[a-z_]{1,20}", 0..200)) {
             let mut table = NameTable::<usize>::default();

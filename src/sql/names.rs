@@ -35,6 +35,9 @@ pub const ANYTHING: Effects =
 
 /// Does the token spell `pg_temp`, `pg_temp_3` or the like?
 pub fn is_temporary_schema(text: &[u8]) -> bool {
+    if text.len() < 7 {
+        return false;
+    }
     let bare = text.strip_prefix(b"\"").unwrap_or(text);
     bare.len() >= 7 && bare[..7].eq_ignore_ascii_case(b"pg_temp")
 }

@@ -35,7 +35,8 @@ impl SettingNames {
         match first.keyword {
             Keyword::Set => self.set(sql, &tokens[1..]),
             Keyword::Reset => self.reset(sql, &tokens[1..]),
-            Keyword::Do | Keyword::Call | Keyword::Execute | Keyword::Load => self.unknown = true,
+            // `EXECUTE` makes what its `PREPARE` has said.
+            Keyword::Do | Keyword::Call | Keyword::Load => self.unknown = true,
             _ => {}
         }
         for (at, token) in tokens.iter().enumerate() {

@@ -23,14 +23,16 @@ pub struct Tokens {
 impl Tokens {
     pub fn read(sql: &[u8], reading: Reading) -> Tokens {
         let mut lexer = Lexer::new(sql, reading);
-        let mut list = SmallVec::new();
-        let (mut unterminated, mut malformed) = (false, false);
+        let mut tokens =
+            Tokens { list: SmallVec::new(), hint: None, ambiguous: false, unterminated: false, malformed: false };
         for token in lexer.by_ref() {
-            unterminated |= token.kind == Kind::Unterminated;
-            malformed |= token.kind == Kind::Malformed;
-            list.push(token);
+            tokens.unterminated |= token.kind == Kind::Unterminated;
+            tokens.malformed |= token.kind == Kind::Malformed;
+            tokens.list.push(token);
         }
-        Tokens { list, hint: lexer.hint(), ambiguous: lexer.ambiguous(), unterminated, malformed }
+        tokens.hint = lexer.hint();
+        tokens.ambiguous = lexer.ambiguous();
+        tokens
     }
 }
 

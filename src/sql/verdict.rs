@@ -18,6 +18,11 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// The same with more effects.
+    pub fn with(self, effects: Effects) -> Self {
+        Self { effects: self.effects | effects, ..self }
+    }
+
     /// Of what was not looked at: it may do anything.
     pub const fn opaque(reason: Reason) -> Self {
         let effects = Effects::STATE.with(Effects::DDL);

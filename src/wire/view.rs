@@ -105,6 +105,22 @@ pub fn error_field(frame: &[u8], wanted: u8) -> Option<&[u8]> {
     }
 }
 
+/// An `ErrorResponse` in which the first quoted name of `prefix` and digits is `name` instead. `None` where
+/// there is no such name in it.
+pub fn renamed(frame: &[u8], prefix: &[u8], name: &[u8]) -> Option<Vec<u8>> {
+    let quoted = [b"\"", prefix].concat();
+    let start = memchr::memmem::find(frame, &quoted)? + 1;
+    let digits = frame[start + prefix.len()..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let end = start + prefix.len() + digits;
+    if digits == 0 || start <= HEADER || frame.get(end) != Some(&b'"') {
+        return None;
+    }
+    let mut renamed = [&frame[..start], name, &frame[end..]].concat();
+    let length = u32::try_from(renamed.len() - 1).ok()?;
+    renamed[1..HEADER].copy_from_slice(&length.to_be_bytes());
+    Some(renamed)
+}
+
 /// `ParameterStatus`: name and value.
 pub fn parameter_status(frame: &[u8]) -> Option<(&[u8], &[u8])> {
     let (name, rest) = cstring(frame.get(HEADER..)?)?;
@@ -164,11 +180,19 @@ mod tests {
         assert_eq!(error_field(&error[..14], b'C'), None);
     }
 
+    #[test]
+    fn a_name_is_exchanged_and_the_length_kept_true() {
+        let error = frame(b'E', b"C26000\0Mstatement \"ours_12\" is not \"ours_13\"\0\0");
+        let expected = frame(b'E', b"C26000\0Mstatement \"a b\" is not \"ours_13\"\0\0");
+        assert_eq!(renamed(&error, b"ours_", b"a b"), Some(expected));
+        assert_eq!(renamed(&frame(b'E', b"M\"ours_\" \"ours_1\0\0"), b"ours_", b"x"), None);
+    }
+
     proptest! {
         #[test]
         fn no_view_panics_on_any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..64), len in 0usize..80) {
             let _ = (query(&bytes), Parse::read(&bytes), BindHead::read(&bytes, len), Target::read(&bytes));
-            let _ = (error_field(&bytes, b'C'), parameter_status(&bytes));
+            let _ = (error_field(&bytes, b'C'), parameter_status(&bytes), renamed(&bytes, b"", b"x"));
         }
     }
 }

@@ -92,6 +92,7 @@ impl Plan {
             default_tier: Arc::new(tier),
             shutdown_timeout: Duration::from_secs(1),
             workers: 1,
+            warnings: Vec::new(),
         }
     }
 }
@@ -133,7 +134,7 @@ impl Door {
     }
 
     /// The SQLSTATE that the next connection was refused with.
-    pub async fn refused(&mut self) -> &'static str {
+    pub async fn refused(&mut self) -> std::borrow::Cow<'static, str> {
         match self.outcome().await {
             Err(HandshakeError::Refused(error)) => error.code,
             other => panic!("not refused: {other:?}"),

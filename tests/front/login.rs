@@ -27,7 +27,7 @@ fn as_user(user: &str, password: Option<&str>) -> Login {
 }
 
 async fn ask(connected: &mut Connected, sql: &str) -> Vec<Vec<Option<String>>> {
-    simple_query(&mut connected.stream, sql, 1 << 20).await.unwrap().remove(0)
+    simple_query(&mut connected.stream, sql, 1 << 20).await.unwrap().sets.remove(0)
 }
 
 async fn asked(connected: &mut Connected, sql: &str) -> String {
@@ -157,7 +157,10 @@ async fn a_servers_refusal_keeps_its_code() {
     let server = Postgres::shared();
     let nowhere = Login { database: "nowhere".to_owned(), ..as_user("trusted", None) };
     let error = connect(&server.tcp(SslMode::Disable), &nowhere, LONG).await.unwrap_err();
-    assert_eq!((error.to_client().code, &*error.to_client().message), ("3D000", "database \"nowhere\" does not exist"));
+    assert_eq!(
+        (&*error.to_client().code, &*error.to_client().message),
+        ("3D000", "database \"nowhere\" does not exist")
+    );
     let setting = Login { parameters: vec![("TimeZone".into(), "Mars".into())], ..as_user("trusted", None) };
     assert_eq!(connect(&server.tcp(SslMode::Disable), &setting, LONG).await.unwrap_err().to_client().code, "22023");
 }
@@ -193,7 +196,7 @@ async fn questions_are_answered_set_by_set() {
     let sets =
         simple_query(&mut connected.stream, "VALUES (1, NULL), (2, 'ä'); SET work_mem = '1MB'; SELECT 3", 1000).await;
     let first = vec![vec![value("1"), None], vec![value("2"), value("ä")]];
-    assert_eq!(sets, Ok(vec![first, vec![], vec![vec![value("3")]]]));
+    assert_eq!(sets.map(|answer| answer.sets), Ok(vec![first, vec![], vec![vec![value("3")]]]));
 
     let error = simple_query(&mut connected.stream, "SELECT 1; SELECT 1/0; SELECT 2", 1000).await;
     assert!(matches!(&error, Err(QueryError::Server { code, .. }) if code == "22012"), "{error:?}");

@@ -6,13 +6,16 @@ use std::path::{Path, PathBuf};
 
 /// The floors from the top down. Modules of one floor do not know each other, save on the topmost,
 /// where the parts are wired together.
-const FLOORS: [&[&str]; 7] = [
+const FLOORS: [&[&str]; 10] = [
     &["main", "cli", "app", "listener"],
     &["client", "session"],
-    &["pool", "cluster"],
+    &["cluster"],
+    &["pool"],
     &["server"],
-    &["auth", "sql", "router", "tenant"],
-    &["net", "config", "metrics"],
+    &["router"],
+    &["auth", "sql", "tenant"],
+    &["net"],
+    &["config", "metrics"],
     &["wire"],
 ];
 

@@ -2,8 +2,16 @@
 //! real servers, most of them against the cluster in [`support`], each in a database of its own.
 
 mod architecture;
+mod cancel;
+mod demo;
+mod equivalence;
 mod ledger_model;
+mod login;
+mod pooling;
 mod proxy;
+mod routing;
 mod run;
 mod sandbox;
+mod state;
 mod support;
+mod tenants;

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use pgweir::sandbox::{ReservedPort, User};
+use pgweir::sandbox::{Certificates, ReservedPort, User};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio_postgres::NoTls;
@@ -53,7 +53,7 @@ async fn one_client_more_than_allowed_is_told_the_limit() {
     let error = proxy.refusal(&url).await;
     assert_eq!((error.code(), error.severity()), (&SqlState::TOO_MANY_CONNECTIONS, "FATAL"));
     assert_eq!(error.message(), "sorry, too many clients already");
-    assert!(error.detail().unwrap().starts_with("1 clients are allowed"), "{error:?}");
+    assert!(error.detail().unwrap().starts_with("The limit is 1 "), "{error:?}");
 
     // A cancel request is no client and gets through nevertheless.
     let cancel = first.cancel_token();
@@ -198,6 +198,25 @@ async fn a_reload_lets_new_users_in_and_drops_nobody() {
 }
 
 #[tokio::test]
+async fn a_reload_with_other_servers_drops_nobody() {
+    let database = fresh_database("CREATE TABLE t AS SELECT 1 AS x").await;
+    let cluster = shared_cluster().await;
+    let proxy = Proxy::for_shared_cluster("").await;
+    let (idle, busy) = (proxy.connect(&database.name).await, proxy.connect(&database.name).await);
+    let statement = idle.prepare("SELECT x + $1::int FROM t").await.unwrap();
+    idle.batch_execute("SET application_name = 'stays'").await.unwrap();
+    busy.batch_execute("BEGIN; UPDATE t SET x = 2").await.unwrap();
+
+    let all = config_for(cluster, &["postgres"]);
+    let without_replicas: Vec<_> = all.lines().filter(|line| !line.starts_with("replicas = ")).collect();
+    proxy.reload(&without_replicas.join("\n")).await.unwrap();
+    busy.batch_execute("UPDATE t SET x = x + 1; COMMIT").await.unwrap();
+    assert_eq!(idle.query_one(&statement, &[&10]).await.unwrap().get::<_, i32>(0), 13);
+    let name = idle.query_one("SHOW application_name", &[]).await.unwrap();
+    assert_eq!(name.get::<_, &str>(0), "stays");
+}
+
+#[tokio::test]
 async fn a_reload_that_cannot_be_put_to_work_changes_nothing() {
     let cluster = shared_cluster().await;
     let proxy = Proxy::for_shared_cluster("").await;
@@ -210,6 +229,36 @@ async fn a_reload_that_cannot_be_put_to_work_changes_nothing() {
     assert_eq!(error, format!("[listen] tls: TLS certificate {path}: holds no PEM certificate"));
     assert_eq!(proxy.metric("pgweir_config_reloads_total{outcome=\"failed\"}"), 1.0);
     proxy.connect("postgres").await.simple_query("SELECT 1").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_reload_brings_another_certificate() {
+    let cluster = shared_cluster().await;
+    let files = tempfile::tempdir().unwrap();
+    let config = |certificates: &Certificates, stem: &str| {
+        let (certificate, key) = certificates.server.write(files.path(), stem).unwrap();
+        std::fs::write(files.path().join(format!("{stem}.ca")), &certificates.authority).unwrap();
+        format!(
+            "[listen]\naddress = \"127.0.0.1:0\"\ntls = {{ certificate = \"{}\", key = \"{}\", required = true }}\n{}",
+            certificate.display(),
+            key.display(),
+            config_for(cluster, &["postgres"])
+        )
+    };
+    let [old, new] = ["old", "new"].map(|stem| config(&Certificates::generate().unwrap(), stem));
+    let proxy = Proxy::start(&old).await;
+    let url = proxy.url(cluster, "postgres", "postgres");
+    let ask = async |authority: &str| {
+        let conninfo = format!("{url}?sslmode=verify-full&sslrootcert={}/{authority}.ca", files.path().display());
+        let mut psql = tokio::process::Command::new(cluster.installation().program("psql").unwrap());
+        psql.env_clear().args(["-XAtc", "SELECT 42", &conninfo]).output().await.unwrap().status.success()
+    };
+    assert!(ask("old").await && !ask("new").await);
+    proxy.reload(&new).await.unwrap();
+    assert!(!ask("old").await && ask("new").await);
+
+    let error = proxy.refusal(&format!("{url}?sslmode=disable")).await;
+    assert_eq!(error.message(), "connection of user \"postgres\" refused: no encryption");
 }
 
 #[tokio::test]
@@ -249,6 +298,7 @@ async fn a_transaction_that_outlasts_the_shutdown_timeout_is_ended() {
     client.batch_execute("BEGIN").await.unwrap();
     assert_eq!(proxy.shut_down().await.unwrap().ended, 1);
     let limit = Duration::from_secs(60);
-    tokio::time::timeout(limit, end).await.expect("the connection is closed").unwrap().ok();
+    let end = tokio::time::timeout(limit, end).await.expect("the connection is closed").unwrap();
+    assert_eq!(end.unwrap_err().code(), Some(&SqlState::ADMIN_SHUTDOWN));
     assert!(client.is_closed());
 }

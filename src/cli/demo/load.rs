@@ -55,7 +55,7 @@ impl Kind {
     pub fn clients(self) -> u32 {
         match self {
             Self::Writes => 20,
-            Self::Reads => 60,
+            Self::Reads => 40,
         }
     }
 

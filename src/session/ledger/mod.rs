@@ -213,6 +213,11 @@ impl<C> Ledger<C> {
         verdict
     }
 
+    /// What the message changed whose reply comes next.
+    pub fn front_change(&self) -> Option<&C> {
+        self.entries.front().and_then(|front| front.change.as_ref())
+    }
+
     /// No reply is awaited.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
@@ -230,6 +235,11 @@ impl<C> Ledger<C> {
             Some(entry) => !entry.awaits.is_answered_by_ready(),
             None => self.batch != Batch::Closed,
         }
+    }
+
+    /// The server is taking `COPY` data whose end has not been sent.
+    pub fn wants_copy_data(&self) -> bool {
+        self.front == Front::CopyingIn && self.entries.iter().all(|entry| entry.awaits != Awaits::CopyEnd)
     }
 
     /// Replies of an earlier batch are awaited.

@@ -178,6 +178,9 @@ impl Catalog {
     }
 
     pub(super) fn operator(&self, text: &[u8]) -> &[Taint] {
+        if self.operators.is_empty() {
+            return &[];
+        }
         self.operators.get(name::hash_name(text), text).map_or(&[], Vec::as_slice)
     }
 

@@ -1,6 +1,10 @@
 //! What the tests share: one primary with two standbys for the whole run, and a database for each test.
 
+pub mod primary_only;
 pub mod proxy;
+pub mod raw;
+pub mod say;
+pub mod tls;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};

@@ -1,0 +1,11 @@
+//! Where statements run: every test asks the servers themselves, through their logs or their names,
+//! and takes nobody else's word for it.
+
+mod balance;
+mod cases;
+mod fixture;
+mod freshness;
+mod prepared;
+mod scenarios;
+mod talk;
+mod transactions;

@@ -1,0 +1,143 @@
+//! Explicit transactions, hints, and functions that are new.
+
+use super::fixture::Fixture;
+use super::talk::{Way, rows, run, value};
+
+const SCHEMA: &str = "CREATE TABLE t AS SELECT 1 AS x; CREATE TABLE log (msg text);
+    CREATE FUNCTION here() RETURNS text STABLE LANGUAGE sql AS $$ SELECT 'none' $$";
+
+/// Where the last statement with this mark ran.
+#[derive(Debug, PartialEq)]
+enum Ran {
+    OnPrimary,
+    OnStandby,
+}
+use Ran::{OnPrimary, OnStandby};
+
+/// Runs statements on one session; where the marked one among them ran.
+async fn place(fixture: &Fixture, statements: &[&str], marked: &str) -> Ran {
+    fixture.wait_for_reads().await;
+    let client = fixture.connect().await;
+    let mut watch = fixture.watch();
+    for sql in statements {
+        rows(&client, sql).await.unwrap_or_else(|error| panic!("{sql}: {}", crate::support::chain(&error)));
+    }
+    let seen = watch.take();
+    match (seen.on_primary(marked), seen.on_a_standby(marked)) {
+        (true, false) => OnPrimary,
+        (false, true) => OnStandby,
+        both => panic!("{statements:?}: (on the primary, on a standby) = {both:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_runs_where_its_beginning_allows() {
+    let fixture = Fixture::start(1, SCHEMA, "", "").await;
+    for (before, begin, expected) in [
+        ("", "BEGIN", OnPrimary),
+        ("", "START TRANSACTION", OnPrimary),
+        ("", "BEGIN ISOLATION LEVEL REPEATABLE READ", OnPrimary),
+        ("", "BEGIN READ ONLY", OnStandby),
+        ("", "START TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY", OnStandby),
+        ("", "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY", OnPrimary),
+        ("", "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY DEFERRABLE", OnPrimary),
+        ("SET default_transaction_read_only = on", "BEGIN", OnStandby),
+        ("SET default_transaction_read_only = on", "BEGIN READ WRITE", OnPrimary),
+        ("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", "BEGIN", OnStandby),
+        ("SET default_transaction_isolation = serializable", "BEGIN READ ONLY", OnPrimary),
+    ] {
+        // What `SET` says is a write of the session's for all that the proxy knows.
+        fixture.sandbox.wait_replayed().await.unwrap();
+        let statements = [before, "SELECT pg_sleep(0.2)", begin, "SELECT x FROM t", "COMMIT"];
+        let statements = statements.iter().filter(|sql| !sql.is_empty()).copied().collect::<Vec<_>>();
+        assert_eq!(place(&fixture, &statements, "SELECT x FROM t").await, expected, "{before}; {begin}");
+    }
+}
+
+#[tokio::test]
+async fn a_read_only_transaction_on_a_standby_is_whole() {
+    let fixture = Fixture::start(1, SCHEMA, "", "").await;
+    let client = fixture.connect().await;
+    client.batch_execute("BEGIN READ ONLY").await.unwrap();
+    let mut watch = fixture.watch();
+    let refused = client.batch_execute("INSERT INTO t VALUES (2)").await.unwrap_err();
+    assert_eq!(refused.code().unwrap().code(), "25006");
+    let refused = client.batch_execute("SELECT x FROM t").await.unwrap_err();
+    assert_eq!(refused.code().unwrap().code(), "25P02");
+    client.batch_execute("ROLLBACK").await.unwrap();
+    let seen = watch.take();
+    assert!(seen.on_a_standby("INSERT INTO t VALUES (2)") && !seen.on_primary("INSERT INTO t VALUES (2)"));
+}
+
+#[tokio::test]
+async fn hints_are_obeyed() {
+    let fixture = Fixture::start(1, SCHEMA, "", "").await;
+    for (sql, expected) in [
+        ("/* pgweir: primary */ SELECT x FROM t", OnPrimary),
+        ("SELECT x /* pgweir: primary */ FROM t", OnPrimary),
+        ("/* pgweir: replica */ SELECT x FROM t", OnStandby),
+        ("/* pgweir: replica */ SELECT pg_is_in_recovery()", OnStandby),
+        ("SELECT pg_is_in_recovery()", OnPrimary),
+        ("/* pgweir: replica */ INSERT INTO log VALUES ('hinted')", OnPrimary),
+        ("/* pgweir: replica */ SELECT pg_advisory_xact_lock(7)", OnPrimary),
+    ] {
+        assert_eq!(place(&fixture, &[sql], sql).await, expected, "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn a_function_that_begins_to_write_never_reaches_a_standby() {
+    let fixture = Fixture::start(1, SCHEMA, "", "").await;
+    for way in [Way::Simple, Way::Unnamed, Way::Named] {
+        fixture.sql("CREATE OR REPLACE FUNCTION here() RETURNS text STABLE LANGUAGE sql AS $$ SELECT 'none' $$").await;
+        fixture.wait_for_reads().await;
+        let (owner, other) = (fixture.connect().await, fixture.connect().await);
+        let mut watch = fixture.watch();
+        run(&owner, way, "SELECT here() AS before", &[]).await.unwrap();
+        owner
+            .batch_execute(
+                "CREATE OR REPLACE FUNCTION here() RETURNS text VOLATILE LANGUAGE sql
+                 AS $$ INSERT INTO log VALUES ('new') RETURNING msg $$",
+            )
+            .await
+            .unwrap();
+        run(&owner, way, "SELECT here() AS own", &[]).await.unwrap();
+        run(&other, way, "SELECT here() AS others", &[]).await.unwrap();
+        let seen = watch.take();
+        assert!(!seen.on_a_standby("AS own") && !seen.on_a_standby("AS others"), "{way:?}");
+        assert!(seen.on_primary("AS own") && seen.on_primary("AS others"), "{way:?}");
+    }
+    assert_eq!(value(&fixture.direct().await, "SELECT count(*) FROM log WHERE msg = 'new'").await, "6");
+}
+
+/// The net under the classifier: the standby has announced the columns of its answer when it refuses.
+#[tokio::test]
+async fn what_a_standby_refuses_after_all_runs_on_the_primary() {
+    let fixture = Fixture::start(1, SCHEMA, "", "").await;
+    let writing = "CREATE OR REPLACE FUNCTION here() RETURNS text LANGUAGE sql
+        AS $$ INSERT INTO log VALUES ('healed') RETURNING msg $$";
+    fixture.sql(writing).await;
+    let client = fixture.connect().await;
+    for way in [Way::Simple, Way::Unnamed, Way::Named] {
+        let mut watch = fixture.watch();
+        let hinted = "/* pgweir: replica */ SELECT here() AS healed";
+        run(&client, way, hinted, &[]).await.unwrap_or_else(|error| panic!("{}", crate::support::chain(&error)));
+        let seen = watch.take();
+        assert!(seen.on_a_standby(hinted) && seen.on_primary(hinted), "{way:?}");
+    }
+    assert_eq!(value(&fixture.direct().await, "SELECT count(*) FROM log WHERE msg = 'healed'").await, "3");
+}
+
+#[tokio::test]
+async fn a_prepared_statement_is_judged_again_when_its_function_changes() {
+    let fixture = Fixture::start(1, SCHEMA, "", "").await;
+    let client = fixture.connect().await;
+    let statement = client.prepare("SELECT here() AS again").await.unwrap();
+    client.query(&statement, &[]).await.unwrap();
+    let change = "CREATE OR REPLACE FUNCTION here() RETURNS text VOLATILE LANGUAGE sql
+        AS $$ INSERT INTO log VALUES ('again') RETURNING msg $$";
+    fixture.connect().await.batch_execute(change).await.unwrap();
+    let mut watch = fixture.watch();
+    client.query(&statement, &[]).await.unwrap();
+    assert!(!watch.take().on_a_standby("AS again"));
+}

@@ -1,0 +1,252 @@
+//! Session state over shared server connections: settings follow their client and nobody else, and what
+//! only one server connection can hold keeps its client there until it is gone.
+
+use std::sync::Arc;
+
+use crate::support::primary_only::{connect_cuttable, proxy, sqlstate, value};
+use crate::support::proxy::Proxy;
+use crate::support::{TestDatabase, connect, eventually, fresh_database, shared_cluster};
+
+const PID: &str = "SELECT pg_backend_pid()";
+
+async fn url(proxy: &Proxy, database: &TestDatabase) -> String {
+    proxy.url(shared_cluster().await, "postgres", &database.name)
+}
+
+fn pins(proxy: &Proxy, reason: &str) -> f64 {
+    proxy.metric(&format!("pgweir_session_pins_total{{reason=\"{reason}\"}}"))
+}
+
+/// Each client makes its settings in another way and checks all of them in every transaction, while
+/// three server connections go round among ten clients.
+#[tokio::test]
+async fn settings_follow_their_client_over_shared_connections() {
+    const CLIENTS: usize = 10;
+    let schemas: String =
+        (0..CLIENTS).map(|n| format!("CREATE SCHEMA s{n}; CREATE TABLE s{n}.t AS SELECT {n} AS x;")).collect();
+    let database = fresh_database(&schemas).await;
+    let proxy = proxy("[pool]\nsize = 3\nqueue_timeout = \"60s\"").await;
+    let url: Arc<str> = url(&proxy, &database).await.into();
+    let tasks: Vec<_> = (0..CLIENTS)
+        .map(|n| {
+            let url = url.clone();
+            tokio::spawn(async move {
+                let client = connect(&format!("{url}?application_name=app{n}")).await;
+                let zone = format!("Etc/GMT-{n}");
+                client.batch_execute(&format!("SET search_path = s{n}, public; SET timezone = '{zone}'")).await.unwrap();
+                for round in 0..15 {
+                    let mine = format!("{n}.{round} '\\\" ü");
+                    let literal = mine.replace('\'', "''");
+                    match round % 4 {
+                        0 => client.batch_execute(&format!("SET app.mine = '{literal}'")).await.unwrap(),
+                        1 => drop(client.query("SELECT set_config('app.mine', $1, false)", &[&mine]).await.unwrap()),
+                        2 => client
+                            .batch_execute(&format!("BEGIN; SET app.mine = '{literal}'; COMMIT"))
+                            .await
+                            .unwrap(),
+                        _ => {
+                            client.batch_execute(&format!("SET app.mine = '{literal}'")).await.unwrap();
+                            let lost = "BEGIN; SET app.mine = 'lost'; SET LOCAL timezone = 'UTC'; ROLLBACK";
+                            client.batch_execute(lost).await.unwrap();
+                        }
+                    }
+                    for _ in 0..3 {
+                        let seen = "SELECT concat_ws('|', x, current_setting('timezone'), current_setting('application_name'), \
+                            current_setting('app.mine'), current_setting('work_mem')) FROM t";
+                        assert_eq!(value(&client, seen).await, format!("{n}|{zone}|app{n}|{mine}|4MB"));
+                    }
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_setting_ends_as_postgresql_ends_it() {
+    let database = fresh_database("").await;
+    let proxy = proxy("[pool]\nsize = 2").await;
+    let url = format!("{}?options=-c%20work_mem%3D9MB%20-c%20app.tenant%3Dme", url(&proxy, &database).await);
+    let (client, other) = (connect(&url).await, proxy.connect(&database.name).await);
+    let all = "SELECT concat_ws('|', current_setting('work_mem'), current_setting('app.tenant', true), \
+        current_setting('app.other', true))";
+    for (statements, wanted) in [
+        (&["SET work_mem = '5MB'"][..], "5MB|me|"),
+        (&["BEGIN", "SET work_mem = '6MB'", "ROLLBACK"], "5MB|me|"),
+        (&["BEGIN", "SET LOCAL work_mem = '6MB'", "COMMIT"], "5MB|me|"),
+        (
+            &["BEGIN", "SET work_mem = '6MB'", "SAVEPOINT s", "SET work_mem = '7MB'", "ROLLBACK TO s", "COMMIT"],
+            "6MB|me|",
+        ),
+        (&["SET app.other = 'x'"], "6MB|me|x"),
+        (&["RESET work_mem"], "9MB|me|x"),
+        (&["RESET app.other"], "9MB|me|"),
+        (&["SET app.tenant = 'you'"], "9MB|you|"),
+        (&["RESET app.tenant"], "9MB|me|"),
+        (&["SET app.tenant = 'you'; SET work_mem = '1MB'", "RESET ALL"], "9MB|me|"),
+        (&["SET app.tenant = 'you'; SET work_mem = '1MB'; SET app.other = 'x'", "DISCARD ALL"], "9MB|me|"),
+        (&["SET work_mem TO DEFAULT"], "9MB|me|"),
+    ] {
+        for statement in statements {
+            client.simple_query(statement).await.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+        }
+        // A custom setting that is reset is empty and not gone, as with PostgreSQL on one connection.
+        assert_eq!(value(&other, all).await.trim_end_matches('|'), "4MB", "another client's, after {statements:?}");
+        let seen = value(&client, all).await;
+        assert_eq!(seen.trim_end_matches('|'), wanted.trim_end_matches('|'), "after {statements:?}");
+        other.batch_execute("BEGIN").await.unwrap();
+        let seen = value(&client, all).await;
+        assert_eq!(seen.trim_end_matches('|'), wanted.trim_end_matches('|'), "elsewhere, after {statements:?}");
+        other.batch_execute("COMMIT").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn settings_made_inside_functions_are_not_lost_and_not_shared() {
+    let database = fresh_database(
+        "CREATE FUNCTION become(who text) RETURNS void LANGUAGE plpgsql AS \
+         $$ BEGIN PERFORM set_config('app.' || 'who', who, false); PERFORM set_config('work_mem', '3MB', false); END $$;
+         CREATE FUNCTION become_sql(who text) RETURNS text LANGUAGE sql AS \
+         $$ SELECT set_config('app.who', who, false) $$",
+    )
+    .await;
+    let proxy = proxy("[pool]\nsize = 2").await;
+    // The first calls come before the catalog, which tells what a function may do, has been read.
+    let who = "SELECT coalesce(current_setting('app.who', true), '')";
+    for call in ["SELECT become('ann')", "SELECT become_sql('ann')", "DO $$ BEGIN PERFORM become('ann'); END $$"] {
+        let (client, other) = (proxy.connect(&database.name).await, proxy.connect(&database.name).await);
+        client.simple_query(call).await.unwrap();
+        for _ in 0..3 {
+            assert_eq!(value(&other, who).await, "", "leaked by {call}");
+            assert_eq!(value(&client, who).await, "ann", "lost after {call}");
+        }
+        drop(client);
+        for _ in 0..4 {
+            assert_eq!(value(&other, who).await, "", "left behind by {call}");
+            assert_eq!(value(&other, "SHOW work_mem").await, "4MB", "left behind by {call}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_one_connection_holds_keeps_the_client_there_until_it_is_gone() {
+    let database = fresh_database("CREATE TABLE t AS SELECT generate_series(1, 5) AS x").await;
+    for (reason, makes, works, wanted, ends) in [
+        ("temporary", "CREATE TEMPORARY TABLE mine AS SELECT 7 AS x", "SELECT x FROM mine", "7", "DROP TABLE mine"),
+        ("temporary", "SELECT 8 AS x INTO TEMP mine", "SELECT x FROM mine", "8", "DISCARD TEMP"),
+        ("listen", "LISTEN channel", "SELECT pg_listening_channels()", "channel", "UNLISTEN *"),
+        (
+            "advisory_lock",
+            "SELECT pg_advisory_lock(99)",
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()",
+            "1",
+            "SELECT pg_advisory_unlock(99)",
+        ),
+        (
+            "holdable_cursor",
+            "BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT x FROM t ORDER BY x; COMMIT",
+            "FETCH c; MOVE BACKWARD ALL IN c; FETCH c",
+            "1",
+            "CLOSE c",
+        ),
+        ("prepare", "PREPARE p AS SELECT x FROM t WHERE x = $1", "EXECUTE p (3)", "3", "DEALLOCATE p"),
+    ] {
+        let proxy = proxy("[pool]\nsize = 2").await;
+        let (client, other) = (proxy.connect(&database.name).await, proxy.connect(&database.name).await);
+        client.simple_query(makes).await.unwrap_or_else(|error| panic!("{makes}: {error:?}"));
+        let pid = value(&client, PID).await;
+        for _ in 0..3 {
+            assert_ne!(value(&other, PID).await, pid, "another client got the connection of {makes}");
+            assert_eq!(value(&client, works).await, wanted, "{works}");
+        }
+        assert_eq!(pins(&proxy, reason), 1.0, "{makes}");
+        client.simple_query(ends).await.unwrap_or_else(|error| panic!("{ends}: {error:?}"));
+        // The connection is anybody's again: with both places taken by others in turn, one gets it.
+        let third = proxy.connect(&database.name).await;
+        other.batch_execute("BEGIN").await.unwrap();
+        third.batch_execute("BEGIN").await.unwrap_or_else(|error| panic!("still pinned after {ends}: {error:?}"));
+        assert!([value(&other, PID).await, value(&third, PID).await].contains(&pid), "still pinned after {ends}");
+        other.batch_execute("COMMIT").await.unwrap();
+        third.batch_execute("COMMIT").await.unwrap();
+        assert_eq!(value(&client, "SELECT 1").await, "1");
+    }
+}
+
+#[tokio::test]
+async fn a_notification_reaches_the_client_that_listens() {
+    let database = fresh_database("").await;
+    let proxy = proxy("[pool]\nsize = 2").await;
+    let (client, mut connection) =
+        tokio_postgres::connect(&url(&proxy, &database).await, tokio_postgres::NoTls).await.unwrap();
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(Ok(message)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
+            if let tokio_postgres::AsyncMessage::Notification(notification) = message {
+                tell.send(notification.payload().to_owned()).unwrap();
+            }
+        }
+    });
+    client.batch_execute("LISTEN channel").await.unwrap();
+    let other = proxy.connect(&database.name).await;
+    for payload in ["one", "two"] {
+        other.batch_execute(&format!("NOTIFY channel, '{payload}'")).await.unwrap();
+        assert_eq!(told.recv().await.as_deref(), Some(payload));
+    }
+}
+
+#[tokio::test]
+async fn after_its_client_has_left_nothing_is_left() {
+    let database = fresh_database("").await;
+    let proxy = proxy("[pool]\nsize = 1\nqueue_timeout = \"60s\"").await;
+    let url = url(&proxy, &database).await;
+    for politely in [true, false] {
+        let (client, task) = connect_cuttable(&url).await;
+        for statement in [
+            "CREATE TEMPORARY TABLE mine AS SELECT 1 AS x; LISTEN channel; SELECT pg_advisory_lock(5)",
+            "PREPARE p AS SELECT 1; BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT 1; COMMIT",
+            "SET work_mem = '5MB'; SET app.mine = 'x'; SET ROLE pg_monitor",
+        ] {
+            client.simple_query(statement).await.unwrap();
+        }
+        if !politely {
+            task.abort();
+        }
+        drop(client);
+        let other = connect(&url).await;
+        let left = "SELECT concat_ws('|', (SELECT count(*) FROM pg_class WHERE relpersistence = 't'), \
+            (SELECT count(*) FROM pg_listening_channels()), \
+            (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()), \
+            (SELECT count(*) FROM pg_prepared_statements WHERE from_sql), (SELECT count(*) FROM pg_cursors WHERE is_holdable), \
+            current_setting('work_mem'), coalesce(current_setting('app.mine', true), ''), current_user)";
+        assert_eq!(value(&other, left).await, "0|0|0|0|0|4MB||postgres", "politely: {politely}");
+    }
+}
+
+/// Every connection is taken by somebody with other settings between two statements of the client: what
+/// is made at the wrong moment shows.
+#[tokio::test]
+async fn a_statement_that_fails_leaves_the_settings_as_they_were() {
+    let database = fresh_database("").await;
+    let proxy = proxy("[pool]\nsize = 1").await;
+    let (client, other) = (proxy.connect(&database.name).await, proxy.connect(&database.name).await);
+    client.batch_execute("SET app.mine = 'a'; SET work_mem = '5MB'").await.unwrap();
+    for (statement, code) in [
+        ("SET app.mine = 'b'; SELECT 1/0", "22012"),
+        ("SET work_mem = 'nonsense'", "22023"),
+        ("BEGIN; SET work_mem = '8MB'; SELECT 1/0", "22012"),
+        ("SET no_such_setting = 1", "42704"),
+    ] {
+        assert_eq!(sqlstate(&client.simple_query(statement).await.unwrap_err()), code);
+        client.batch_execute("ROLLBACK").await.unwrap();
+        assert_eq!(
+            value(&other, "SELECT current_setting('work_mem') || coalesce(current_setting('app.mine', true), '')")
+                .await,
+            "4MB"
+        );
+        let mine = "SELECT current_setting('work_mem') || current_setting('app.mine')";
+        assert_eq!(value(&client, mine).await, "5MBa", "after {statement}");
+    }
+    eventually("nobody waits", async || proxy.metric("pgweir_waiting_clients") == 0.0).await;
+}

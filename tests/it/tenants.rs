@@ -1,0 +1,203 @@
+//! Tenants: who belongs to which, and that nothing a client sends lifts the ceiling of its tier.
+
+use pgweir::sandbox::{SandboxOptions, User};
+
+use crate::support::primary_only::{config, proxy, sqlstate, value};
+use crate::support::proxy::Proxy;
+use crate::support::{connect, eventually, fresh_database, shared_cluster, start, unique};
+
+/// The shipped tiers; the default one and that of `acme` can be filled in.
+fn tiers(standard: &str, acme: &str) -> String {
+    format!(
+        "default_tier = \"standard\"\n[tiers.standard]\nstatement_timeout = \"{standard}\"\n\
+         [tiers.enterprise]\nstatement_timeout = \"{acme}\"\n\
+         [[tenants]]\nname = \"acme\"\ntier = \"enterprise\"\nmatch = {{ option = \"acme\" }}\n[pool]\nsize = 2\n"
+    )
+}
+
+const SHOW: &str = "SHOW statement_timeout";
+
+#[tokio::test]
+async fn a_client_belongs_to_the_first_tenant_that_matches() {
+    let cluster = shared_cluster().await;
+    let database = fresh_database("").await;
+    let user = format!("tenant_{}", unique());
+    cluster.create_users(&[User::new(&user, "secret")]).await.unwrap();
+    let tenants = format!(
+        "{}\n[[tenants]]\nname = \"by_both\"\nmatch = {{ user = \"{user}\", database = \"{}\" }}\nstatement_timeout = \"1111ms\"\n\
+         [[tenants]]\nname = \"by_user\"\nmatch = {{ user = \"{user}\" }}\nstatement_timeout = \"2222ms\"\n\
+         [[tenants]]\nname = \"by_database\"\nmatch = {{ database = \"{}\" }}\nstatement_timeout = \"3333ms\"\n",
+        tiers("15s", "60s"),
+        database.name,
+        database.name
+    );
+    let proxy = Proxy::start(&config(cluster, &tenants, &["postgres", &user])).await;
+    let acme = "options=-c%20pgweir.tenant%3Dacme";
+    for (user, database, option, wanted) in [
+        (&*user, &*database.name, "", "1111ms"),
+        (&user, "postgres", "", "2222ms"),
+        ("postgres", &database.name, "", "3333ms"),
+        ("postgres", "postgres", "", "15s"),
+        ("postgres", "postgres", acme, "1min"),
+        (&user, "postgres", acme, "1min"),
+        ("postgres", "postgres", "options=-c%20pgweir.tenant%3Dnobody", "15s"),
+    ] {
+        let client = connect(&format!("{}?{option}", proxy.url(cluster, user, database))).await;
+        assert_eq!(value(&client, SHOW).await, wanted, "{user} {database} {option}");
+    }
+}
+
+#[tokio::test]
+async fn the_servers_own_timeout_cuts_a_statement_off() {
+    let database = fresh_database("").await;
+    let proxy = proxy(&tiers("15s", "200ms")).await;
+    let url =
+        format!("{}?options=-c%20pgweir.tenant%3Dacme", proxy.url(shared_cluster().await, "postgres", &database.name));
+    let client = connect(&url).await;
+    for extended in [false, true] {
+        let error = if extended {
+            client.query("SELECT pg_sleep(60)", &[]).await.unwrap_err()
+        } else {
+            client.simple_query("SELECT pg_sleep(60)").await.unwrap_err()
+        };
+        assert_eq!(sqlstate(&error), "57014");
+        assert_eq!(error.as_db_error().unwrap().message(), "canceling statement due to statement timeout");
+    }
+    assert_eq!(value(&client, "SELECT 1").await, "1");
+    assert_eq!(proxy.metric("pgweir_tenant_statement_timeouts_total{tenant=\"acme\"}"), 2.0);
+    assert_eq!(proxy.metric("pgweir_tenant_statement_timeouts_total{tenant=\"default\"}"), 0.0);
+}
+
+#[tokio::test]
+async fn nobody_sets_a_timeout_above_the_ceiling_and_everybody_one_below() {
+    let database = fresh_database("").await;
+    let proxy = proxy(&tiers("15s", "60s")).await;
+    let client = proxy.connect(&database.name).await;
+    assert_eq!(value(&client, SHOW).await, "15s");
+    for (statement, wanted) in [
+        ("SET statement_timeout = 0", "15s"),
+        ("SET statement_timeout = '1h'", "15s"),
+        ("SET statement_timeout = '2s'", "2s"),
+        ("SET SESSION statement_timeout TO DEFAULT", "15s"),
+        ("SET \"Statement_Timeout\" = 3000", "3s"),
+        ("RESET statement_timeout", "15s"),
+        ("SELECT set_config('statement_timeout', '0', false)", "15s"),
+        ("SELECT set_config('statement' || '_timeout', '20min', false)", "15s"),
+        ("SELECT set_config('statement_timeout', '4s', false)", "4s"),
+        ("RESET ALL", "15s"),
+        ("UPDATE pg_settings SET setting = '0' WHERE name = 'statement_timeout'", "15s"),
+        ("DO $$ BEGIN PERFORM set_config('statement_timeout', '99s', false); END $$", "15s"),
+        ("SET statement_timeout = '5s'", "5s"),
+        ("DISCARD ALL", "15s"),
+    ] {
+        client.simple_query(statement).await.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+        assert_eq!(value(&client, SHOW).await, wanted, "after {statement}");
+    }
+}
+
+#[tokio::test]
+async fn nor_within_a_transaction() {
+    let database = fresh_database("").await;
+    let proxy = proxy(&tiers("15s", "60s")).await;
+    let client = proxy.connect(&database.name).await;
+    client.batch_execute("BEGIN").await.unwrap();
+    for (statement, wanted) in [
+        ("SET LOCAL statement_timeout = 0", "15s"),
+        ("SET LOCAL statement_timeout = '2s'", "2s"),
+        ("SET statement_timeout = 0", "15s"),
+        ("SAVEPOINT s; SET LOCAL statement_timeout = '1h'", "15s"),
+        ("ROLLBACK TO s", "15s"),
+        ("SELECT set_config('statement_timeout', '0', true)", "15s"),
+    ] {
+        client.simple_query(statement).await.unwrap();
+        assert_eq!(value(&client, SHOW).await, wanted, "after {statement}");
+    }
+    client.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(value(&client, SHOW).await, "15s");
+    client.batch_execute("BEGIN; SET LOCAL statement_timeout = '1s'; COMMIT").await.unwrap();
+    assert_eq!(value(&client, SHOW).await, "15s");
+}
+
+#[tokio::test]
+async fn startup_options_and_a_roles_defaults_are_held_to_the_ceiling_too() {
+    let cluster = shared_cluster().await;
+    let database = fresh_database("").await;
+    let user = format!("tenant_{}", unique());
+    cluster.create_users(&[User::new(&user, "secret")]).await.unwrap();
+    let with_default = async |default: &str, option: &str| {
+        cluster.primary().psql(&format!("ALTER ROLE {user} SET statement_timeout = {default}")).await.unwrap();
+        let proxy = Proxy::start(&config(cluster, &tiers("15s", "60s"), &[&user])).await;
+        let client = connect(&format!("{}?{option}", proxy.url(cluster, &user, &database.name))).await;
+        let shown = value(&client, SHOW).await;
+        client.batch_execute("SET statement_timeout = '1s'; RESET statement_timeout").await.unwrap();
+        assert_eq!(value(&client, SHOW).await, shown, "after RESET; default {default}, option {option}");
+        shown
+    };
+    assert_eq!(with_default("0", "").await, "15s");
+    assert_eq!(with_default("'1h'", "").await, "15s");
+    assert_eq!(with_default("'3s'", "").await, "3s");
+    assert_eq!(with_default("0", "options=-c%20statement_timeout%3D0").await, "15s");
+    assert_eq!(with_default("'3s'", "options=-c%20statement_timeout%3D1h").await, "15s");
+    assert_eq!(with_default("0", "options=--statement-timeout%3D2000").await, "2s");
+}
+
+#[tokio::test]
+async fn the_proxys_own_deadline_stands_behind_the_servers() {
+    let database = fresh_database("CREATE TABLE t (x int)").await;
+    let proxy = proxy(&tiers("300ms", "60s")).await;
+    let client = proxy.connect(&database.name).await;
+    for (statement, ready) in [
+        ("SET statement_timeout = 0; SELECT pg_sleep(60)", "I"),
+        ("BEGIN; SET LOCAL statement_timeout = 0; INSERT INTO t VALUES (1); SELECT pg_sleep(60)", "E"),
+        ("DO $$ BEGIN PERFORM set_config('statement_timeout', '0', false); END $$; SELECT pg_sleep(60)", "I"),
+    ] {
+        let error = client.simple_query(statement).await.unwrap_err();
+        assert_eq!(sqlstate(&error), "57014", "{statement}: {error:?}");
+        assert_eq!(error.as_db_error().unwrap().severity(), "ERROR");
+        if ready == "E" {
+            assert_eq!(sqlstate(&client.simple_query("SELECT 1").await.unwrap_err()), "25P02");
+            client.batch_execute("ROLLBACK").await.unwrap();
+        }
+        assert_eq!(value(&client, SHOW).await, "300ms", "after {statement}");
+    }
+    assert_eq!(value(&client, "SELECT count(*) FROM t").await, "0");
+    assert_eq!(proxy.metric("pgweir_tenant_statement_timeouts_total{tenant=\"default\"}"), 3.0);
+}
+
+/// A timeout so short that it strikes whatever the proxy itself asks on that connection costs neither this
+/// session nor the next client of the connection anything.
+#[tokio::test]
+async fn a_tiny_timeout_strikes_only_whoever_asked_for_it() {
+    let database = fresh_database("").await;
+    let proxy = proxy("[pool]\nsize = 1").await;
+    let (hasty, other) = (proxy.connect(&database.name).await, proxy.connect(&database.name).await);
+    for round in 0..40 {
+        hasty.simple_query("SET statement_timeout = 1").await.unwrap_or_else(|error| panic!("{error:?}"));
+        if let Err(error) = hasty.simple_query("SELECT pg_sleep(0.0005)").await {
+            assert_eq!(sqlstate(&error), "57014");
+        }
+        while let Err(error) = hasty.simple_query("RESET statement_timeout").await {
+            assert_eq!(sqlstate(&error), "57014");
+        }
+        other.simple_query(&format!("SET app.round = '{round}'")).await.unwrap();
+        assert_eq!(value(&other, SHOW).await, "0");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_ignores_the_cancel_is_given_up() {
+    let sandbox = start(SandboxOptions::default()).await;
+    let proxy = Proxy::start(&config(&sandbox, &tiers("300ms", "60s"), &["postgres"])).await;
+    let url = proxy.url(&sandbox, "postgres", "postgres");
+    let client = connect(&url).await;
+    assert_eq!(value(&client, "SELECT 1").await, "1");
+    sandbox.primary().pause().unwrap();
+    let error = client.simple_query("SELECT 2").await.unwrap_err();
+    let error = error.as_db_error().unwrap();
+    assert_eq!((error.code().code(), error.severity()), ("57014", "FATAL"));
+    assert!(error.detail().is_some_and(|detail| detail.contains("300 ms")), "{error:?}");
+    eventually("the client is sent away", async || client.is_closed()).await;
+    assert_eq!(proxy.metric("pgweir_tenant_statement_timeouts_total{tenant=\"default\"}"), 1.0);
+    sandbox.primary().resume().unwrap();
+    assert_eq!(value(&connect(&url).await, "SELECT 3").await, "3");
+}
