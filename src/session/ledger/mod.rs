@@ -321,8 +321,11 @@ impl<C> Ledger<C> {
     }
 
     fn error(&mut self) -> Verdict {
-        if self.front == Front::CopyingIn {
-            self.copy_failed();
+        match self.entries.front().map(|front| front.awaits) {
+            _ if self.front == Front::CopyingIn => self.copy_failed(),
+            Some(Awaits::Sync) | None => {}
+            // The doubtful ones would have been answered before.
+            Some(_) => self.doubtful_syncs = 0,
         }
         let muted = self.muted;
         let Some(front) = self.entries.front_mut() else {
@@ -366,13 +369,15 @@ impl<C> Ledger<C> {
         }
     }
 
-    /// The server has failed at some point of the data; which `Sync` came after it, nothing tells. One
-    /// that a command follows did: with that, `COPY` would have broken the connection.
+    /// The server has failed at some point of the data; which `Sync` came after it, nothing tells. After
+    /// `Execute` it matters what ends the skipping: where a command follows, it is taken to be the last
+    /// `Sync` before it, since `COPY` breaks the connection when it reads a command.
     fn copy_failed(&mut self) {
-        let syncs = self.syncs_in_copy();
-        let command_follows = self.entries.get(1 + syncs).is_some_and(|next| next.awaits != Awaits::CopyEnd);
-        self.doubtful_syncs = if command_follows { syncs.saturating_sub(1) } else { syncs };
-        self.entries.drain(1..1 + self.doubtful_syncs);
+        self.doubtful_syncs = self.syncs_in_copy();
+        let next = self.entries.get(1 + self.doubtful_syncs).map(|entry| entry.awaits);
+        let skips = self.entries.front().is_some_and(|front| front.awaits == Awaits::Execute);
+        let kept = skips && next.is_some_and(|next| next != Awaits::CopyEnd);
+        self.entries.drain(1..1 + self.doubtful_syncs - usize::from(kept && self.doubtful_syncs > 0));
     }
 
     fn syncs_in_copy(&self) -> usize {

@@ -421,20 +421,31 @@ fn a_sync_inside_a_failed_copy_of_a_simple_query_may_be_answered() {
 fn a_command_behind_a_sync_shows_that_copy_has_not_read_it() {
     // COPY that reads a Parse breaks the connection: this one failed before.
     let mut ledger = ledger(&[Execute, Sync, Parse, Sync]);
-    settles(&mut ledger, "GEZI1ZI");
+    forwards(&mut ledger, "GE");
+    assert!(ledger.ambiguous(), "unless rows lie between");
+    settles(&mut ledger, "ZI1ZI");
     assert!(ledger.returnable());
 }
 
 #[test]
-fn of_several_syncs_only_the_one_before_a_command_is_sure() {
-    // Data that is not in the ledger may lie between them, and fail the COPY there.
-    for eaten in 0..3 {
+fn any_sync_in_a_failed_copy_may_be_eaten() {
+    // Rows that the ledger does not see may lie before, between and behind them, and fail the COPY there.
+    for eaten in 0..=3 {
         let mut ledger = ledger(&[Query, Sync, Sync, Sync, Query]);
         forwards(&mut ledger, "GEZI");
+        assert!(ledger.ambiguous());
         forwards(&mut ledger, &"ZI".repeat(3 - eaten));
         settles(&mut ledger, "CZI");
         assert!(ledger.returnable());
     }
+}
+
+#[test]
+fn an_error_of_the_next_message_shows_that_a_sync_was_eaten() {
+    let mut ledger = ledger(&[Query, Sync, Parse, Sync]);
+    forwards(&mut ledger, "GEZIE");
+    assert!(!ledger.ambiguous());
+    settles(&mut ledger, "ZI");
 }
 
 #[test]
