@@ -4,8 +4,6 @@
 mod architecture;
 mod cancel;
 mod demo;
-mod equivalence;
-mod hostile;
 mod ledger_model;
 mod login;
 mod pooling;
@@ -14,6 +12,5 @@ mod routing;
 mod run;
 mod sandbox;
 mod state;
-mod streaming;
 mod support;
 mod tenants;
