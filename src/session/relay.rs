@@ -230,6 +230,7 @@ impl Session {
         } else if is(Signal::HostLost) && self.lease.as_ref().is_some_and(movable) {
             return self.server_lost(&io::ErrorKind::TimedOut.into());
         } else if is(Signal::Kill) && self.lease.is_some() {
+            self.tenant_timed_out();
             // The cancel had no effect: the server connection is closed, and with it the client's, which
             // is in the middle of an answer that will never be complete.
             PgError { severity: crate::wire::error::Severity::Fatal, ..self.ceiling_error() }
