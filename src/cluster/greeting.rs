@@ -84,13 +84,13 @@ impl Group {
 
 async fn learn(mut lease: Lease, settings: &Settings) -> Result<Greeting, GreetingError> {
     let mut parameters = lease.parameters.to_vec();
-    // What was left in this server session by another is not this client's.
+    // What was left in this server session by another is not this client's. It is undone first, and apart: what
+    // becomes what it was is not reported.
     let have = std::mem::take(&mut lease.settings);
-    if let Some(sql) = difference(&have, settings) {
-        match lease.ask(&sql).await {
-            Ok(answer) => answer.reports.into_iter().for_each(|report| update(&mut parameters, report)),
-            Err(error) => return Err(refused(error)),
-        }
+    let none = Settings::default();
+    for sql in [difference(&have, &none), difference(&none, settings)].into_iter().flatten() {
+        let answer = lease.ask(&sql).await.map_err(refused)?;
+        answer.reports.into_iter().for_each(|report| update(&mut parameters, report));
     }
     let user = lease.pool().key.user.clone();
     let custom = settings.keys().filter(|name| name.contains('.')).cloned().collect();

@@ -148,6 +148,8 @@ impl Drop for ReadBuffer {
 #[derive(Debug, Default)]
 pub struct WriteBuffer {
     bytes: BytesMut,
+    /// The stream has taken bytes that it may not have sent.
+    in_stream: bool,
 }
 
 impl WriteBuffer {
@@ -195,9 +197,17 @@ impl WriteBuffer {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.bytes.advance(count);
+            self.in_stream = true;
         }
         self.give_back();
-        Pin::new(stream).poll_flush(cx)
+        ready!(Pin::new(stream).poll_flush(cx))?;
+        self.in_stream = false;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Everything was sent: without this, an empty buffer still has to be flushed.
+    pub fn is_flushed(&self) -> bool {
+        self.is_empty() && !self.in_stream
     }
 
     fn give_back(&mut self) {
@@ -255,6 +265,35 @@ mod tests {
         buffer.release();
         buffer.consume(CAPACITY);
         assert_eq!(buffer.storage.capacity(), 0);
+    }
+
+    /// Takes every byte and needs a second flush to send them, as TLS over a full socket does.
+    #[derive(Default)]
+    struct Late(bool);
+
+    impl AsyncWrite for Late {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            if std::mem::replace(&mut self.0, true) { Poll::Ready(Ok(())) } else { Poll::Pending }
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn what_the_stream_keeps_is_not_flushed() {
+        let (mut buffer, mut stream) = (WriteBuffer::default(), Late::default());
+        let mut cx = Context::from_waker(Waker::noop());
+        buffer.push(b"hello");
+        assert!(buffer.poll_flush(&mut cx, &mut stream).is_pending());
+        assert!(buffer.is_empty() && !buffer.is_flushed());
+        assert!(buffer.poll_flush(&mut cx, &mut stream).is_ready());
+        assert!(buffer.is_flushed());
     }
 
     #[test]

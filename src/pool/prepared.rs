@@ -80,8 +80,16 @@ impl Statements {
 /// What one server connection has prepared, bounded in bytes, least recently used first out.
 #[derive(Debug)]
 pub struct Prepared {
-    kept: LruCache<u64, usize>,
+    kept: LruCache<u64, Kept>,
     bytes: usize,
+}
+
+/// A statement that a server connection has.
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    cost: usize,
+    /// Its `Parse` brought a notice, as every `Parse` of it would.
+    noticed: bool,
 }
 
 impl Default for Prepared {
@@ -96,21 +104,31 @@ impl Prepared {
         self.kept.get(&id).is_some()
     }
 
-    pub fn insert(&mut self, statement: &Statement) {
-        if self.kept.put(statement.id, statement.cost()).is_none() {
-            self.bytes += statement.cost();
+    /// The same, where a `Parse` of it could tell the client nothing but that it is complete.
+    pub fn touch_silent(&mut self, id: u64) -> bool {
+        self.kept.get(&id).is_some_and(|kept| !kept.noticed)
+    }
+
+    /// Its `Parse` brought a notice.
+    pub fn noticed(&mut self, id: u64) {
+        if let Some(kept) = self.kept.peek_mut(&id) {
+            kept.noticed = true;
         }
     }
 
+    pub fn insert(&mut self, statement: &Statement) {
+        self.restore(statement.id, statement.cost());
+    }
+
     pub fn remove(&mut self, id: u64) {
-        if let Some(cost) = self.kept.pop(&id) {
-            self.bytes -= cost;
+        if let Some(kept) = self.kept.pop(&id) {
+            self.bytes -= kept.cost;
         }
     }
 
     /// The connection has it after all: it was to be closed there, and was not.
     pub fn restore(&mut self, id: u64, cost: usize) {
-        if self.kept.put(id, cost).is_none() {
+        if self.kept.put(id, Kept { cost, noticed: false }).is_none() {
             self.bytes += cost;
         }
     }
@@ -121,7 +139,7 @@ impl Prepared {
         if self.bytes <= limit || self.kept.len() <= 1 {
             return None;
         }
-        let (id, cost) = self.kept.pop_lru()?;
+        let (id, Kept { cost, .. }) = self.kept.pop_lru()?;
         self.bytes -= cost;
         Some((id, cost))
     }

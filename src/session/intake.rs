@@ -23,6 +23,8 @@ use crate::wire::view::{BindHead, Parse, Target};
 pub(super) const HIGH_WATER: usize = 64 * 1024;
 /// Bytes of a batch that are held before it is routed; a longer one goes to the primary.
 const LONGEST_BATCH: usize = 128 * 1024;
+/// Messages whose replies are awaited beyond which no more are taken from the client.
+const MOST_OWED: usize = 10_000;
 /// Bytes of statement text that one client may keep prepared by name.
 const LONGEST_NAMES: usize = 32 << 20;
 
@@ -172,11 +174,11 @@ impl Session {
     fn follows(&self) -> bool {
         let Some(leased) = &self.lease else { return false };
         let waiting = !self.ledger.settled();
+        let held_up = (waiting || leased.withheld.ready) && self.may_reset();
         self.intake.open
-            || self.keeps_lease()
             || self.ledger.status() != Status::Idle
             || self.ledger.is_unsynced()
-            || (waiting && leased.place == Place::Primary)
+            || (!held_up && (self.keeps_lease() || (waiting && leased.place == Place::Primary)))
     }
 
     fn stream(&mut self, Streaming { left, to_server }: Streaming) -> Option<Step> {
@@ -337,7 +339,8 @@ impl Session {
             return None;
         }
         let verdict = batch.verdict();
-        let rides = !settled && batch.complete && batch.needs_server && verdict.class == Class::Read;
+        let rides =
+            !settled && !self.may_reset() && batch.complete && batch.needs_server && verdict.class == Class::Read;
         self.not_repeatable();
         if rides && verdict.tx == crate::sql::TxControl::None && !crate::session::batch::needs_probe(verdict.effects) {
             self.intake.admit(&batch);
@@ -347,10 +350,26 @@ impl Session {
         Some(Step::Stalled)
     }
 
+    /// A client may pipeline as much as it likes, but our books are bounded. The server may be sitting on
+    /// its replies until somebody asks for them.
+    fn owes_too_much(&mut self) -> bool {
+        let too_much = self.ledger.len() >= MOST_OWED;
+        if let Some(leased) = &mut self.lease {
+            if too_much && !leased.flushed {
+                leased.lease.outbound.push(&FLUSH);
+            }
+            leased.flushed = too_much;
+        }
+        too_much
+    }
+
     /// Sends one message on.
     fn pass_on(&mut self) -> Result<Option<Step>, Malformed> {
         if self.lease.as_ref().is_some_and(|leased| leased.lease.outbound.len() >= HIGH_WATER) {
             return Ok(Some(Step::NeedRoom));
+        }
+        if self.owes_too_much() {
+            return Ok(Some(Step::Stalled));
         }
         // Taken out while a request borrows from it.
         let inbound = std::mem::take(&mut self.inbound);
@@ -371,6 +390,11 @@ impl Session {
             Err(malformed) => Err(malformed),
         };
         self.inbound = inbound;
+        if let Some(mut leased) = self.lease.take_if(|_| self.ledger.has_undone()) {
+            // The server skips: nothing that is sent to it is carried out.
+            self.undo(&mut leased);
+            self.lease = Some(leased);
+        }
         let Some((sent, len)) = sent? else { return Ok(self.partial(0)) };
         if self.intake.admitted == 0 {
             self.not_repeatable();
@@ -437,24 +461,25 @@ impl Session {
                 if let Err(error) = self.note(leased, verdict, parse.text) {
                     return self.poison(leased, error);
                 }
+                let unnamed = self.unnamed_changes(leased);
                 self.keep_unnamed(parse.identity, verdict);
                 leased.has_unnamed = true;
                 if let Some(text) = self.deallocate(leased, parse.text, verdict) {
                     self.begin_statement(leased);
                     put_parse(leased, b"", &[text.as_bytes(), b"\0\0\0"].concat());
-                    self.ledger.push(Awaits::Parse, Fate::Forward, Some(Change::Unnamed));
+                    self.ledger.push(Awaits::Parse, Fate::Forward, Some(unnamed));
                     return Sent::Done;
                 }
-                change = Some(Change::Unnamed);
+                change = Some(unnamed);
                 Some(Awaits::Parse)
             }
             Request::Parse(parse) => return self.send_parse(leased, parse),
             Request::LongParse { named: true } => return self.poison(leased, refusal::statement_too_long(len)),
             Request::LongParse { named: false } => {
                 self.note_unseen(leased);
+                change = Some(self.unnamed_changes(leased));
                 self.unnamed = Unnamed::TooLong;
                 leased.has_unnamed = true;
-                change = Some(Change::Unnamed);
                 Some(Awaits::Parse)
             }
             Request::Bind(BindHead { statement: b"", .. }) | Request::Describe(Target::Statement(b"")) => {
@@ -493,6 +518,7 @@ impl Session {
             }
             Request::Describe(Target::Portal(_)) => Some(Awaits::Describe),
             Request::Close(Target::Statement(b"")) => {
+                change = Some(self.unnamed_changes(leased));
                 self.unnamed = Unnamed::None;
                 Some(Awaits::Close)
             }
@@ -562,7 +588,7 @@ impl Session {
         let named = Named { name, statement: statement.clone(), verdict, generation };
         let before = self.names.set(parse.name, Some(named));
         let change = |prepared| Some(Change::Name { name: parse.name.into(), before, prepared });
-        let known = leased.lease.prepared.touch(statement.id());
+        let known = leased.lease.prepared.touch_silent(statement.id());
         // In a failed transaction PostgreSQL refuses to parse, and after a change of the schema what was
         // prepared before may be out of date: the server is asked again. Also where an earlier batch has
         // yet to show whether the transaction fails.
@@ -676,6 +702,13 @@ impl Session {
         self.ledger.push(Awaits::Close, Fate::Swallow, change);
     }
 
+    /// What a message that changes the unnamed statement has to be able to take back. The first message
+    /// of a batch is not skipped: it is carried out or fails.
+    fn unnamed_changes(&mut self, leased: &Leased) -> Change {
+        let before = self.ledger.is_unsynced().then(|| Box::new(std::mem::take(&mut self.unnamed)));
+        Change::Unnamed { before, had: leased.has_unnamed }
+    }
+
     fn keep_unnamed(&mut self, identity: &[u8], verdict: Verdict) {
         let mut kept = match std::mem::take(&mut self.unnamed) {
             Unnamed::Kept { identity, .. } => identity,
@@ -699,12 +732,13 @@ impl Session {
         Sent::Dropped
     }
 
-    /// The same for a simple `Query`, which is its own `Sync`.
+    /// The same for a simple `Query`, in whose place the server gets one that is no SQL.
     fn poison_query(&mut self, leased: &mut Leased, error: PgError) -> Sent {
-        let sent = self.poison(leased, error);
-        leased.lease.outbound.push(&SYNC);
-        self.ledger.push(Awaits::Sync, Fate::Forward, None);
-        sent
+        author::query(leased.lease.outbound.bytes(), "refused_by_pgweir");
+        self.begin_statement(leased);
+        leased.batch += 1;
+        self.ledger.push(Awaits::Query, Fate::Replace(Box::new(error)), None);
+        Sent::Dropped
     }
 
     fn parse_verdict(&mut self, parse: &Parse<'_>) -> Verdict {
@@ -766,8 +800,8 @@ impl Session {
     }
 }
 
-/// A whole `Sync`.
-const SYNC: [u8; HEADER] = [frontend::SYNC, 0, 0, 0, 4];
+/// A whole `Flush`.
+const FLUSH: [u8; HEADER] = [frontend::FLUSH, 0, 0, 0, 4];
 
 /// May a statement call a function of the database's own? Those of a change of the schema matter when
 /// they are used.

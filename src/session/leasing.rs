@@ -1,6 +1,7 @@
 //! From a batch to a server connection and back: routing, waiting, making the connection this
 //! session's, and finding out whether it may be handed on.
 
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
@@ -11,7 +12,7 @@ use bytes::BufMut;
 use super::batch::{self, Batch};
 use super::ledger::{Awaits, Fate, Status};
 use super::slot::Signal;
-use super::{Again, Leased, Session, refusal};
+use super::{Again, Leased, Session, Withheld, refusal};
 use crate::cluster::{GreetingError, Group, Moment, Place};
 use crate::config::{Consistency, PoolMode};
 use crate::net::buffer::WriteBuffer;
@@ -165,6 +166,7 @@ impl Session {
             if let Poll::Ready(outcome) = lease.as_mut().poll(cx) {
                 return Poll::Ready(outcome.map_err(Ok));
             }
+            let _ = self.outbound.poll_flush(cx, &mut self.client);
             while self.poll_client(cx).is_ready() {
                 if self.client_gone {
                     return Poll::Ready(Err(Err(NoLease::ClientGone)));
@@ -196,6 +198,7 @@ impl Session {
             passing: 0,
             swallowing: false,
             has_unnamed: false,
+            flushed: false,
             batch: 0,
             parsed: Vec::new(),
             schema_changed: false,
@@ -205,6 +208,7 @@ impl Session {
             holding_back: false,
             repeatable,
             again: None,
+            withheld: Withheld::default(),
             active: false,
             said_fatal: false,
             write_error: None,
@@ -273,6 +277,7 @@ impl Session {
         if self.ledger.ambiguous() {
             // Dropped, and so closed.
             self.ledger.abandon();
+            leased.withheld.tell(&mut self.outbound);
             self.slot.rests();
             return Settled::Fine;
         }
@@ -292,6 +297,8 @@ impl Session {
             }
             self.slot.leases(&leased.lease.cancel);
         }
+        leased.withheld.tell(&mut self.outbound);
+        leased.withheld.reported = false;
         if self.keeps_lease() {
             self.lease = Some(leased);
             return Settled::Fine;
@@ -321,9 +328,10 @@ impl Session {
         leased.has_unnamed = false;
         let user = leased.lease.pool().key.user.clone();
         let mut holdings = probe(&mut leased.lease, &user, self.state.mentioned()).await?;
-        let found = std::sync::Arc::new(holdings.settings.clone());
-        let mut reports = std::mem::take(&mut holdings.reports);
-        let before = self.state.held;
+        let found = Arc::new(holdings.settings.clone());
+        let mut reports = std::mem::take(&mut leased.withheld.reports);
+        reports.append(&mut holdings.reports);
+        let (before, known) = (self.state.held, self.state.settings.clone());
         self.state.take(holdings);
         if let Some(held) = self.state.held.filter(|held| before != Some(*held)) {
             self.shared.metrics.pinned(held.label());
@@ -332,9 +340,11 @@ impl Session {
             reports.extend(leased.lease.ask(&sql).await?.reports);
         }
         leased.lease.settings = self.state.settings.clone();
-        for (name, value) in reports {
-            crate::wire::author::parameter_status(self.outbound.bytes(), &name, &value);
+        let mut last = BTreeMap::from_iter(reports);
+        if leased.withheld.ready && !leased.withheld.reported {
+            last.retain(|name, value| known.get(&name.to_lowercase()) != Some(value));
         }
+        leased.withheld.reports.extend(last);
         Ok(())
     }
 
@@ -394,7 +404,7 @@ impl Session {
             let target = leased.lease.cancel.clone();
             tokio::spawn(async move { cancel(&target.host, target.pid, &target.key, RESET_TIMEOUT).await });
         }
-        let clean = self.ledger.settled() && !self.ledger.ambiguous() && leased.lease.outbound.is_empty();
+        let clean = self.ledger.settled() && !self.ledger.ambiguous() && leased.lease.outbound.is_flushed();
         if !clean || self.state.held == Some(crate::pool::Held::Sticky) {
             return;
         }

@@ -120,6 +120,8 @@ struct Leased {
     swallowing: bool,
     /// The connection's unnamed statement is this session's.
     has_unnamed: bool,
+    /// The server was asked for the replies that it still had.
+    flushed: bool,
     /// The batch that is being sent, by number.
     batch: u32,
     /// Statements that the connection was given since the ledger was last empty, with the batch.
@@ -138,6 +140,8 @@ struct Leased {
     repeatable: bool,
     /// Why the batch has to be run again.
     again: Option<Again>,
+    /// What the client is told once its settings are right again.
+    withheld: Withheld,
     /// Something was sent that nobody has been told is settled.
     active: bool,
     /// The server has said why it closes the connection, and the client knows.
@@ -149,6 +153,18 @@ struct Leased {
     answered: Instant,
     /// What the proxy itself had spent on the batch by then.
     overhead: Duration,
+}
+
+/// A `RESET` goes back to what the client asked for at its startup, which for the server is a setting like any other:
+/// the end of such a batch waits until the session has made good for it.
+#[derive(Debug, Default)]
+struct Withheld {
+    /// `ParameterStatus`, name and value.
+    reports: Vec<(String, String)>,
+    /// `ReadyForQuery`, idle.
+    ready: bool,
+    /// Other reports of this transaction have reached the client.
+    reported: bool,
 }
 
 /// Where a batch is run again whose error the client has not seen.
@@ -223,6 +239,11 @@ impl Session {
         self.mode == PoolMode::Session || self.state.held.is_some()
     }
 
+    /// Something was sent that may have changed a setting which the client made at its startup.
+    fn may_reset(&self) -> bool {
+        batch::needs_probe(self.effects) && self.state.has_startup_settings()
+    }
+
     /// Enters into the books what a statement may do; says no to what would do the wrong thing.
     fn note(&mut self, leased: &mut Leased, verdict: Verdict, text: &[u8]) -> Result<(), PgError> {
         if leased.place == Place::Primary {
@@ -276,6 +297,17 @@ impl Session {
     fn ceiling_error(&self) -> PgError {
         let ceiling = self.tenant.limits.statement_timeout.unwrap_or(Duration::ZERO);
         refusal::over_ceiling(&self.tenant.name, ceiling)
+    }
+}
+
+impl Withheld {
+    fn tell(&mut self, out: &mut WriteBuffer) {
+        for (name, value) in self.reports.drain(..) {
+            author::parameter_status(out.bytes(), &name, &value);
+        }
+        if std::mem::take(&mut self.ready) {
+            author::ready_for_query(out.bytes(), b'I');
+        }
     }
 }
 

@@ -84,7 +84,11 @@ impl Session {
                 Err(malformed) => return Poll::Ready(Event::Malformed(malformed)),
             };
             match step {
-                Step::NeedLease(batch) => return Poll::Ready(Event::Batch(batch)),
+                Step::NeedLease(batch) => {
+                    // Where there is a queue, the answers before it do not wait in it.
+                    let _ = self.outbound.poll_flush(cx, &mut self.client);
+                    return Poll::Ready(Event::Batch(batch));
+                }
                 Step::Left => return Poll::Ready(Event::Left),
                 Step::NeedClient | Step::NeedRoom | Step::Stalled => {}
             }
@@ -154,7 +158,7 @@ impl Session {
     /// Both directions of the server's socket. Ready when bytes moved.
     fn poll_server(&mut self, leased: &mut Leased, cx: &mut Context<'_>) -> Poll<Result<(), Event>> {
         self.synthesise(leased, &mut 0);
-        if !leased.lease.outbound.is_empty() {
+        if !leased.lease.outbound.is_flushed() {
             let waiting = leased.lease.outbound.len();
             let conn = &mut *leased.lease;
             let flushed = conn.outbound.poll_flush(cx, &mut conn.stream);

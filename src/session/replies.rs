@@ -73,6 +73,9 @@ impl Session {
             };
             let status = rest.get(HEADER).copied().filter(|_| header.len > HEADER);
             let renamed = (header.tag == backend::ERROR).then(|| self.in_the_clients_words(rest, header.len)).flatten();
+            if header.tag == backend::ERROR {
+                self.unnamed_failed();
+            }
             let verdict = match self.ledger.reply(header.tag, status.unwrap_or(0)) {
                 Verdict::Forward if header.tag == backend::ERROR => {
                     let seen = ServerError::read(&rest[..header.len.min(rest.len())]);
@@ -80,10 +83,13 @@ impl Session {
                 }
                 verdict => verdict,
             };
+            if header.tag == backend::NOTICE {
+                self.noticed(leased);
+            }
             match verdict {
                 Verdict::Forward => {
                     self.observe(leased, header.tag);
-                    leased.swallowing = renamed.is_some();
+                    leased.swallowing = renamed.is_some() || self.withholds(leased, header.tag, run);
                     leased.holding_back = leased.may_move() && is_preamble(header.tag);
                     if !leased.holding_back {
                         self.touch(leased);
@@ -192,6 +198,46 @@ impl Session {
         view::renamed(rest.get(..len)?, OUR_NAMES.as_bytes(), name)
     }
 
+    /// The client is told of its settings, and that it may go on, when they are those that it will find.
+    /// `at`: where in the server's buffer the frame begins.
+    fn withholds(&mut self, leased: &mut Leased, tag: u8, at: usize) -> bool {
+        let may_reset = self.may_reset();
+        if tag == backend::PARAMETER_STATUS {
+            let report = view::parameter_status(&leased.lease.inbound.data()[at..]);
+            let report = report.and_then(|(name, value)| {
+                Some((str::from_utf8(name).ok()?.to_owned(), str::from_utf8(value).ok()?.to_owned()))
+            });
+            let withheld = report.filter(|_| may_reset);
+            let withholds = withheld.is_some();
+            leased.withheld.reported |= !withholds;
+            leased.withheld.reports.extend(withheld);
+            return withholds;
+        }
+        if tag == backend::READY && may_reset && self.ledger.settled() && self.ledger.status() == Status::Idle {
+            leased.withheld.ready = true;
+            return true;
+        }
+        if !leased.withheld.reports.is_empty() {
+            leased.withheld.reported = true;
+            leased.withheld.tell(&mut self.outbound);
+        }
+        false
+    }
+
+    /// A `Parse` that has something to say says so each time: it is not to be answered in its stead.
+    fn noticed(&self, leased: &mut Leased) {
+        if let Some(&Change::Name { prepared: Some(id), .. } | &Change::Prepared(id)) = self.ledger.front_change() {
+            leased.lease.prepared.noticed(id);
+        }
+    }
+
+    /// PostgreSQL drops the unnamed statement before it looks at the new one, which is wrong.
+    fn unnamed_failed(&mut self) {
+        if let Some(Change::Unnamed { before, had }) = self.ledger.front_change_mut() {
+            (*before, *had) = (None, true);
+        }
+    }
+
     /// Is this error the client's to see, or ours to repair?
     fn judge_error(&mut self, leased: &mut Leased, error: &ServerError) -> Verdict {
         self.shared.metrics.error(&error.code);
@@ -232,7 +278,10 @@ impl Session {
                 Change::Uses(_) => {}
                 Change::Prepared(id) => leased.lease.prepared.remove(id),
                 Change::Closed { id, cost } => leased.lease.prepared.restore(id, cost),
-                Change::Unnamed => self.unnamed = Unnamed::None,
+                Change::Unnamed { before, had } => {
+                    self.unnamed = before.map_or(Unnamed::None, |before| *before);
+                    leased.has_unnamed = had;
+                }
                 Change::HasUnnamed => leased.has_unnamed = false,
             }
         }
@@ -248,7 +297,7 @@ fn is_preamble(tag: u8) -> bool {
 /// Bytes of a frame that have to be there before it is judged.
 fn looked_at(tag: u8, len: usize) -> usize {
     match tag {
-        backend::ERROR => len.min(PEEK),
+        backend::ERROR | backend::PARAMETER_STATUS => len.min(PEEK),
         backend::READY => len.min(HEADER + 1),
         _ => HEADER,
     }

@@ -62,6 +62,10 @@ impl State {
         state
     }
 
+    pub fn has_startup_settings(&self) -> bool {
+        !self.base.is_empty()
+    }
+
     pub fn search_path(&self) -> &str {
         self.settings.get("search_path").map_or(&self.default_search_path, String::as_str)
     }

@@ -40,8 +40,9 @@ pub enum Change {
     Uses(Arc<[u8]>),
     /// A statement of this cost was closed on a server connection.
     Closed { id: u64, cost: usize },
-    /// A `Parse` of the unnamed statement.
-    Unnamed,
+    /// A `Parse` or `Close` of the unnamed statement: what it was before, where the message may be
+    /// skipped, and whether the server connection's was this session's.
+    Unnamed { before: Option<Box<Unnamed>>, had: bool },
     /// The server connection's unnamed statement was made this session's.
     HasUnnamed,
 }

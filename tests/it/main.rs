@@ -4,6 +4,8 @@
 mod architecture;
 mod cancel;
 mod demo;
+mod equivalence;
+mod hostile;
 mod ledger_model;
 mod login;
 mod pooling;
@@ -12,5 +14,6 @@ mod routing;
 mod run;
 mod sandbox;
 mod state;
+mod streaming;
 mod support;
 mod tenants;

@@ -156,7 +156,8 @@ impl<C> Ledger<C> {
 
     /// Records that the client ended its `COPY` data. Where none is asked for, nobody minds.
     pub fn copy_ended(&mut self) {
-        if !self.entries.is_empty() {
+        let ended = self.entries.back().is_none_or(|entry| entry.awaits == Awaits::CopyEnd);
+        if !ended {
             self.push(Awaits::CopyEnd, Fate::Forward, None);
         }
     }
@@ -216,6 +217,11 @@ impl<C> Ledger<C> {
     /// What the message changed whose reply comes next.
     pub fn front_change(&self) -> Option<&C> {
         self.entries.front().and_then(|front| front.change.as_ref())
+    }
+
+    /// For what an error shows of it.
+    pub fn front_change_mut(&mut self) -> Option<&mut C> {
+        self.entries.front_mut().and_then(|front| front.change.as_mut())
     }
 
     /// No reply is awaited.

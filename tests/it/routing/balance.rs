@@ -52,7 +52,6 @@ async fn equally_idle_replicas_share_the_reads() {
     assert!(seen.on_standby(1, READ) && seen.on_standby(2, READ) && !seen.on_primary(READ));
 }
 
-#[ignore = "fails now and then when the machine is overloaded: run it by itself, with --ignored"]
 #[tokio::test]
 async fn a_replica_that_is_killed_fails_no_read_and_comes_back() {
     let fixture = Fixture::start(2, SCHEMA, "", "").await;

@@ -1,8 +1,5 @@
 //! What the tests share: one primary with two standbys for the whole run, and a database for each test.
 
-// Two test programs use this folder, each a part of it.
-#![allow(dead_code)]
-
 pub mod primary_only;
 pub mod process;
 pub mod proxy;
