@@ -92,7 +92,7 @@ pub async fn probe(conn: &mut Conn, login_user: &str, custom: &BTreeSet<String>)
         let name = literal(name);
         sql += &format!(
             " UNION SELECT {name}, pg_catalog.current_setting({name}, true) \
-             WHERE pg_catalog.current_setting({name}, true) OPERATOR(pg_catalog.<>) ''"
+             WHERE pg_catalog.current_setting({name}, true) IS NOT NULL"
         );
     }
     sql += &format!("; {HELD}{}::pg_catalog.name THEN 'role' END", literal(login_user));

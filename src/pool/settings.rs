@@ -8,9 +8,10 @@ use super::conn::Settings;
 /// `set_config` takes values as `pg_settings` shows them, also lists such as `search_path`, where
 /// `SET` would need them split and quoted (PostgreSQL, "Configuration Settings Functions").
 pub fn difference(have: &Settings, want: &Settings) -> Option<String> {
-    let gone = have.keys().filter(|name| !want.contains_key(*name));
+    // A custom setting that was once made is there for good, and is empty where it is not set.
+    let made = have.iter().filter(|(name, value)| !(value.is_empty() && name.contains('.')));
     let mut sql = String::new();
-    for name in gone {
+    for (name, _) in made.filter(|(name, _)| !want.contains_key(*name)) {
         sql += &format!("RESET {};", identifier(name));
     }
     let changed = want.iter().filter(|(name, value)| have.get(*name) != Some(value));
@@ -52,6 +53,9 @@ mod tests {
             )
         );
         assert_eq!(difference(&want, &want), None);
+        let (empty, none) = (settings(&[("app.tenant", "")]), settings(&[]));
+        assert_eq!(difference(&empty, &none), None);
+        assert!(difference(&none, &empty).is_some_and(|sql| sql.contains("E'app.tenant',E''")));
     }
 
     #[test]

@@ -116,7 +116,11 @@ impl State {
     pub fn take(&mut self, holdings: Holdings) {
         let mut settings = holdings.settings;
         for (name, value) in self.base.iter() {
-            settings.entry(name.clone()).or_insert_with(|| value.clone());
+            // After a `RESET` a custom setting is empty.
+            let lost = settings.get(name).is_none_or(|found| found.is_empty() && name.contains('.'));
+            if lost {
+                settings.insert(name.clone(), value.clone());
+            }
         }
         self.settings = Arc::new(settings);
         let sticky = self.sticky.then_some(Held::Sticky);

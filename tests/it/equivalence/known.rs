@@ -20,11 +20,6 @@ const KNOWN: &[Known] = &[
     ("NOTIFY in a read-only transaction", SPLIT, "the transaction is on a replica: refused with 25006"),
     ("LISTEN in a read-only transaction", SPLIT, "the transaction is on a replica: refused with 25006"),
     (
-        "settings of one's own",
-        None,
-        "a server connection on which somebody has made app.nobody has it ever after: '' where PostgreSQL says NULL",
-    ),
-    (
         "SQL's EXECUTE of a protocol's statement",
         None,
         "statements of the protocol have other names on the server: refused with 26000",

@@ -127,7 +127,8 @@ fn settings() -> Vec<Script> {
             .query("RESET search_path")
             .query("SELECT x FROM elsewhere"),
         script("settings of one's own")
-            .query("SELECT current_setting('app.nobody', true)")
+            // Before somebody has made it on a server connection it would be NULL, and ever after ''.
+            .query("SELECT coalesce(current_setting('app.nobody', true), '')")
             .query("SET app.nobody = 'acme'")
             .query("SHOW app.nobody")
             .query("SELECT current_setting('app.nobody')")
