@@ -74,16 +74,15 @@ impl Conn {
     /// dropped: closed, about to be (57P01), or saying things that nobody asked for.
     pub fn is_quiet(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        loop {
+        // What came with the last answer first.
+        while self.skip_harmless() {
             match self.inbound.poll_fill(&mut cx, &mut self.stream) {
                 Poll::Pending => return self.inbound.is_empty(),
                 Poll::Ready(Ok(count)) if count > 0 => {}
                 Poll::Ready(_) => return false,
             }
-            if !self.skip_harmless() {
-                return false;
-            }
         }
+        false
     }
 
     /// Drops whole notices and parameter reports from the front of what came in.

@@ -2,6 +2,7 @@
 //! and enters into the ledger what the server will owe for them.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::BufMut;
 
@@ -525,6 +526,9 @@ impl Session {
             Request::Close(Target::Statement(name)) if !self.names.has(name) && !is_ours(name) => Some(Awaits::Close),
             Request::Close(Target::Statement(name)) => {
                 let before = self.names.set(name, None);
+                if leased.repeatable {
+                    leased.names_before.push((name.into(), before.clone()));
+                }
                 let change = before.is_some().then(|| Change::Name { name: name.into(), before, prepared: None });
                 self.ledger.push(Awaits::Close, Fate::Synthesise, change);
                 return Sent::Done;
@@ -584,9 +588,12 @@ impl Session {
         }
         self.begin_statement(leased);
         let statement = self.group.statements.intern(parse.identity);
-        let (name, generation) = (parse.name.into(), self.catalog.generation());
-        let named = Named { name, statement: statement.clone(), verdict, generation };
+        let (name, generation) = (Arc::from(parse.name), self.catalog.generation());
+        let named = Named { name: Arc::clone(&name), statement: statement.clone(), verdict, generation };
         let before = self.names.set(parse.name, Some(named));
+        if leased.repeatable {
+            leased.names_before.push((name, before.clone()));
+        }
         let change = |prepared| Some(Change::Name { name: parse.name.into(), before, prepared });
         let known = leased.lease.prepared.touch_silent(statement.id());
         // In a failed transaction PostgreSQL refuses to parse, and after a change of the schema what was

@@ -12,6 +12,7 @@ use bytes::BufMut;
 use super::batch::{self, Batch};
 use super::ledger::{Awaits, Fate, Status};
 use super::slot::Signal;
+use super::statements::Named;
 use super::{Again, Leased, Session, Withheld, refusal};
 use crate::cluster::{GreetingError, Group, Moment, Place};
 use crate::config::{Consistency, PoolMode};
@@ -115,6 +116,9 @@ impl Session {
                 }
             }
         }
+        if decision.target == Target::Replica && self.attempts >= MOST_ATTEMPTS {
+            reason = RouteReason::Healed;
+        }
         match self.acquire(Place::Primary).await {
             Ok(lease) => Ok((lease, Place::Primary, reason)),
             Err(Ok(error)) => Err(self.not_acquired(&error, Place::Primary)),
@@ -208,6 +212,7 @@ impl Session {
             holding_back: false,
             repeatable,
             again: None,
+            names_before: Vec::new(),
             withheld: Withheld::default(),
             active: false,
             said_fatal: false,
@@ -366,6 +371,7 @@ impl Session {
     pub(super) async fn repeat(&mut self, again: Again) {
         let Some(mut leased) = self.lease.take() else { return };
         self.slot.rests();
+        let names_before = std::mem::take(&mut leased.names_before);
         match again {
             Again::OnPrimary => {
                 self.attempts = MOST_ATTEMPTS;
@@ -380,11 +386,14 @@ impl Session {
                 }
             }
         }
-        self.start_over();
+        self.start_over(names_before);
     }
 
     /// Forgets what was sent of the batch whose bytes are still held: it is routed again.
-    pub(super) fn start_over(&mut self) {
+    pub(super) fn start_over(&mut self, names_before: Vec<(Arc<[u8]>, Option<Named>)>) {
+        for (name, before) in names_before.into_iter().rev() {
+            self.names.set(&name, before);
+        }
         self.effects = Effects::NONE;
         self.intake.restart();
         self.inbound.rewind();

@@ -39,7 +39,7 @@ use crate::wire::error::PgError;
 use intake::Intake;
 use ledger::Ledger;
 use state::State;
-use statements::{Change, Names, Unnamed};
+use statements::{Change, Named, Names, Unnamed};
 
 /// What all sessions of the process share.
 pub struct Shared {
@@ -140,6 +140,8 @@ struct Leased {
     repeatable: bool,
     /// Why the batch has to be run again.
     again: Option<Again>,
+    /// What names stood for before a repeatable batch changed them, oldest first.
+    names_before: Vec<(Arc<[u8]>, Option<Named>)>,
     /// What the client is told once its settings are right again.
     withheld: Withheld,
     /// Something was sent that nobody has been told is settled.

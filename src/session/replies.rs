@@ -66,6 +66,9 @@ impl Session {
             }
             // Behind a frame that is done, and before the next one is judged.
             self.synthesise(leased, &mut run);
+            if leased.passing == 0 && self.lets_go(leased) {
+                return Ok(run);
+            }
             let rest = &leased.lease.inbound.data()[run..];
             let header = backend_header(rest).map_err(|_| Broken::Confused { tag: rest[0] })?;
             let Some(header) = header.filter(|header| rest.len() >= looked_at(header.tag, header.len)) else {
@@ -118,6 +121,16 @@ impl Session {
                 self.undo(leased);
             }
         }
+    }
+
+    /// Everything is answered and the connection goes back: what comes next is not for this client, not even
+    /// that the server shuts down.
+    fn lets_go(&self, leased: &Leased) -> bool {
+        leased.active
+            && self.ledger.returnable()
+            && !self.keeps_lease()
+            && !super::batch::needs_probe(self.effects)
+            && self.intake.at_boundary()
     }
 
     /// `count` bytes behind the run are forwarded (the run grows), held back or dropped.

@@ -2,6 +2,10 @@
 
 use super::fixture::Fixture;
 use super::talk::{sqlstate, value};
+use crate::support::proxy::Proxy;
+use crate::support::raw::{Frame, RawClient};
+use crate::support::stage::Stage;
+use crate::support::{say, shared_cluster};
 
 /// One server connection for everybody.
 const ONE_CONNECTION: &str = "[pool]\nsize = 1";
@@ -118,4 +122,33 @@ async fn a_client_that_closes_a_statement_leaves_it_to_others() {
     assert_eq!(other.query(&kept, &[&1_i32]).await.unwrap().len(), 1);
     client.batch_execute("DISCARD ALL").await.unwrap();
     assert_eq!(other.query(&kept, &[&1_i32]).await.unwrap().len(), 1);
+}
+
+/// Nobody has seen these functions write before they do, on a replica, behind a `Parse` that has succeeded there.
+#[tokio::test]
+async fn a_batch_that_runs_again_prepares_its_statement_again() {
+    let stage = Stage::set(SCHEMA).await;
+    stage.database.sql(&format!("GRANT ALL ON t TO {}", stage.user)).await;
+    let proxy = Proxy::start(&stage.config("").await).await;
+    let mut client = RawClient::welcome(&stage.endpoint(proxy.port)).await;
+    let healed = "pgweir_routing_decisions_total{target=\"primary\",reason=\"healed\"}";
+    for round in 0..5 {
+        let body = "INSERT INTO t VALUES (2) RETURNING x";
+        stage.database.sql(&format!("CREATE FUNCTION writes{round}() RETURNS int LANGUAGE sql AS '{body}'")).await;
+        shared_cluster().await.wait_replayed().await.unwrap();
+        let (name, call) = (format!("s{round}"), format!("SELECT writes{round}()"));
+        let batch = [say::parse(&name, &call), say::bind("", &name, &[]), say::execute("", 0), say::sync()].concat();
+        client.send(&batch).await.unwrap();
+        let (frames, end) = client.until_ready(1).await;
+        assert_eq!((end, tags(&frames)), (None, "12DCZ".to_owned()), "{frames:?}");
+        client.send(&say::again(&name, &[])).await.unwrap();
+        let (frames, end) = client.until_ready(1).await;
+        assert_eq!((end, tags(&frames)), (None, "2DCZ".to_owned()), "{frames:?}");
+    }
+    assert!(proxy.metric(healed) > 0.0, "none of them was tried on a replica");
+    assert_eq!(stage.database.sql("SELECT count(*) FROM t").await.trim(), "11");
+}
+
+fn tags(frames: &[Frame]) -> String {
+    frames.iter().map(|frame| char::from(frame.tag)).collect()
 }
