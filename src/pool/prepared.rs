@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use lru::LruCache;
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 /// What the names of our statements on server connections begin with.
 pub const OUR_NAMES: &str = "pgweir_";
@@ -14,10 +14,27 @@ pub const OUR_NAMES: &str = "pgweir_";
 /// Added to a statement's text for what PostgreSQL keeps beside it; a round figure.
 const OVERHEAD: usize = 512;
 
+/// The settings under which a statement is parsed: names (`search_path`), the types of its parameters and
+/// constants (`TimeZone`, `DateStyle`) are fixed by them (PostgreSQL, "PREPARE").
+#[derive(Debug, Clone, Copy)]
+pub enum Environment {
+    /// By a hash of them.
+    Known(u64),
+    /// They may have been changed in a way that is not known yet.
+    Unknown,
+}
+
+impl Environment {
+    pub fn is(self, other: Self) -> bool {
+        matches!((self, other), (Self::Known(one), Self::Known(two)) if one == two)
+    }
+}
+
 /// A statement that some client prepared by name.
 #[derive(Debug)]
 pub struct Statement {
     id: u64,
+    environment: Environment,
     server_name: String,
     /// Text, NUL, and parameter types: the rest of its `Parse` after the name.
     identity: Box<[u8]>,
@@ -38,6 +55,11 @@ impl Statement {
         &self.identity
     }
 
+    /// Where it is prepared, it was parsed under these settings.
+    pub fn environment(&self) -> Environment {
+        self.environment
+    }
+
     /// The statement as the client wrote it.
     pub fn text(&self) -> &[u8] {
         crate::wire::view::cstring(&self.identity).map_or(&[], |(text, _)| text)
@@ -49,7 +71,8 @@ impl Statement {
     }
 }
 
-/// All statements that clients of one database and user hold, so that equal ones are one.
+/// All statements that clients of one database and user hold, so that those that are equal under equal
+/// settings are one.
 /// A statement that nobody holds any more is forgotten.
 #[derive(Debug, Default)]
 pub struct Statements {
@@ -58,9 +81,10 @@ pub struct Statements {
 }
 
 impl Statements {
-    /// The statement with this text and these types.
-    pub fn intern(&self, identity: &[u8]) -> Arc<Statement> {
-        let hash = xxh3_128(identity);
+    /// The statement with this text and these types. Under settings that are not known it is nobody else's.
+    pub fn intern(&self, identity: &[u8], environment: Environment) -> Arc<Statement> {
+        let Environment::Known(seed) = environment else { return self.make(identity, environment) };
+        let hash = xxh3_128_with_seed(identity, seed);
         let mut by_hash = self.by_hash.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = by_hash.get(&hash).and_then(Weak::upgrade)
             && *known.identity == *identity
@@ -70,10 +94,14 @@ impl Statements {
         if by_hash.len() == by_hash.capacity() {
             by_hash.retain(|_, statement| statement.strong_count() > 0);
         }
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let made = Arc::new(Statement { id, server_name: server_name(id), identity: identity.into() });
+        let made = self.make(identity, environment);
         by_hash.insert(hash, Arc::downgrade(&made));
         made
+    }
+
+    fn make(&self, identity: &[u8], environment: Environment) -> Arc<Statement> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Statement { id, environment, server_name: server_name(id), identity: identity.into() })
     }
 }
 
@@ -166,19 +194,31 @@ mod tests {
     #[test]
     fn equal_statements_are_one_until_nobody_holds_them() {
         let statements = Statements::default();
-        let first = statements.intern(b"SELECT 1\0\0\0");
-        assert_eq!(first.id(), statements.intern(b"SELECT 1\0\0\0").id());
-        assert_ne!(first.id(), statements.intern(b"SELECT 2\0\0\0").id());
+        let usual = Environment::Known(0);
+        let first = statements.intern(b"SELECT 1\0\0\0", usual);
+        assert_eq!(first.id(), statements.intern(b"SELECT 1\0\0\0", usual).id());
+        assert_ne!(first.id(), statements.intern(b"SELECT 2\0\0\0", usual).id());
         let id = first.id();
         drop(first);
-        assert_ne!(id, statements.intern(b"SELECT 1\0\0\0").id());
+        assert_ne!(id, statements.intern(b"SELECT 1\0\0\0", usual).id());
+    }
+
+    #[test]
+    fn equal_texts_under_other_settings_are_not_one() {
+        let statements = Statements::default();
+        let id = |environment| statements.intern(b"SELECT timestamptz '2020-01-01'\0\0\0", environment).id();
+        let kept = statements.intern(b"SELECT timestamptz '2020-01-01'\0\0\0", Environment::Known(1));
+        assert_eq!(kept.id(), id(Environment::Known(1)));
+        assert_ne!(kept.id(), id(Environment::Known(2)));
+        assert_ne!(id(Environment::Unknown), id(Environment::Unknown));
     }
 
     #[test]
     fn the_set_is_bounded_in_bytes() {
         let statements = Statements::default();
         let mut prepared = Prepared::default();
-        let made: Vec<_> = (0..3).map(|i| statements.intern(format!("SELECT {i}\0\0\0").as_bytes())).collect();
+        let made: Vec<_> =
+            (0..3).map(|i| statements.intern(format!("SELECT {i}\0\0\0").as_bytes(), Environment::Known(0))).collect();
         made.iter().for_each(|statement| prepared.insert(statement));
         assert!(prepared.touch(made[0].id()));
         let limit = 2 * made[0].cost();

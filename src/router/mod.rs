@@ -57,11 +57,14 @@ pub enum RouteReason {
     /// A replica refused or lost it before anything was answered, so it ran on the primary. Given by the
     /// caller.
     Healed,
+    /// It could have gone to a replica, but it ends with `Flush` and has portals: what comes next belongs to the
+    /// same transaction. Given by the caller.
+    Unfinished,
 }
 
 impl RouteReason {
     /// The reasons that are not the statement's own.
-    const OWN: [RouteReason; 9] = [
+    const OWN: [RouteReason; 10] = [
         RouteReason::InTransaction,
         RouteReason::Pinned,
         RouteReason::HintPrimary,
@@ -71,6 +74,7 @@ impl RouteReason {
         RouteReason::NotFresh,
         RouteReason::ReplicaDown,
         RouteReason::Healed,
+        RouteReason::Unfinished,
     ];
 
     /// How many there are.
@@ -104,6 +108,7 @@ impl RouteReason {
             RouteReason::NotFresh => "not_fresh",
             RouteReason::ReplicaDown => "replica_down",
             RouteReason::Healed => "healed",
+            RouteReason::Unfinished => "unfinished",
         }
     }
 
@@ -121,6 +126,7 @@ impl RouteReason {
             RouteReason::ReadOnlyTransaction => "it opens a read-only transaction",
             RouteReason::NotFresh => "it could go to a replica, but none is fresh enough",
             RouteReason::ReplicaDown => "it could go to a replica, but none is up",
+            RouteReason::Unfinished => "its batch goes on after a Flush, and what follows may write",
             RouteReason::Healed => {
                 "a replica refused or lost it before anything was answered, so it ran on the primary"
             }

@@ -15,6 +15,8 @@ pub struct Batch {
     pub needs_server: bool,
     /// There is an `Execute` in it.
     pub executes: bool,
+    /// There is a portal in it, which lives until the end of the transaction.
+    pub portals: bool,
     /// It is a single simple `Query`: an error of ours is followed by `ReadyForQuery` at once.
     pub simple: bool,
     /// Its end (`Query`, `Sync`, `Flush`) is in the buffer; an open one goes on after it.
@@ -31,6 +33,7 @@ impl Batch {
             calls: false,
             needs_server: false,
             executes: false,
+            portals: false,
             simple: false,
             complete: false,
             synced: false,
@@ -44,6 +47,12 @@ impl Batch {
             Some(so_far) => worse(so_far, verdict),
             None => verdict,
         });
+    }
+
+    /// Nothing that comes after it belongs to the same transaction, or could tell that it does: what ends with
+    /// `Flush` and has only prepared and described is as good as ended with `Sync`.
+    pub fn is_closed(&self) -> bool {
+        self.complete && (self.synced || !self.portals)
     }
 
     /// Where it goes is known before its end, and it may be one whose answer comes before its end.

@@ -111,6 +111,12 @@ impl Intake {
         *self = Self::default();
     }
 
+    /// The client has been told of an error after which PostgreSQL would skip its messages.
+    pub(super) fn skip_to_sync(&mut self) {
+        self.skipping = true;
+        self.ungather();
+    }
+
     /// Nothing of a batch is half sent.
     pub(super) fn at_boundary(&self) -> bool {
         self.streaming.is_none() && self.admitted == 0
@@ -175,7 +181,7 @@ impl Session {
     fn follows(&self) -> bool {
         let Some(leased) = &self.lease else { return false };
         let waiting = !self.ledger.settled();
-        let held_up = (waiting || leased.withheld.ready) && self.may_reset();
+        let held_up = leased.ended_early || (waiting || leased.withheld.ready) && self.may_reset();
         self.intake.open
             || self.ledger.status() != Status::Idle
             || self.ledger.is_unsynced()
@@ -309,15 +315,17 @@ impl Session {
             Request::LongParse { .. } => batch.add(Verdict::opaque(Reason::Oversized)),
             Request::Bind(BindHead { statement, .. }) | Request::Describe(Target::Statement(statement)) => {
                 batch.needs_server = true;
+                batch.portals |= matches!(request, Request::Bind(_));
                 if let Some(verdict) = self.verdict_of(statement) {
                     batch.add(verdict);
                     batch.calls |=
                         self.names.get(statement).is_some_and(|named| may_call(named.statement.text(), verdict));
                 }
             }
-            Request::Execute => (batch.needs_server, batch.executes) = (true, true),
-            Request::Describe(_) | Request::Close(Target::Portal(_)) => batch.needs_server = true,
-            Request::CopyData | Request::CopyEnd => batch.needs_server = true,
+            Request::Execute => (batch.needs_server, batch.portals, batch.executes) = (true, true, true),
+            Request::Describe(_) | Request::Close(Target::Portal(_)) | Request::CopyData | Request::CopyEnd => {
+                (batch.needs_server, batch.portals) = (true, true);
+            }
             Request::Close(Target::Statement(name)) => batch.needs_server |= name.is_empty(),
             Request::Sync => {
                 batch.synced = true;
@@ -340,8 +348,13 @@ impl Session {
             return None;
         }
         let verdict = batch.verdict();
-        let rides =
-            !settled && !self.may_reset() && batch.complete && batch.needs_server && verdict.class == Class::Read;
+        let ended_early = self.lease.as_ref().is_some_and(|leased| leased.ended_early);
+        let rides = !settled
+            && !ended_early
+            && !self.may_reset()
+            && batch.is_closed()
+            && batch.needs_server
+            && verdict.class == Class::Read;
         self.not_repeatable();
         if rides && verdict.tx == crate::sql::TxControl::None && !crate::session::batch::needs_probe(verdict.effects) {
             self.intake.admit(&batch);
@@ -540,11 +553,27 @@ impl Session {
                 self.ledger.copy_ended();
                 None
             }
+            Request::Flush if self.may_end_here(leased) => {
+                // Whoever has prepared a statement may take his time: the connection does not wait for him.
+                leased.lease.outbound.push(&SYNC);
+                self.ledger.push(Awaits::Sync, Fate::Swallow, None);
+                leased.ended_early = true;
+                return Sent::Done;
+            }
             Request::Flush | Request::CopyData => None,
         };
         if let Some(awaits) = awaits {
             self.begin_statement(leased);
-            leased.batch += u32::from(matches!(awaits, Awaits::Sync | Awaits::Query | Awaits::FunctionCall));
+            let ends = matches!(awaits, Awaits::Sync | Awaits::Query | Awaits::FunctionCall);
+            leased.batch += u32::from(ends);
+            let portal = matches!(
+                request,
+                Request::Bind(_)
+                    | Request::Execute
+                    | Request::Describe(Target::Portal(_))
+                    | Request::Close(Target::Portal(_))
+            );
+            leased.portals = !ends && (leased.portals || portal);
             self.ledger.push(awaits, Fate::Forward, change);
         }
         if frame.len() < len {
@@ -552,6 +581,15 @@ impl Session {
         }
         leased.lease.outbound.push(frame);
         Sent::Done
+    }
+
+    /// A `Flush` behind nothing but `Parse`, `Describe` and `Close` of statements, outside a transaction.
+    fn may_end_here(&self, leased: &Leased) -> bool {
+        !leased.portals
+            && !self.keeps_lease()
+            && self.ledger.status() == Status::Idle
+            && self.ledger.is_unsynced()
+            && !self.ledger.is_skipping()
     }
 
     /// SQL's `DEALLOCATE` of a statement that was prepared by the protocol (they share their names): the
@@ -587,9 +625,10 @@ impl Session {
             return self.poison(leased, error);
         }
         self.begin_statement(leased);
-        let statement = self.group.statements.intern(parse.identity);
+        let environment = self.state.environment();
+        let statement = self.group.statements.intern(parse.identity, environment);
         let (name, generation) = (Arc::from(parse.name), self.catalog.generation());
-        let named = Named { name: Arc::clone(&name), statement: statement.clone(), verdict, generation };
+        let named = Named { name: Arc::clone(&name), statement: statement.clone(), verdict, generation, environment };
         let before = self.names.set(parse.name, Some(named));
         if leased.repeatable {
             leased.names_before.push((name, before.clone()));
@@ -612,7 +651,7 @@ impl Session {
 
     /// PostgreSQL looks at the statement before it looks at its name: what is wrong with that is said first.
     fn try_parse(&mut self, leased: &mut Leased, parse: &Parse<'_>) {
-        let statement = self.group.statements.intern(parse.identity);
+        let statement = self.group.statements.intern(parse.identity, self.state.environment());
         if !leased.lease.prepared.touch(statement.id()) {
             self.put_parse(leased, &statement, Fate::Swallow, Some(Change::Prepared(statement.id())));
         }
@@ -631,6 +670,7 @@ impl Session {
         let name = named.statement.server_name().as_bytes();
         let rewritten = len - head.statement.len() + name.len();
         let out = leased.lease.outbound.bytes();
+        leased.portals = true;
         out.put_u8(frontend::BIND);
         out.put_u32((rewritten - 1) as u32);
         out.put_slice(head.portal);
@@ -659,12 +699,30 @@ impl Session {
         let named = self.names.get(name).cloned().ok_or_else(|| refusal::no_such_statement(name))?;
         if leased.lease.prepared.touch(named.statement.id()) {
             conn_metrics(leased).prepared_hits.inc();
+            return Ok(named);
+        }
+        let named = self.under_present_settings(named);
+        if leased.lease.prepared.touch(named.statement.id()) {
+            conn_metrics(leased).prepared_hits.inc();
         } else {
             conn_metrics(leased).prepared_misses.inc();
             let change = Change::Prepared(named.statement.id());
             self.put_parse(leased, &named.statement, Fate::Swallow, Some(change));
         }
         Ok(named)
+    }
+
+    /// A server connection that parses it now does so under the settings of now, and it must not pass for
+    /// the same as where it was parsed under others.
+    fn under_present_settings(&mut self, mut named: Named) -> Named {
+        let environment = self.state.environment();
+        if !named.statement.environment().is(environment) {
+            named.statement = self.group.statements.intern(named.statement.identity(), environment);
+            if let Some(known) = self.names.get_mut(&named.name) {
+                known.statement = named.statement.clone();
+            }
+        }
+        named
     }
 
     /// Makes sure that the server connection has this session's unnamed statement. When there is none
@@ -780,15 +838,15 @@ impl Session {
                 _ => None,
             };
         }
-        let generation = self.catalog.generation();
+        let (generation, environment) = (self.catalog.generation(), self.state.environment());
         let named = self.names.get(name)?;
-        if named.generation == generation {
+        if named.generation == generation && named.environment.is(environment) {
             return Some(named.verdict);
         }
         let statement = named.statement.clone();
         let verdict = self.classify_parse(&Parse { name, text: statement.text(), identity: statement.identity() });
         let named = self.names.get_mut(name)?;
-        (named.verdict, named.generation) = (verdict, generation);
+        (named.verdict, named.generation, named.environment) = (verdict, generation, environment);
         Some(verdict)
     }
 
@@ -806,6 +864,9 @@ impl Session {
         self.intake.admitted = self.intake.admitted.saturating_sub(count);
     }
 }
+
+/// A whole `Sync`.
+const SYNC: [u8; HEADER] = [frontend::SYNC, 0, 0, 0, 4];
 
 /// A whole `Flush`.
 const FLUSH: [u8; HEADER] = [frontend::FLUSH, 0, 0, 0, 4];

@@ -92,7 +92,11 @@ impl Session {
             default_read_only: self.state.default_read_only(),
             replicas: self.group.has_replicas(),
         };
-        route(&batch.verdict(), &view)
+        let decision = route(&batch.verdict(), &view);
+        if decision.target == Target::Replica && !batch.is_closed() && !view.default_read_only {
+            return Decision { target: Target::Primary, reason: RouteReason::Unfinished };
+        }
+        decision
     }
 
     /// A read tries the replicas one after the other, and then the primary: one that is gone never
@@ -190,8 +194,7 @@ impl Session {
 
     /// The connection becomes this session's: its settings are made, in the same write as the batch.
     fn take(&mut self, lease: Lease, place: Place, batch: &Batch, leased_at: Instant) {
-        let repeatable = batch.synced
-            && batch.complete
+        let repeatable = batch.is_closed()
             && batch.verdict.is_none_or(|verdict| verdict.tx == TxControl::None)
             && self.mode != PoolMode::Session;
         let prepared_limit = lease.pool().prepared_limit();
@@ -203,6 +206,8 @@ impl Session {
             swallowing: false,
             has_unnamed: false,
             flushed: false,
+            portals: false,
+            ended_early: false,
             batch: 0,
             parsed: Vec::new(),
             schema_changed: false,
@@ -262,6 +267,7 @@ impl Session {
         self.count_batch(&leased);
         leased.active = false;
         leased.repeatable = false;
+        leased.ended_early = false;
         self.attempts = 0;
         self.inbound.release();
         self.intake.settled();
@@ -292,7 +298,7 @@ impl Session {
             self.slot.rests();
             leased.lease.cancel.fence.lowered().await;
             match self.look(&mut leased).await {
-                Ok(()) => {}
+                Ok(()) => self.state.settled(),
                 // The session's own timeout is too short for us: it stays here, and is asked again.
                 Err(QueryError::Server { code, .. }) if code == "57014" => {
                     self.effects |= effects;
@@ -301,6 +307,8 @@ impl Session {
                 Err(error) => return Settled::Lost(self.lost(leased.place, &error.to_string(), false)),
             }
             self.slot.leases(&leased.lease.cancel);
+        } else {
+            self.state.settled();
         }
         leased.withheld.tell(&mut self.outbound);
         leased.withheld.reported = false;

@@ -122,6 +122,10 @@ struct Leased {
     has_unnamed: bool,
     /// The server was asked for the replies that it still had.
     flushed: bool,
+    /// There are portals in the batch that is being sent.
+    portals: bool,
+    /// We have ended the client's batch with a `Sync` of our own, where it had a `Flush`.
+    ended_early: bool,
     /// The batch that is being sent, by number.
     batch: u32,
     /// Statements that the connection was given since the ledger was last empty, with the batch.
@@ -263,6 +267,9 @@ impl Session {
         let unknown = self.group.catalog_is_failing() && intake::may_call(text, verdict);
         let verdict = if unknown { verdict.with(Effects::STATE | Effects::HIDDEN) } else { verdict };
         self.effects |= verdict.effects;
+        if verdict.effects.intersects(Effects::STATE | Effects::LOCAL_SETTING) {
+            self.state.note_environment(text, verdict.effects);
+        }
         if batch::needs_probe(verdict.effects) {
             self.state.note(text, verdict.effects, self.ledger.status() != ledger::Status::Idle);
             if state::drops_statements(text) {

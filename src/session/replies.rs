@@ -89,6 +89,9 @@ impl Session {
             if header.tag == backend::NOTICE {
                 self.noticed(leased);
             }
+            if header.tag == backend::ERROR && self.ledger.ends_at_ours() && verdict != Verdict::Swallow {
+                self.intake.skip_to_sync();
+            }
             match verdict {
                 Verdict::Forward => {
                     self.observe(leased, header.tag);
@@ -102,7 +105,13 @@ impl Session {
                         self.outbound.push(&renamed);
                     }
                 }
-                Verdict::Swallow => leased.swallowing = true,
+                Verdict::Swallow => {
+                    leased.swallowing = true;
+                    if header.tag == backend::READY && leased.ended_early && leased.again.is_none() {
+                        // For the client it is over without a word.
+                        self.touch(leased);
+                    }
+                }
                 Verdict::Replace(error) => {
                     self.flush_run(leased, &mut run);
                     self.touch(leased);

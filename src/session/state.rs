@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use xxhash_rust::xxh3::Xxh3;
+
 use crate::cluster::Greeting;
-use crate::pool::{Held, Holdings, Settings};
+use crate::pool::{Environment, Held, Holdings, Settings};
 use crate::sql::{Class, Effects, Verdict, setting_names};
 use crate::tenant::clamp;
 
@@ -30,6 +32,10 @@ pub(super) struct State {
     mentioned: BTreeSet<String>,
     /// A setting was made of which we do not know the name.
     hidden: bool,
+    /// A hash of the settings that say how statements are parsed.
+    environment: u64,
+    /// One of those may have been changed.
+    environment_touched: bool,
     /// State was made that nothing shows and nothing undoes.
     sticky: bool,
     /// A statement may have changed the statement timeout.
@@ -50,6 +56,8 @@ impl State {
             held: None,
             mentioned: custom.collect(),
             hidden: false,
+            environment: 0,
+            environment_touched: false,
             sticky: false,
             timeout_touched: false,
             ceiling,
@@ -59,6 +67,7 @@ impl State {
         };
         state.clamp();
         state.base = state.settings.clone();
+        state.environment = environment(&state.settings);
         state
     }
 
@@ -68,6 +77,15 @@ impl State {
 
     pub fn search_path(&self) -> &str {
         self.settings.get("search_path").map_or(&self.default_search_path, String::as_str)
+    }
+
+    /// The settings under which a statement is parsed now.
+    pub fn environment(&self) -> Environment {
+        // What a name means there depends on the session's own tables.
+        if self.environment_touched || self.held == Some(Held::Temporary) {
+            return Environment::Unknown;
+        }
+        Environment::Known(self.environment)
     }
 
     /// Transactions are serializable unless they say otherwise, and a standby refuses those.
@@ -92,6 +110,18 @@ impl State {
         if !in_transaction && ends_with_reset(text) {
             (self.hidden, self.mentioned) = (false, BTreeSet::new());
         }
+    }
+
+    /// Remembers whether a statement may have changed how others are parsed, until that is known.
+    pub fn note_environment(&mut self, text: &[u8], effects: Effects) {
+        let names = setting_names(text);
+        let settings_only = !names.names.is_empty() && !names.unknown && !effects.contains(Effects::HIDDEN);
+        self.environment_touched |= !settings_only || !names.names.iter().all(|name| is_for_execution(name));
+    }
+
+    /// The transaction is over, and what the session has is known.
+    pub fn settled(&mut self) {
+        self.environment_touched = false;
     }
 
     /// Remembers whether a statement may have changed the statement timeout.
@@ -124,6 +154,7 @@ impl State {
         }
         self.settings = Arc::new(settings);
         let sticky = self.sticky.then_some(Held::Sticky);
+        self.environment = environment(&self.settings);
         self.held = sticky.or(holdings.held).or(self.hidden.then_some(Held::Hidden));
         self.clamp();
     }
@@ -151,6 +182,45 @@ impl State {
             Arc::make_mut(&mut self.settings).insert(STATEMENT_TIMEOUT.into(), clamped.to_string());
         }
     }
+}
+
+/// A hash of the settings that may matter where a statement is parsed.
+fn environment(settings: &Settings) -> u64 {
+    let mut hasher = Xxh3::new();
+    for (name, value) in settings.iter().filter(|(name, _)| !is_for_execution(name)) {
+        hasher.update(&(name.len() as u64).to_be_bytes());
+        hasher.update(name.as_bytes());
+        hasher.update(&(value.len() as u64).to_be_bytes());
+        hasher.update(value.as_bytes());
+    }
+    hasher.digest()
+}
+
+/// Does a setting matter only when statements are planned or run, or not even then? One that is not known to
+/// counts as one that matters where they are parsed.
+fn is_for_execution(name: &str) -> bool {
+    const KNOWN: &[&str] = &[
+        "application_name",
+        "client_min_messages",
+        "default_transaction_deferrable",
+        "default_transaction_isolation",
+        "default_transaction_read_only",
+        "extra_float_digits",
+        "idle_in_transaction_session_timeout",
+        "idle_session_timeout",
+        "jit",
+        "lock_timeout",
+        "maintenance_work_mem",
+        "plan_cache_mode",
+        "statement_timeout",
+        "synchronous_commit",
+        "temp_buffers",
+        "transaction_timeout",
+        "work_mem",
+    ];
+    let prefixed = ["enable_", "log_", "max_parallel_", "track_"].iter().any(|prefix| name.starts_with(prefix));
+    // Those with a dot are the application's own.
+    prefixed || name.contains('.') || KNOWN.contains(&name)
 }
 
 /// Does this statement drop every prepared statement of the session?

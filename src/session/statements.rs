@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::pool::{Statement, Statements};
+use crate::pool::{Environment, Statement, Statements};
 use crate::sql::Verdict;
 
 /// A statement as one client knows it.
@@ -13,9 +13,10 @@ pub struct Named {
     /// The client's name for it.
     pub name: Arc<[u8]>,
     pub statement: Arc<Statement>,
-    /// Judged under the catalog of this generation.
+    /// Judged under the catalog of this generation, and under these settings.
     pub verdict: Verdict,
     pub generation: u64,
+    pub environment: Environment,
 }
 
 /// The unnamed statement, which lives until the next `Parse` of it or the next simple `Query`.
@@ -108,7 +109,7 @@ impl Names {
     /// Goes on with the statements of another pool.
     pub fn adopt(&mut self, statements: &Statements) {
         for named in self.by_name.values_mut() {
-            named.statement = statements.intern(named.statement.identity());
+            named.statement = statements.intern(named.statement.identity(), named.statement.environment());
         }
     }
 

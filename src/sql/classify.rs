@@ -290,7 +290,7 @@ mod tests {
             ("SELECT 1", NONE),
             (" ; -- x", Effects::EMPTY),
             ("SET work_mem = 1", Effects::STATE),
-            ("SET LOCAL work_mem = 1", NONE),
+            ("SET LOCAL work_mem = 1", Effects::LOCAL_SETTING),
             ("SET TRANSACTION READ ONLY", NONE),
             ("SET \"Default_Transaction_Read_Only\" = on", Effects::STATE | Effects::READ_ONLY_SETTING),
             ("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", Effects::STATE | Effects::READ_ONLY_SETTING),

@@ -172,7 +172,7 @@ fn set(sql: &[u8], rest: &[Token]) -> Statement {
         Keyword::Constraints => bare(Reason::Transaction, TxControl::None),
         Keyword::Characteristics => primary(Reason::SessionState, Effects::STATE | Effects::READ_ONLY_SETTING),
         _ if scope == Keyword::Local && after.first().is_some_and(Token::is_name) => {
-            bare(Reason::SessionState, TxControl::None)
+            Statement { effects: Effects::LOCAL_SETTING, ..bare(Reason::SessionState, TxControl::None) }
         }
         _ => setting(sql, after, Effects::STATE),
     }

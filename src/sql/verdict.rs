@@ -203,6 +203,8 @@ impl Effects {
     /// The state is changed by code that the text does not show (a function of the database's own): which
     /// settings it makes cannot be known.
     pub const HIDDEN: Effects = Effects(1 << 8);
+    /// Changes a setting until the end of the transaction (`SET LOCAL`).
+    pub const LOCAL_SETTING: Effects = Effects(1 << 9);
 
     const NAMES: &[(Effects, &str)] = &[
         (Effects::STATE, "it may change the session's state"),
@@ -213,6 +215,7 @@ impl Effects {
         (Effects::COPY, "it switches to COPY"),
         (Effects::SEQUENCE, "it advances a sequence"),
         (Effects::HIDDEN, "what state it changes is hidden in the code of a function"),
+        (Effects::LOCAL_SETTING, "it changes a setting for its transaction"),
         (Effects::PARAMETER_TYPES, "its class depends on its parameters having built-in types"),
     ];
 

@@ -9,7 +9,9 @@ use pgweir::sandbox::{SandboxOptions, User};
 
 use crate::support::primary_only::{backends, config, connect_cuttable, proxy, sqlstate, try_value, value};
 use crate::support::proxy::Proxy;
-use crate::support::{connect, eventually, fresh_database, shared_cluster, start, unique};
+use crate::support::raw::RawClient;
+use crate::support::stage::Stage;
+use crate::support::{connect, eventually, fresh_database, say, shared_cluster, start, unique};
 
 const PID: &str = "SELECT pg_backend_pid()";
 
@@ -322,4 +324,24 @@ async fn a_client_that_vanishes_in_a_read_or_in_the_queue_costs_no_place() {
     assert_eq!(value(&other, "SELECT 1").await, "1");
     assert!(statement.await.unwrap().is_err() && queued.await.unwrap().is_err());
     assert_eq!(database.sql(active).await, "0");
+}
+
+/// Some drivers prepare with `Flush` and send `Sync` when they execute.
+#[tokio::test]
+async fn a_client_that_has_prepared_and_waits_holds_nothing() {
+    let stage = Stage::set("").await;
+    let config = stage.config("[pool]\nsize = 1\nqueue_timeout = \"2s\"").await;
+    let alone = config.lines().filter(|line| !line.starts_with("replicas")).collect::<Vec<_>>().join("\n");
+    for config in [&config, &alone] {
+        let proxy = Proxy::start(config).await;
+        let mut idle = RawClient::welcome(&stage.endpoint(proxy.port)).await;
+        idle.send(&[say::parse("s", "SELECT 7"), say::describe_statement("s"), say::flush()].concat()).await.unwrap();
+        assert_eq!(idle.reader.until(b'T', 1).await.1, None);
+        let mut other = RawClient::welcome(&stage.endpoint(proxy.port)).await;
+        assert_eq!(other.rows("SELECT 1").await, ["1"]);
+        assert_eq!(other.rows("CREATE TEMP TABLE t ON COMMIT DROP AS SELECT 1; SELECT 2").await, ["2"]);
+        idle.send(&say::again("s", &[])).await.unwrap();
+        let (frames, end) = idle.until_ready(1).await;
+        assert_eq!((end, frames.len()), (None, 4), "{frames:?}");
+    }
 }

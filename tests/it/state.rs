@@ -250,3 +250,29 @@ async fn a_statement_that_fails_leaves_the_settings_as_they_were() {
     }
     eventually("nobody waits", async || proxy.metric("pgweir_waiting_clients") == 0.0).await;
 }
+
+/// What a name or a constant means is settled when a statement is parsed, under settings of the client's own.
+#[tokio::test]
+async fn prepared_statements_are_shared_by_those_alone_who_mean_the_same() {
+    let database = fresh_database(
+        "CREATE SCHEMA one; CREATE TABLE one.t AS SELECT 1 AS x; CREATE SCHEMA two; CREATE TABLE two.t AS SELECT 'b'::text AS x",
+    )
+    .await;
+    let proxy = proxy("[pool]\nsize = 1").await;
+    let mut clients = Vec::new();
+    for (schema, zone, seen) in [("one", "UTC", "1|1577836800"), ("two", "Asia/Tokyo", "b|1577804400")] {
+        let client = proxy.connect(&database.name).await;
+        client.batch_execute(&format!("SET search_path = {schema}; SET timezone = '{zone}'")).await.unwrap();
+        clients.push((client, seen));
+    }
+    let sql = "SELECT x || '|' || extract(epoch FROM timestamptz '2020-01-01')::int FROM t";
+    for _ in 0..3 {
+        for (client, seen) in &clients {
+            let statement = client.prepare(sql).await.unwrap();
+            for _ in 0..2 {
+                let row = client.query_one(&statement, &[]).await.unwrap();
+                assert_eq!(row.get::<_, &str>(0), *seen);
+            }
+        }
+    }
+}

@@ -248,6 +248,16 @@ impl<C> Ledger<C> {
         self.front == Front::CopyingIn && self.entries.iter().all(|entry| entry.awaits != Awaits::CopyEnd)
     }
 
+    /// Next comes the answer to a `Sync` that we injected.
+    pub fn ends_at_ours(&self) -> bool {
+        matches!(self.entries.front(), Some(Entry { awaits: Awaits::Sync, fate: Fate::Swallow, .. }))
+    }
+
+    /// The server is known to discard what comes before the next `Sync`.
+    pub fn is_skipping(&self) -> bool {
+        self.batch == Batch::Skipping
+    }
+
     /// Replies of an earlier batch are awaited.
     pub fn reaches_back(&self) -> bool {
         self.entries.iter().any(|entry| entry.awaits.is_answered_by_ready())

@@ -466,6 +466,33 @@ fn batches() -> Vec<Script> {
             .send([run("SELECT 1", &[]), flush(), flush(), sync()])
             .ready(1)
             .query("SELECT count(*) FROM journal WHERE x = 'flushed'"),
+        script("a write after a read that was flushed")
+            .send([run("SELECT n FROM numbers WHERE n = 1", &[]), flush()])
+            .until(b'C', 1)
+            .send([run("INSERT INTO journal VALUES ('flushed')", &[]), sync()])
+            .ready(1)
+            .query("SELECT x FROM journal"),
+        script("prepared with Flush, then a write")
+            .send([parse("s", "SELECT n FROM numbers WHERE n = $1"), describe_statement("s"), flush()])
+            .until(b'T', 1)
+            .query("INSERT INTO journal VALUES ('prepared')")
+            .send([again("s", &["2"])])
+            .ready(1)
+            .send([parse("", "SELECT word FROM numbers WHERE n = 3"), flush(), bind("", "", &[]), flush()])
+            .until(b'2', 1)
+            .send([execute("", 0), sync(), close_statement("s"), flush(), sync()])
+            .ready(2),
+        script("prepared with Flush, wrongly")
+            .send([parse("s", "SELEC"), describe_statement("s"), flush()])
+            .until(b'E', 1)
+            .send([parse("s", "SELECT 1"), bind("", "s", &[]), execute("", 0), sync()])
+            .ready(1)
+            .send([parse("s", "SELECT 1"), flush(), again("s", &[])])
+            .ready(1),
+        script("prepared with Flush, wrongly, all at once")
+            .send([run("SELECT 1/0", &[]), sync(), parse("t", "SELECT 2"), flush(), parse("s", "SELEC"), flush()])
+            .send([parse("s", "SELECT 1"), bind("", "s", &[]), query("SELECT 3"), flush(), sync(), again("t", &[])])
+            .ready(3),
         script("Flush alone").send([flush(), flush()]).query("SELECT 1").send([flush(), sync()]).ready(1),
         script("Sync alone").send([sync()]).ready(1).send([sync(), sync(), sync()]).ready(3),
         script("pipelined reads")

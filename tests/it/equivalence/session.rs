@@ -116,6 +116,8 @@ fn reports() -> Vec<Script> {
     ]
 }
 
+const EPOCH: &str = "SELECT extract(epoch FROM timestamptz '2020-01-01')";
+
 fn settings() -> Vec<Script> {
     vec![
         script("settings that are not reported")
@@ -153,6 +155,22 @@ fn settings() -> Vec<Script> {
             .query("SET TIME ZONE INTERVAL '+02:30' HOUR TO MINUTE")
             .query("SHOW TIME ZONE")
             .query("SELECT '2024-01-02 03:04:05+00'::timestamptz"),
+        script("constants are those of their settings")
+            .query("SET TimeZone = 'UTC'")
+            .batch(EPOCH, &[])
+            .query("SET TimeZone = 'Asia/Tokyo'")
+            .batch(EPOCH, &[])
+            .send([parse("tokyo", EPOCH), sync(), again("tokyo", &[])])
+            .ready(2)
+            .query("SET TimeZone = 'UTC'")
+            .send([parse("utc", EPOCH), sync(), again("utc", &[])])
+            .ready(2)
+            .query("BEGIN; SET LOCAL TimeZone = 'America/New_York'")
+            .send([parse("york", EPOCH), sync(), again("york", &[]), again("utc", &[])])
+            .ready(3)
+            .query("COMMIT")
+            .send([parse("again", EPOCH), sync(), again("again", &[])])
+            .ready(2),
         script("settings of planning")
             .query("SET enable_seqscan = off; SET random_page_cost = 1.5")
             .query("SELECT current_setting('enable_seqscan'), current_setting('random_page_cost')"),
