@@ -14,10 +14,14 @@ use crate::sql::{CATALOG_QUERIES, CATALOG_STAMP_QUERY, Catalog, CatalogRows};
 
 /// How often the catalog's stamp is compared while reads come.
 const CHECK: Duration = Duration::from_secs(2);
+/// After a suspicion of a change.
+const SOON: Duration = Duration::from_millis(100);
 /// For one question, and bytes of its answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 const LARGEST: usize = 64 << 20;
-/// After a failed attempt to load.
+/// To read it, one straight after the other.
+const ATTEMPTS: usize = 5;
+/// After failed attempts to read.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// What was read, and the schema's generation that it is known to hold for.
@@ -34,6 +38,9 @@ pub struct CatalogKeeper {
     /// What holds while the catalog is being read.
     unloaded: Arc<Catalog>,
     generation: AtomicU64,
+    /// Readings that were asked for, and those of them that have been made.
+    asked: AtomicU64,
+    made: AtomicU64,
     changed: Notify,
     published: Notify,
     failing: AtomicBool,
@@ -50,6 +57,8 @@ impl Default for CatalogKeeper {
             current: ArcSwap::from_pointee(Published { generation: 0, catalog: unloaded.clone() }),
             unloaded,
             generation: AtomicU64::new(1),
+            asked: AtomicU64::new(1),
+            made: AtomicU64::new(0),
             changed: Notify::new(),
             published: Notify::new(),
             failing: AtomicBool::new(false),
@@ -66,14 +75,24 @@ impl CatalogKeeper {
         if current.generation == self.generation() { current.catalog.clone() } else { self.unloaded.clone() }
     }
 
-    /// Returns when the catalog has been read. Cancel safe.
-    pub async fn loaded(&self) {
+    /// What was read last, though the schema has changed since.
+    pub fn last(&self) -> Arc<Catalog> {
+        self.current.load().catalog.clone()
+    }
+
+    /// Has it been read for the `number`th time it was asked for?
+    pub fn has_read(&self, number: u64) -> bool {
+        self.made.load(Ordering::Acquire) >= number
+    }
+
+    /// Returns when that is so. Cancel safe.
+    pub async fn reading(&self, number: u64) {
         loop {
             let published = self.published.notified();
             tokio::pin!(published);
-            // Before the look: a catalog that is published in between is not missed.
+            // Before the look: what is published in between is not missed.
             published.as_mut().enable();
-            if self.current().is_loaded() {
+            if self.has_read(number) {
                 return;
             }
             published.await;
@@ -89,18 +108,35 @@ impl CatalogKeeper {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// What is known is void until it has been read again, which starts at once.
-    pub fn invalidate(&self) {
+    /// What is known is void until it has been read again, which starts at once. The number of that reading.
+    pub fn invalidate(&self) -> u64 {
         self.generation.fetch_add(1, Ordering::AcqRel);
+        let number = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
         self.changed.notify_one();
+        number
+    }
+
+    /// What is known may be void: that is looked at soon, and holds until then.
+    pub fn suspect(&self) {
+        self.asked.fetch_add(1, Ordering::AcqRel);
+        self.changed.notify_one();
+    }
+
+    /// Returns when a change is certain. Cancel safe.
+    async fn changed_for_sure(&self, generation: u64) {
+        while self.generation() == generation {
+            self.changed.notified().await;
+        }
     }
 
     /// Publishes what was read under `generation`, unless the schema has changed meanwhile.
     fn publish(&self, generation: u64, catalog: Arc<Catalog>) {
         self.current.store(Arc::new(Published { generation, catalog }));
-        self.published.notify_waiters();
     }
 }
+
+/// A catalog and its stamp.
+type Stamped = (String, Arc<Catalog>);
 
 /// Reads the catalog with `group`'s login until the group is gone.
 pub(super) async fn keep(group: Weak<Group>) {
@@ -109,11 +145,17 @@ pub(super) async fn keep(group: Weak<Group>) {
     let _reader = keeper.reader.lock().await;
     let mut read: Option<Stamped> = None;
     let mut published = 0;
+    let mut reader = None;
     loop {
         let Some(group) = group.upgrade().filter(|group| !group.is_closed()) else { return };
-        let generation = keeper.generation();
+        let (generation, asked) = (keeper.generation(), keeper.asked.load(Ordering::Acquire));
+        let wanted = published != generation || !keeper.has_read(asked);
         let quiet = group.clock.now().since(group.last_read()) > CHECK * 2;
-        let outcome = if published == generation && quiet { Ok(None) } else { renew(&group, &keeper, &read).await };
+        if quiet && !wanted {
+            reader = None;
+        }
+        let outcome =
+            if wanted || !quiet { renew_or_retry(&group, &keeper, &mut reader, &read).await } else { Ok(None) };
         drop(group);
         keeper.failing.store(outcome.is_err(), Ordering::Relaxed);
         let pause = match outcome {
@@ -129,6 +171,8 @@ pub(super) async fn keep(group: Weak<Group>) {
                     keeper.publish(generation, catalog.clone());
                     published = generation;
                 }
+                keeper.made.fetch_max(asked, Ordering::AcqRel);
+                keeper.published.notify_waiters();
                 CHECK
             }
             Err(error) => {
@@ -137,15 +181,44 @@ pub(super) async fn keep(group: Weak<Group>) {
             }
         };
         let _ = tokio::time::timeout(pause, keeper.changed.notified()).await;
+        if published == keeper.generation() && pause == CHECK {
+            // A mere suspicion, of which there may be thousands in a second.
+            let _ = tokio::time::timeout(SOON, keeper.changed_for_sure(published)).await;
+        }
     }
 }
 
-/// A catalog and its stamp.
-type Stamped = (String, Arc<Catalog>);
+/// What is dropped while its definition is read brings an error, and is gone when it is read again.
+/// `reader` is the connection of the last reading, if it still serves.
+async fn renew_or_retry(
+    group: &Group,
+    keeper: &CatalogKeeper,
+    reader: &mut Option<Reader>,
+    before: &Option<Stamped>,
+) -> Result<Option<Stamped>, String> {
+    let mut failure = String::new();
+    for _ in 0..ATTEMPTS {
+        let mut taken = match reader.take() {
+            Some(reader) => reader,
+            None => Reader::connect(group).await?,
+        };
+        match renew(&mut taken, keeper, before).await {
+            Ok(fresh) => {
+                *reader = Some(taken);
+                return Ok(fresh);
+            }
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
 
 /// Reads the catalog if it is not the one that was read before.
-async fn renew(group: &Group, keeper: &CatalogKeeper, before: &Option<Stamped>) -> Result<Option<Stamped>, String> {
-    let mut reader = Reader::connect(group).await?;
+async fn renew(
+    reader: &mut Reader,
+    keeper: &CatalogKeeper,
+    before: &Option<Stamped>,
+) -> Result<Option<Stamped>, String> {
     // The stamp first: a change during the load then shows as another stamp.
     let stamp = first(reader.ask(CATALOG_STAMP_QUERY).await?).ok_or("the catalog's stamp is empty")?;
     if before.as_ref().is_some_and(|(known, _)| *known == stamp) {
@@ -162,8 +235,8 @@ async fn renew(group: &Group, keeper: &CatalogKeeper, before: &Option<Stamped>) 
 
 type Sets = Vec<Vec<Vec<Option<String>>>>;
 
-/// A connection of the reader's own, for as long as one reading takes: those of the pool may all be
-/// kept by sessions that wait for the catalog, and have settings of their clients.
+/// A connection of the reader's own, for as long as reads come: those of the pool may all be kept by sessions
+/// that wait for the catalog, and have settings of their clients.
 struct Reader(Connected);
 
 impl Reader {

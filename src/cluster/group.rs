@@ -120,9 +120,14 @@ impl Group {
         self.catalog.current()
     }
 
-    /// Returns when the catalog has been read. Cancel safe.
-    pub async fn catalog_loaded(&self) {
-        self.catalog.loaded().await;
+    /// Returns when the catalog has been read for the `number`th time it was asked for. Cancel safe.
+    pub async fn reading(&self, number: u64) {
+        self.catalog.reading(number).await;
+    }
+
+    /// See [`Self::reading`].
+    pub fn has_read(&self, number: u64) -> bool {
+        self.catalog.has_read(number)
     }
 
     /// The catalog could not be read when that was last tried.
@@ -130,14 +135,24 @@ impl Group {
         self.catalog.is_failing()
     }
 
+    /// As it was last read, which may be out of date.
+    pub fn last_catalog(&self) -> Arc<Catalog> {
+        self.catalog.last()
+    }
+
     pub(super) fn keeper(&self) -> &Arc<CatalogKeeper> {
         &self.catalog
     }
 
-    /// The schema may have changed: statements prepared before are prepared again, and until the
-    /// catalog has been read again only statements that name no function go to a replica.
-    pub fn schema_changed(&self) {
-        self.catalog.invalidate();
+    /// The schema has changed: statements prepared before are prepared again, and until the catalog has been
+    /// read again only statements that name no function go to a replica. The number of that reading.
+    pub fn schema_changed(&self) -> u64 {
+        self.catalog.invalidate()
+    }
+
+    /// The schema may have changed, though it rarely does: whether it has is looked at soon.
+    pub fn schema_suspected(&self) {
+        self.catalog.suspect();
     }
 
     /// Changes with the schema. See [`crate::pool::Conn::schema_generation`].

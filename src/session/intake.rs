@@ -10,7 +10,7 @@ use super::batch::Batch;
 use super::ledger::{Awaits, Fate, Status};
 use super::request::{Malformed, Read, Request, read};
 use super::statements::{Change, Named, Unnamed, deallocated};
-use super::{Leased, Session, refusal};
+use super::{Leased, Schema, Session, refusal};
 use crate::cluster::Place;
 use crate::net::buffer::ReadBuffer;
 use crate::pool::{OUR_NAMES, Statement, server_name};
@@ -639,7 +639,7 @@ impl Session {
         // prepared before may be out of date: the server is asked again. Also where an earlier batch has
         // yet to show whether the transaction fails.
         let sound = self.ledger.status() != Status::Failed && !self.ledger.reaches_back();
-        if known && !leased.schema_changed && sound {
+        if known && leased.schema == Schema::Same && sound {
             conn_metrics(leased).prepared_hits.inc();
             self.ledger.push(Awaits::Parse, Fate::Synthesise, change(None));
             return Sent::Done;

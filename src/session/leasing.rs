@@ -13,7 +13,7 @@ use super::batch::{self, Batch};
 use super::ledger::{Awaits, Fate, Status};
 use super::slot::Signal;
 use super::statements::Named;
-use super::{Again, Leased, Session, Withheld, refusal};
+use super::{Again, Leased, Schema, Session, Withheld, refusal};
 use crate::cluster::{GreetingError, Group, Moment, Place};
 use crate::config::{Consistency, PoolMode};
 use crate::net::buffer::WriteBuffer;
@@ -45,13 +45,19 @@ pub(super) enum Settled {
 
 impl Session {
     /// What a function may do to a session only the catalog tells: a batch that calls one waits for it
-    /// (after the start, and after a change of the schema) and is then judged again.
+    /// (after the start, and after the session's own change of the schema) and is then judged again.
     pub(super) async fn await_catalog(&mut self, batch: &Batch) -> bool {
-        if !batch.calls || self.group.catalog().is_loaded() || self.group.catalog_is_failing() {
+        if !batch.calls || self.group.catalog_is_failing() {
             return false;
         }
+        let group = self.group.clone();
+        let reading = match self.awaits_catalog.take() {
+            Some(reading) if !group.has_read(reading) => reading,
+            None if !group.last_catalog().is_loaded() => FIRST_READING,
+            _ => return false,
+        };
         // What cannot be had in time is not waited for twice.
-        let waited = tokio::time::timeout(CATALOG_PATIENCE, self.group.catalog_loaded()).await;
+        let waited = tokio::time::timeout(CATALOG_PATIENCE, group.reading(reading)).await;
         self.intake.gather_again();
         waited.is_ok()
     }
@@ -79,6 +85,7 @@ impl Session {
         self.names.adopt(&group.statements);
         // Moments of another clock: whatever was written was written before now.
         self.last_write = group.clock.now();
+        self.awaits_catalog = None;
         self.group = group;
     }
 
@@ -210,7 +217,7 @@ impl Session {
             ended_early: false,
             batch: 0,
             parsed: Vec::new(),
-            schema_changed: false,
+            schema: Schema::Same,
             writes: false,
             untouched: true,
             held_back: WriteBuffer::default(),
@@ -276,10 +283,7 @@ impl Session {
             self.lease = Some(leased);
             return Settled::Fine;
         }
-        if leased.schema_changed {
-            self.group.schema_changed();
-            leased.schema_changed = false;
-        }
+        self.schema_settles(&mut leased);
         if leased.writes {
             self.last_write = self.group.clock.now();
             self.tenant.wrote(self.last_write.raw());
@@ -463,6 +467,8 @@ async fn leave_no_timeout(mut lease: Lease) {
 
 /// A batch is tried on this many servers before it goes to the primary for good.
 pub(super) const MOST_ATTEMPTS: u8 = 3;
+/// Any reading of the catalog will do.
+const FIRST_READING: u64 = 1;
 /// For a catalog that is about to be read.
 const CATALOG_PATIENCE: Duration = Duration::from_secs(2);
 /// For making a connection clean whose client has left.

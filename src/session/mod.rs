@@ -106,6 +106,8 @@ pub struct Session {
     client_gone: bool,
     /// Servers that the batch at hand was tried on in vain.
     attempts: u8,
+    /// The reading of the catalog that knows what this session has changed.
+    awaits_catalog: Option<u64>,
 }
 
 /// A lease, and what is known of its use.
@@ -130,8 +132,8 @@ struct Leased {
     batch: u32,
     /// Statements that the connection was given since the ledger was last empty, with the batch.
     parsed: Vec<(u64, u32)>,
-    /// Something that may have changed the schema was sent.
-    schema_changed: bool,
+    /// What was sent and may have changed the schema.
+    schema: Schema,
     /// Something that may have written was sent.
     writes: bool,
     /// Nothing of an answer has reached the client.
@@ -159,6 +161,25 @@ struct Leased {
     answered: Instant,
     /// What the proxy itself had spent on the batch by then.
     overhead: Duration,
+}
+
+/// What the statements of a transaction have done to the schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Schema {
+    Same,
+    /// They may have changed it.
+    Suspected,
+    Changed,
+}
+
+impl Schema {
+    fn after(effects: Effects) -> Self {
+        match effects {
+            _ if effects.contains(Effects::DDL) => Self::Changed,
+            _ if effects.contains(Effects::MAYBE_DDL) => Self::Suspected,
+            _ => Self::Same,
+        }
+    }
 }
 
 /// A `RESET` goes back to what the client asked for at its startup, which for the server is a setting like any other:
@@ -223,6 +244,7 @@ impl Session {
             last_write: Moment::NEVER,
             client_gone: false,
             attempts: 0,
+            awaits_catalog: None,
             shared,
         };
         session.outbound.push(&out);
@@ -262,10 +284,8 @@ impl Session {
             return Err(refusal::no_transactions());
         }
         self.effects |= verdict.effects;
-        leased.schema_changed |= verdict.effects.contains(Effects::DDL);
-        // Nobody knows what its functions do to the session, which therefore stays where it is.
-        let unknown = self.group.catalog_is_failing() && intake::may_call(text, verdict);
-        let verdict = if unknown { verdict.with(Effects::STATE | Effects::HIDDEN) } else { verdict };
+        leased.schema = leased.schema.max(Schema::after(verdict.effects));
+        let verdict = verdict.with(self.unknown_effects(text, verdict));
         self.effects |= verdict.effects;
         if verdict.effects.intersects(Effects::STATE | Effects::LOCAL_SETTING) {
             self.state.note_environment(text, verdict.effects);
@@ -284,8 +304,34 @@ impl Session {
 
     /// The same for a message that is too long to be looked at.
     fn note_unseen(&mut self, leased: &mut Leased) {
-        self.effects |= Effects::STATE | Effects::DDL;
-        (leased.writes, leased.schema_changed) = (true, true);
+        self.effects |= Effects::STATE | Effects::MAYBE_DDL;
+        leased.writes = true;
+        leased.schema = leased.schema.max(Schema::Suspected);
+    }
+
+    /// While the catalog is being read, nobody knows for sure what functions do to the session. Where the last
+    /// one knew of nothing the server is asked all the same; where there is none to be had the session stays
+    /// where it is.
+    fn unknown_effects(&self, text: &[u8], verdict: Verdict) -> Effects {
+        if self.group.catalog().is_loaded() || !intake::may_call(text, verdict) {
+            return Effects::NONE;
+        }
+        let last = self.group.last_catalog();
+        let effects = || self.shared.classifier.classify(text, &last, Some(self.state.search_path())).effects;
+        match last.is_loaded().then(effects) {
+            Some(effects) => Effects::STATE | effects,
+            None if self.group.catalog_is_failing() => Effects::STATE | Effects::HIDDEN,
+            None => Effects::STATE,
+        }
+    }
+
+    /// The transaction is over: whoever is told must not be judged by the old schema.
+    fn schema_settles(&mut self, leased: &mut Leased) {
+        match std::mem::replace(&mut leased.schema, Schema::Same) {
+            Schema::Same => {}
+            Schema::Suspected => self.group.schema_suspected(),
+            Schema::Changed => self.awaits_catalog = Some(self.group.schema_changed()),
+        }
     }
 
     fn begin_statement(&mut self, leased: &mut Leased) {

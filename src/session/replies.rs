@@ -201,10 +201,9 @@ impl Session {
                     self.last_write = self.group.clock.now();
                     self.tenant.wrote(self.last_write.raw());
                 }
-                if leased.schema_changed && tag == backend::READY && self.ledger.status() == Status::Idle {
-                    // Likewise: whoever it tells must not be judged by the old schema.
-                    self.group.schema_changed();
-                    leased.schema_changed = false;
+                if tag == backend::READY && self.ledger.status() == Status::Idle {
+                    // Likewise.
+                    self.schema_settles(leased);
                 }
                 leased.answered = Instant::now();
                 self.slot.next_statement(leased.answered);

@@ -172,7 +172,7 @@ fn oversized(sql: &[u8], catalog: &Catalog) -> Verdict {
             Kind::Semicolon => whole.close(sql, &mut head),
             Kind::Malformed | Kind::Unterminated | Kind::UnicodeEscape => effects |= ANYTHING,
             Kind::Word if matches!(token.keyword, Keyword::Temp | Keyword::Temporary) => {
-                effects |= Effects::STATE | Effects::DDL
+                effects |= Effects::STATE | Effects::MAYBE_DDL
             }
             Kind::Word | Kind::Quoted if names::is_temporary_schema(token.text(sql)) => effects |= Effects::STATE,
             Kind::LeftParen => effects |= last_name.map_or(Effects::NONE, |name| call_effects(sql, name, catalog)),
@@ -285,7 +285,7 @@ mod tests {
     #[test]
     fn effects_tell_what_may_be_left_behind() {
         const NONE: Effects = Effects::NONE;
-        let anything = Effects::STATE | Effects::DDL;
+        let anything = Effects::STATE | Effects::MAYBE_DDL;
         for (sql, effects) in [
             ("SELECT 1", NONE),
             (" ; -- x", Effects::EMPTY),
@@ -304,7 +304,7 @@ mod tests {
             ("SELECT setseed(0.5)", Effects::STATE | Effects::STICKY),
             ("CREATE TABLE t (a int)", Effects::DDL),
             ("CREATE TEMP TABLE t (a int)", anything),
-            ("DROP TABLE t", anything),
+            ("DROP TABLE t", Effects::STATE | Effects::DDL),
             ("SELECT 1 INTO TEMP t", anything),
             ("SELECT * FROM pg_temp.t", Effects::STATE),
             ("DECLARE c CURSOR FOR SELECT 1", NONE),

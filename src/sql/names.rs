@@ -30,8 +30,11 @@ pub struct Found {
 }
 
 /// Everything that a name may have done by code that is hidden.
-pub const ANYTHING: Effects =
-    Effects::STATE.with(Effects::DDL).with(Effects::SEQUENCE).with(Effects::READ_ONLY_SETTING).with(Effects::HIDDEN);
+pub const ANYTHING: Effects = Effects::STATE
+    .with(Effects::MAYBE_DDL)
+    .with(Effects::SEQUENCE)
+    .with(Effects::READ_ONLY_SETTING)
+    .with(Effects::HIDDEN);
 
 /// Does the token spell `pg_temp`, `pg_temp_3` or the like?
 pub fn is_temporary_schema(text: &[u8]) -> bool {
@@ -162,10 +165,9 @@ impl Finder<'_> {
             return;
         }
         self.because(Reason::SelectInto);
-        self.found.effects |= Effects::DDL;
-        if matches!(self.next_keyword(at), Keyword::Temp | Keyword::Temporary | Keyword::Local | Keyword::Global) {
-            self.found.effects |= Effects::STATE;
-        }
+        let temporary =
+            matches!(self.next_keyword(at), Keyword::Temp | Keyword::Temporary | Keyword::Local | Keyword::Global);
+        self.found.effects |= if temporary { Effects::MAYBE_DDL | Effects::STATE } else { Effects::DDL };
     }
 
     /// A data-changing keyword: in a query where a statement can start, in code anywhere.

@@ -194,22 +194,24 @@ fn setting(sql: &[u8], rest: &[Token], effects: Effects) -> Statement {
 /// Statements whose first keyword says enough.
 fn other(keyword: Keyword, rest: &[Token]) -> Statement {
     use Keyword::*;
-    let temporary = if has(rest, Temp) || has(rest, Temporary) { Effects::STATE } else { Effects::NONE };
+    let temporary = has(rest, Temp) || has(rest, Temporary);
     match keyword {
         Insert | Update | Delete | Merge | Truncate => primary(Reason::Write, Effects::NONE),
-        Create => primary(Reason::Ddl, Effects::DDL | temporary),
+        Create if temporary => primary(Reason::Ddl, Effects::MAYBE_DDL | Effects::STATE),
+        Create => primary(Reason::Ddl, Effects::DDL),
         Drop => primary(Reason::Ddl, Effects::DDL | Effects::STATE),
         Alter | Comment | Grant | Revoke | Reindex | Cluster | Refresh | Reassign | Security | Import => {
             primary(Reason::Ddl, Effects::DDL)
         }
         Vacuum | Analyze | Analyse | Checkpoint | Lock => primary(Reason::Maintenance, Effects::NONE),
-        Do | Call => {
-            primary(Reason::Procedure, Effects::STATE | Effects::DDL | Effects::SEQUENCE | Effects::READ_ONLY_SETTING)
-        }
+        Do | Call => primary(
+            Reason::Procedure,
+            Effects::STATE | Effects::MAYBE_DDL | Effects::SEQUENCE | Effects::READ_ONLY_SETTING,
+        ),
         Prepare | Deallocate => primary(Reason::PreparedStatement, Effects::STATE),
         Execute => primary(
             Reason::PreparedStatement,
-            Effects::STATE | Effects::DDL | Effects::SEQUENCE | Effects::READ_ONLY_SETTING,
+            Effects::STATE | Effects::MAYBE_DDL | Effects::SEQUENCE | Effects::READ_ONLY_SETTING,
         ),
         Declare if has(rest, Hold) => primary(Reason::Cursor, Effects::STATE),
         Declare | Fetch | Move => primary(Reason::Cursor, Effects::NONE),
@@ -217,7 +219,7 @@ fn other(keyword: Keyword, rest: &[Token]) -> Statement {
         Listen | Unlisten => primary(Reason::Notification, Effects::STATE),
         Notify => primary(Reason::Notification, Effects::NONE),
         Load => primary(Reason::ServerControl, Effects::STATE | Effects::STICKY),
-        _ => primary(Reason::UnknownStatement, Effects::STATE | Effects::DDL),
+        _ => primary(Reason::UnknownStatement, Effects::STATE | Effects::MAYBE_DDL),
     }
 }
 

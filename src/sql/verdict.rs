@@ -25,7 +25,7 @@ impl Verdict {
 
     /// Of what was not looked at: it may do anything.
     pub const fn opaque(reason: Reason) -> Self {
-        let effects = Effects::STATE.with(Effects::DDL);
+        let effects = Effects::STATE.with(Effects::MAYBE_DDL);
         Self { class: Class::Primary, reason, hint: None, tx: TxControl::None, effects }
     }
 }
@@ -184,8 +184,10 @@ impl Effects {
     /// May change session state: settings, prepared statements, temporary tables, cursors that outlive the
     /// transaction, `LISTEN`, session advisory locks, or code that may do any of these.
     pub const STATE: Effects = Effects(1);
-    /// May change the catalog.
+    /// Changes the catalog.
     pub const DDL: Effects = Effects(1 << 1);
+    /// May change the catalog, but in most cases does not: code that cannot be read, `CALL`, temporary tables.
+    pub const MAYBE_DDL: Effects = Effects(1 << 10);
     /// Leaves state that the server can't be asked about and that no reset undoes (`LOAD`, `setseed`).
     pub const STICKY: Effects = Effects(1 << 2);
     /// No statement at all: the server answers `EmptyQueryResponse`.
@@ -208,7 +210,8 @@ impl Effects {
 
     const NAMES: &[(Effects, &str)] = &[
         (Effects::STATE, "it may change the session's state"),
-        (Effects::DDL, "it may change the catalog"),
+        (Effects::DDL, "it changes the catalog"),
+        (Effects::MAYBE_DDL, "it may change the catalog"),
         (Effects::STICKY, "it may leave state that cannot be reset"),
         (Effects::EMPTY, "it is empty"),
         (Effects::READ_ONLY_SETTING, "it may change the defaults of transactions"),

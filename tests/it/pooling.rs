@@ -345,3 +345,33 @@ async fn a_client_that_has_prepared_and_waits_holds_nothing() {
         assert_eq!((end, frames.len()), (None, 4), "{frames:?}");
     }
 }
+
+/// While the catalog is read, what it speaks of may be dropped.
+#[tokio::test]
+async fn a_schema_that_keeps_changing_binds_nobody_to_a_connection() {
+    let database = fresh_database("").await;
+    let proxy = proxy("[pool]\nsize = 3\nqueue_timeout = \"20s\"").await;
+    let mut changing = Vec::new();
+    for number in 0..2 {
+        let client = proxy.connect(&database.name).await;
+        changing.push(tokio::spawn(async move {
+            for _ in 0..150 {
+                let change = format!("CREATE VIEW v{number} AS SELECT abs(1) AS a; DROP VIEW v{number}");
+                client.batch_execute(&change).await.unwrap();
+            }
+        }));
+    }
+    let mut reading = Vec::new();
+    for _ in 0..6 {
+        let client = proxy.connect(&database.name).await;
+        reading.push(tokio::spawn(async move {
+            for number in 0..100 {
+                assert_eq!(value(&client, &format!("SELECT abs(-{number})")).await, number.to_string());
+            }
+        }));
+    }
+    for task in changing.into_iter().chain(reading) {
+        task.await.unwrap();
+    }
+    assert_eq!(proxy.metric("pgweir_session_pins_total{reason=\"hidden\"}"), 0.0);
+}

@@ -67,7 +67,7 @@ const TAINTED: &[(Reason, Effects, &[&str])] = &[
     // Run SQL, or name a type or relation, given as text that the classifier doesn't read.
     (
         Reason::RunsText,
-        STATE.with(Effects::DDL).with(Effects::SEQUENCE),
+        STATE.with(Effects::MAYBE_DDL).with(Effects::SEQUENCE),
         &[
             "query_to_xml*",
             "cursor_to_xml*",
