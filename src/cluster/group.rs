@@ -155,7 +155,7 @@ impl Group {
         self.catalog.suspect();
     }
 
-    /// Changes with the schema. See [`crate::pool::Conn::schema_generation`].
+    /// Changes with the schema.
     pub fn schema_generation(&self) -> u64 {
         self.catalog.generation()
     }

@@ -33,8 +33,6 @@ pub struct Conn {
     /// What `SET` has done in this server session, as far as it differs from its defaults.
     pub settings: Arc<Settings>,
     pub prepared: Prepared,
-    /// The generation of the schema that `prepared` was made under.
-    pub schema_generation: u64,
     pub cancel: Arc<CancelTarget>,
     /// `ParameterStatus` as reported at login.
     pub parameters: Arc<[(String, String)]>,
@@ -53,7 +51,6 @@ impl Conn {
             outbound: WriteBuffer::default(),
             settings: Arc::default(),
             prepared: Prepared::default(),
-            schema_generation: 0,
             cancel: Arc::new(CancelTarget { host, pid: connected.pid, key: connected.key, fence }),
             parameters: connected.parameters.into(),
             opened: now,

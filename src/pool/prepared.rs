@@ -118,6 +118,8 @@ struct Kept {
     cost: usize,
     /// Its `Parse` brought a notice, as every `Parse` of it would.
     noticed: bool,
+    /// The schema's generation when it was parsed.
+    generation: u64,
 }
 
 impl Default for Prepared {
@@ -127,14 +129,15 @@ impl Default for Prepared {
 }
 
 impl Prepared {
-    /// True when the connection has it; it then counts as used.
-    pub fn touch(&mut self, id: u64) -> bool {
-        self.kept.get(&id).is_some()
+    /// The schema's generation when the connection got it, if it has it and that is not before `since`. It
+    /// then counts as used.
+    pub fn touch(&mut self, id: u64, since: u64) -> Option<u64> {
+        self.kept.get(&id).map(|kept| kept.generation).filter(|&generation| generation >= since)
     }
 
-    /// The same, where a `Parse` of it could tell the client nothing but that it is complete.
-    pub fn touch_silent(&mut self, id: u64) -> bool {
-        self.kept.get(&id).is_some_and(|kept| !kept.noticed)
+    /// True when it has it, and a `Parse` of it could tell the client nothing but that it is complete.
+    pub fn touch_silent(&mut self, id: u64, since: u64) -> bool {
+        self.kept.get(&id).is_some_and(|kept| !kept.noticed && kept.generation >= since)
     }
 
     /// Its `Parse` brought a notice.
@@ -144,8 +147,10 @@ impl Prepared {
         }
     }
 
-    pub fn insert(&mut self, statement: &Statement) {
-        self.restore(statement.id, statement.cost());
+    pub fn insert(&mut self, statement: &Statement, generation: u64) {
+        self.remove(statement.id);
+        self.kept.put(statement.id, Kept { cost: statement.cost(), noticed: false, generation });
+        self.bytes += statement.cost();
     }
 
     pub fn remove(&mut self, id: u64) {
@@ -154,11 +159,17 @@ impl Prepared {
         }
     }
 
-    /// The connection has it after all: it was to be closed there, and was not.
+    /// The connection has it after all: it was to be closed there, and was not. It is too old for everybody.
     pub fn restore(&mut self, id: u64, cost: usize) {
-        if self.kept.put(id, Kept { cost, noticed: false }).is_none() {
+        if !self.kept.contains(&id) {
+            self.kept.put(id, Kept { cost, noticed: false, generation: 0 });
             self.bytes += cost;
         }
+    }
+
+    /// What was parsed after this generation of the schema is too old for everybody.
+    pub fn outdate(&mut self, after: u64) {
+        self.kept.iter_mut().filter(|(_, kept)| kept.generation > after).for_each(|(_, kept)| kept.generation = 0);
     }
 
     /// Takes out the one that was not used for longest, as long as there are more than `limit` bytes
@@ -219,11 +230,12 @@ mod tests {
         let mut prepared = Prepared::default();
         let made: Vec<_> =
             (0..3).map(|i| statements.intern(format!("SELECT {i}\0\0\0").as_bytes(), Environment::Known(0))).collect();
-        made.iter().for_each(|statement| prepared.insert(statement));
-        assert!(prepared.touch(made[0].id()));
+        made.iter().for_each(|statement| prepared.insert(statement, 1));
+        assert_eq!(prepared.touch(made[0].id(), 2), None);
+        assert_eq!(prepared.touch(made[0].id(), 1), Some(1));
         let limit = 2 * made[0].cost();
         assert_eq!(prepared.evict(limit), Some((made[1].id(), made[1].cost())));
         assert_eq!(prepared.evict(limit), None);
-        assert!(!prepared.touch(made[1].id()));
+        assert_eq!(prepared.touch(made[1].id(), 0), None);
     }
 }

@@ -9,7 +9,7 @@ use bytes::BufMut;
 use super::batch::Batch;
 use super::ledger::{Awaits, Fate, Status};
 use super::request::{Malformed, Read, Request, read};
-use super::statements::{Change, Named, Unnamed, deallocated};
+use super::statements::{Change, Named, Rows, Unnamed, deallocated};
 use super::{Leased, Schema, Session, refusal};
 use crate::cluster::Place;
 use crate::net::buffer::ReadBuffer;
@@ -44,6 +44,8 @@ pub(super) struct Intake {
     verdicts: VecDeque<Verdict>,
     /// After an error of ours: everything up to the next `Sync` is dropped.
     skipping: bool,
+    /// The admitted batch asks for the rows of what it executes.
+    describes: bool,
 }
 
 /// What became of a message.
@@ -96,6 +98,7 @@ impl Intake {
     /// The batch is routed: its messages may be sent.
     pub(super) fn admit(&mut self, batch: &Batch) {
         self.admitted = batch.len;
+        self.describes = batch.describes;
         self.open = !batch.complete;
         self.batch = None;
     }
@@ -115,6 +118,11 @@ impl Intake {
     pub(super) fn skip_to_sync(&mut self) {
         self.skipping = true;
         self.ungather();
+    }
+
+    /// The message that is being sent belongs to a batch that asks for the rows of what it executes.
+    fn describes_rows(&self) -> bool {
+        self.describes && self.admitted > 0
     }
 
     /// Nothing of a batch is half sent.
@@ -323,7 +331,8 @@ impl Session {
                 }
             }
             Request::Execute => (batch.needs_server, batch.portals, batch.executes) = (true, true, true),
-            Request::Describe(_) | Request::Close(Target::Portal(_)) | Request::CopyData | Request::CopyEnd => {
+            Request::Describe(_) => (batch.needs_server, batch.portals, batch.describes) = (true, true, true),
+            Request::Close(Target::Portal(_)) | Request::CopyData | Request::CopyEnd => {
                 (batch.needs_server, batch.portals) = (true, true);
             }
             Request::Close(Target::Statement(name)) => batch.needs_server |= name.is_empty(),
@@ -500,6 +509,7 @@ impl Session {
                 if let Err(error) = self.ready_unnamed(leased) {
                     return self.poison(leased, error);
                 }
+                leased.bound = None;
                 Some(if matches!(request, Request::Bind(_)) { Awaits::Bind } else { Awaits::Describe })
             }
             // An earlier batch may still fail to close it; otherwise it is SQL's own, or the server says no.
@@ -522,7 +532,7 @@ impl Session {
             }
             Request::Describe(Target::Statement(name)) => {
                 return match self.ready_named(leased, name) {
-                    Ok(named) => {
+                    Ok((named, _)) => {
                         put_target(leased, frontend::DESCRIBE, named.statement.server_name().as_bytes());
                         self.ledger.push(Awaits::Describe, Fate::Forward, Some(Change::Uses(named.name)));
                         Sent::Done
@@ -530,7 +540,10 @@ impl Session {
                     Err(error) => self.poison(leased, error),
                 };
             }
-            Request::Describe(Target::Portal(_)) => Some(Awaits::Describe),
+            Request::Describe(Target::Portal(_)) => {
+                change = leased.bound.clone().map(Change::Uses);
+                Some(Awaits::Describe)
+            }
             Request::Close(Target::Statement(b"")) => {
                 change = Some(self.unnamed_changes(leased));
                 self.unnamed = Unnamed::None;
@@ -599,7 +612,7 @@ impl Session {
             return None;
         }
         let name = deallocated(text)?;
-        let named = self.ready_named(leased, name.as_bytes()).ok()?;
+        let (named, _) = self.ready_named(leased, name.as_bytes()).ok()?;
         self.names.set(name.as_bytes(), None);
         leased.lease.prepared.remove(named.statement.id());
         Some(format!("DEALLOCATE {}", named.statement.server_name()))
@@ -627,14 +640,17 @@ impl Session {
         self.begin_statement(leased);
         let environment = self.state.environment();
         let statement = self.group.statements.intern(parse.identity, environment);
-        let (name, generation) = (Arc::from(parse.name), self.catalog.generation());
-        let named = Named { name: Arc::clone(&name), statement: statement.clone(), verdict, generation, environment };
+        let (name, generation) = (Arc::<[u8]>::from(parse.name), self.catalog.generation());
+        let (parsed, rows) = (self.generation(leased), Rows::Untold);
+        let statement_named = statement.clone();
+        let named =
+            Named { name: name.clone(), statement: statement_named, parsed, rows, verdict, generation, environment };
         let before = self.names.set(parse.name, Some(named));
         if leased.repeatable {
             leased.names_before.push((name, before.clone()));
         }
         let change = |prepared| Some(Change::Name { name: parse.name.into(), before, prepared });
-        let known = leased.lease.prepared.touch_silent(statement.id());
+        let known = leased.lease.prepared.touch_silent(statement.id(), parsed);
         // In a failed transaction PostgreSQL refuses to parse, and after a change of the schema what was
         // prepared before may be out of date: the server is asked again. Also where an earlier batch has
         // yet to show whether the transaction fails.
@@ -652,17 +668,27 @@ impl Session {
     /// PostgreSQL looks at the statement before it looks at its name: what is wrong with that is said first.
     fn try_parse(&mut self, leased: &mut Leased, parse: &Parse<'_>) {
         let statement = self.group.statements.intern(parse.identity, self.state.environment());
-        if !leased.lease.prepared.touch(statement.id()) {
+        let generation = self.generation(leased);
+        if leased.lease.prepared.touch(statement.id(), generation).is_none() {
             self.put_parse(leased, &statement, Fate::Swallow, Some(Change::Prepared(statement.id())));
         }
     }
 
     /// `Bind` of a statement with a name: the server knows it by another.
     fn send_bind(&mut self, leased: &mut Leased, head: BindHead<'_>, len: usize) -> Sent {
-        let named = match self.ready_named(leased, head.statement) {
-            Ok(named) => named,
+        if leased.checking {
+            return Sent::Not(Step::Stalled);
+        }
+        let (named, generation) = match self.ready_named(leased, head.statement) {
+            Ok(ready) => ready,
             Err(error) => return self.poison(leased, error),
         };
+        if self.checks_rows(leased, &named, generation) {
+            return Sent::Not(Step::Stalled);
+        }
+        if matches!(named.rows, Rows::Changed { .. }) && !self.intake.describes_rows() {
+            return self.poison(leased, refusal::rows_have_changed());
+        }
         if let Err(error) = self.note(leased, named.verdict, named.statement.text()) {
             return self.poison(leased, error);
         }
@@ -671,13 +697,16 @@ impl Session {
         let rewritten = len - head.statement.len() + name.len();
         let out = leased.lease.outbound.bytes();
         leased.portals = true;
+        leased.bound = Some(named.name.clone());
         out.put_u8(frontend::BIND);
         out.put_u32((rewritten - 1) as u32);
         out.put_slice(head.portal);
         out.put_u8(0);
         out.put_slice(name);
         out.put_u8(0);
-        self.ledger.push(Awaits::Bind, Fate::Forward, Some(Change::Uses(named.name)));
+        let relies = named.rows != Rows::Untold && !self.intake.describes_rows();
+        let change = if relies { Change::ReliesOn(named.name) } else { Change::Uses(named.name) };
+        self.ledger.push(Awaits::Bind, Fate::Forward, Some(change));
         Sent::Head(head.len())
     }
 
@@ -695,21 +724,50 @@ impl Session {
 
     /// Makes sure that the server connection has the statement that the client calls `name`; a name
     /// that stands for nothing fails as PostgreSQL would fail it.
-    fn ready_named(&mut self, leased: &mut Leased, name: &[u8]) -> Result<Named, PgError> {
+    ///
+    /// Also the schema's generation when the server parsed it.
+    fn ready_named(&mut self, leased: &mut Leased, name: &[u8]) -> Result<(Named, u64), PgError> {
         let named = self.names.get(name).cloned().ok_or_else(|| refusal::no_such_statement(name))?;
-        if leased.lease.prepared.touch(named.statement.id()) {
+        // Parsed in a transaction that was rolled back, it may be ahead of everybody.
+        let since = named.parsed.min(self.generation(leased));
+        if let Some(generation) = leased.lease.prepared.touch(named.statement.id(), since) {
             conn_metrics(leased).prepared_hits.inc();
-            return Ok(named);
+            return Ok((named, generation));
         }
         let named = self.under_present_settings(named);
-        if leased.lease.prepared.touch(named.statement.id()) {
+        if let Some(generation) = leased.lease.prepared.touch(named.statement.id(), since) {
             conn_metrics(leased).prepared_hits.inc();
-        } else {
-            conn_metrics(leased).prepared_misses.inc();
-            let change = Change::Prepared(named.statement.id());
-            self.put_parse(leased, &named.statement, Fate::Swallow, Some(change));
+            return Ok((named, generation));
         }
-        Ok(named)
+        conn_metrics(leased).prepared_misses.inc();
+        let change = Change::Prepared(named.statement.id());
+        self.put_parse(leased, &named.statement, Fate::Swallow, Some(change));
+        Ok((named, self.generation(leased)))
+    }
+
+    /// The generation of the schema as the session's transaction sees it.
+    fn generation(&self, leased: &Leased) -> u64 {
+        self.group.schema_generation() + u64::from(leased.schema != Schema::Same)
+    }
+
+    /// The server has parsed a statement after the client did, between which the schema has changed: are
+    /// its rows still those that the client was told of? True while the server is being asked.
+    fn checks_rows(&mut self, leased: &mut Leased, named: &Named, generation: u64) -> bool {
+        let known = match named.rows {
+            Rows::Untold => true,
+            Rows::Told(_) => false,
+            Rows::Changed { since, .. } => since == generation,
+        };
+        if known || self.intake.describes_rows() || generation <= named.parsed || self.ledger.is_skipping() {
+            return false;
+        }
+        if !std::mem::replace(&mut leased.checking, true) {
+            self.begin_statement(leased);
+            put_target(leased, frontend::DESCRIBE, named.statement.server_name().as_bytes());
+            self.ledger.push(Awaits::Describe, Fate::Swallow, Some(Change::Checks(named.name.clone())));
+            leased.lease.outbound.push(&FLUSH);
+        }
+        true
     }
 
     /// A server connection that parses it now does so under the settings of now, and it must not pass for
@@ -755,7 +813,8 @@ impl Session {
         put_parse(leased, name, statement.identity());
         self.ledger.push(Awaits::Parse, fate, change);
         leased.parsed.push((statement.id(), leased.batch));
-        leased.lease.prepared.insert(statement);
+        let generation = self.generation(leased);
+        leased.lease.prepared.insert(statement, generation);
         let limit = leased.prepared_limit;
         while let Some((id, cost)) = leased.lease.prepared.evict(limit) {
             self.put_close(leased, server_name(id).as_bytes(), Some(Change::Closed { id, cost }));

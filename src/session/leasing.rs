@@ -215,6 +215,8 @@ impl Session {
             flushed: false,
             portals: false,
             ended_early: false,
+            bound: None,
+            checking: false,
             batch: 0,
             parsed: Vec::new(),
             schema: Schema::Same,
@@ -236,16 +238,8 @@ impl Session {
         if repeatable {
             self.inbound.hold();
         }
-        let generation = self.group.schema_generation();
         let conn = &mut *leased.lease;
         let mut sql = String::new();
-        if conn.schema_generation != generation {
-            if !conn.prepared.is_empty() {
-                sql += "DEALLOCATE ALL;";
-                conn.prepared.clear();
-            }
-            conn.schema_generation = generation;
-        }
         if conn.settings != self.state.settings {
             sql += &difference(&conn.settings, &self.state.settings).unwrap_or_default();
             conn.settings = self.state.settings.clone();

@@ -128,6 +128,10 @@ struct Leased {
     portals: bool,
     /// We have ended the client's batch with a `Sync` of our own, where it had a `Flush`.
     ended_early: bool,
+    /// What the client calls the statement of the last portal.
+    bound: Option<Arc<[u8]>>,
+    /// A statement's rows are compared with those that the client knows.
+    checking: bool,
     /// The batch that is being sent, by number.
     batch: u32,
     /// Statements that the connection was given since the ledger was last empty, with the batch.
@@ -327,7 +331,12 @@ impl Session {
 
     /// The transaction is over: whoever is told must not be judged by the old schema.
     fn schema_settles(&mut self, leased: &mut Leased) {
-        match std::mem::replace(&mut leased.schema, Schema::Same) {
+        let schema = std::mem::replace(&mut leased.schema, Schema::Same);
+        if schema != Schema::Same {
+            // Whether the transaction was committed does not matter then.
+            leased.lease.prepared.outdate(self.group.schema_generation());
+        }
+        match schema {
             Schema::Same => {}
             Schema::Suspected => self.group.schema_suspected(),
             Schema::Changed => self.awaits_catalog = Some(self.group.schema_changed()),

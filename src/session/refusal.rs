@@ -24,6 +24,11 @@ pub(super) fn no_such_statement(name: &[u8]) -> PgError {
     PgError::error("26000", format!("prepared statement \"{}\" does not exist", lossy(name)))
 }
 
+/// PostgreSQL's own words, and the function by which drivers know them (`RevalidateCachedQuery`).
+pub(super) fn rows_have_changed() -> PgError {
+    PgError::error("0A000", "cached plan must not change result type").routine("RevalidateCachedQuery")
+}
+
 /// PostgreSQL's own words (`StorePreparedStatement`).
 pub(super) fn statement_exists(name: &[u8]) -> PgError {
     PgError::error("42P05", format!("prepared statement \"{}\" already exists", lossy(name)))

@@ -1,11 +1,12 @@
 //! From the server to the client: forwards whole runs of frames, and takes the ledger's word for
 //! what the client is not to see.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::leasing::MOST_ATTEMPTS;
 use super::ledger::{Status, Synthetic, Verdict};
-use super::statements::{Change, Unnamed};
+use super::statements::{Change, Rows, Unnamed};
 use super::{Again, Leased, Session, refusal};
 use crate::cluster::Place;
 use crate::pool::OUR_NAMES;
@@ -16,6 +17,8 @@ use crate::wire::view;
 /// Bytes of an error that are looked at: its first fields, of which the SQLSTATE is one. Most errors
 /// are shorter.
 const PEEK: usize = 1024;
+/// Bytes of a `RowDescription` that is remembered; of longer ones nobody is told that they have changed.
+const LONGEST_ROWS: usize = 16 * 1024;
 
 /// Why the replies cannot be passed on any more.
 #[derive(Debug)]
@@ -71,18 +74,23 @@ impl Session {
             }
             let rest = &leased.lease.inbound.data()[run..];
             let header = backend_header(rest).map_err(|_| Broken::Confused { tag: rest[0] })?;
-            let Some(header) = header.filter(|header| rest.len() >= looked_at(header.tag, header.len)) else {
+            let rows = header.is_some_and(|header| is_about_rows(header.tag)).then(|| self.asked_for_rows()).flatten();
+            let Some(header) = header.filter(|header| rest.len() >= looked_at(header.tag, header.len, rows.is_some()))
+            else {
                 return Ok(run);
             };
+            if let Some(name) = rows {
+                let told = view::rows(&rest[..header.len.min(rest.len())]);
+                self.told_of_rows(leased, &name, told);
+            }
+            let rest = &leased.lease.inbound.data()[run..];
             let status = rest.get(HEADER).copied().filter(|_| header.len > HEADER);
             let renamed = (header.tag == backend::ERROR).then(|| self.in_the_clients_words(rest, header.len)).flatten();
-            if header.tag == backend::ERROR {
-                self.unnamed_failed();
-            }
+            let failed = (header.tag == backend::ERROR).then(|| self.failing()).flatten();
             let verdict = match self.ledger.reply(header.tag, status.unwrap_or(0)) {
                 Verdict::Forward if header.tag == backend::ERROR => {
                     let seen = ServerError::read(&rest[..header.len.min(rest.len())]);
-                    self.judge_error(leased, &seen)
+                    self.judge_error(leased, &seen, failed)
                 }
                 verdict => verdict,
             };
@@ -215,7 +223,7 @@ impl Session {
     /// A server's error that speaks of a statement by our name for it, with the client's name instead.
     /// `None` for every other.
     fn in_the_clients_words(&self, rest: &[u8], len: usize) -> Option<Vec<u8>> {
-        let Some(Change::Uses(name)) = self.ledger.front_change() else { return None };
+        let Some(Change::Uses(name) | Change::ReliesOn(name)) = self.ledger.front_change() else { return None };
         view::renamed(rest.get(..len)?, OUR_NAMES.as_bytes(), name)
     }
 
@@ -245,6 +253,32 @@ impl Session {
         false
     }
 
+    /// The client's name for the statement whose rows are described next.
+    fn asked_for_rows(&self) -> Option<Arc<[u8]>> {
+        match self.ledger.front_change()? {
+            Change::Uses(name) | Change::Checks(name) => Some(name.clone()),
+            _ => None,
+        }
+    }
+
+    /// The client is told of a statement's rows, or they are compared with those that it knows.
+    fn told_of_rows(&mut self, leased: &mut Leased, name: &[u8], told: Option<u64>) {
+        let checks = matches!(self.ledger.front_change(), Some(Change::Checks(_)));
+        leased.checking &= !checks;
+        let Some(named) = self.names.get_mut(name) else { return };
+        let parsed = leased.lease.prepared.touch(named.statement.id(), 0).unwrap_or(named.parsed);
+        named.rows = match (named.rows, told) {
+            (Rows::Told(known) | Rows::Changed { told: known, .. }, Some(now)) if checks && known != now => {
+                Rows::Changed { told: known, since: parsed }
+            }
+            (_, Some(now)) => Rows::Told(now),
+            (_, None) => Rows::Untold,
+        };
+        if !matches!(named.rows, Rows::Changed { .. }) {
+            named.parsed = named.parsed.max(parsed);
+        }
+    }
+
     /// A `Parse` that has something to say says so each time: it is not to be answered in its stead.
     fn noticed(&self, leased: &mut Leased) {
         if let Some(&Change::Name { prepared: Some(id), .. } | &Change::Prepared(id)) = self.ledger.front_change() {
@@ -252,15 +286,20 @@ impl Session {
         }
     }
 
-    /// PostgreSQL drops the unnamed statement before it looks at the new one, which is wrong.
-    fn unnamed_failed(&mut self) {
-        if let Some(Change::Unnamed { before, had }) = self.ledger.front_change_mut() {
-            (*before, *had) = (None, true);
+    /// What the client calls the statement of whose rows it was told, and whose use fails next.
+    fn failing(&mut self) -> Option<Arc<[u8]>> {
+        match self.ledger.front_change_mut()? {
+            // PostgreSQL drops the unnamed statement before it looks at the new one, which is wrong.
+            Change::Unnamed { before, had } => (*before, *had) = (None, true),
+            Change::ReliesOn(name) => return Some(name.clone()),
+            _ => {}
         }
+        None
     }
 
     /// Is this error the client's to see, or ours to repair?
-    fn judge_error(&mut self, leased: &mut Leased, error: &ServerError) -> Verdict {
+    /// `failed`: the client's name for a statement of whose rows it was told.
+    fn judge_error(&mut self, leased: &mut Leased, error: &ServerError, failed: Option<Arc<[u8]>>) -> Verdict {
         self.shared.metrics.error(&error.code);
         let on_replica = leased.place != Place::Primary;
         let unseen = leased.untouched && leased.repeatable && self.attempts < MOST_ATTEMPTS;
@@ -269,7 +308,10 @@ impl Session {
             return Verdict::Swallow;
         }
         leased.said_fatal |= error.fatal;
-        if unseen && error.is_stale_plan() {
+        if let Some(name) = failed.filter(|_| error.is_stale_plan() && error.code == "0A000") {
+            // As PostgreSQL has it: a driver that knows the rows has to ask for them again.
+            self.forget_stale(leased, &name);
+        } else if unseen && error.is_stale_plan() {
             leased.again = Some(Again::Prepared);
         } else if unseen && on_replica && NOT_ON_A_REPLICA.contains(&&*error.code) {
             leased.again = Some(Again::OnPrimary);
@@ -288,6 +330,14 @@ impl Session {
         Verdict::Forward
     }
 
+    /// Nobody runs the statement again as it was parsed before a change of the schema.
+    fn forget_stale(&mut self, leased: &mut Leased, name: &[u8]) {
+        if let Some(named) = self.names.get(name) {
+            leased.lease.prepared.remove(named.statement.id());
+        }
+        self.group.schema_changed();
+    }
+
     /// Takes back what messages changed in our books that the server did not carry out.
     pub(super) fn undo(&mut self, leased: &mut Leased) {
         for change in self.ledger.take_undone() {
@@ -296,7 +346,8 @@ impl Session {
                     self.names.set(&name, before);
                     prepared.into_iter().for_each(|id| leased.lease.prepared.remove(id));
                 }
-                Change::Uses(_) => {}
+                Change::Uses(_) | Change::ReliesOn(_) => {}
+                Change::Checks(_) => leased.checking = false,
                 Change::Prepared(id) => leased.lease.prepared.remove(id),
                 Change::Closed { id, cost } => leased.lease.prepared.restore(id, cost),
                 Change::Unnamed { before, had } => {
@@ -309,6 +360,10 @@ impl Session {
     }
 }
 
+fn is_about_rows(tag: u8) -> bool {
+    matches!(tag, backend::ROW_DESCRIPTION | backend::NO_DATA)
+}
+
 /// Does a frame only prepare for an answer? The server may still fail, or be lost, before it gives any.
 fn is_preamble(tag: u8) -> bool {
     use backend::{BIND_COMPLETE, CLOSE_COMPLETE, NO_DATA, PARAMETER_DESCRIPTION, PARSE_COMPLETE, ROW_DESCRIPTION};
@@ -316,8 +371,9 @@ fn is_preamble(tag: u8) -> bool {
 }
 
 /// Bytes of a frame that have to be there before it is judged.
-fn looked_at(tag: u8, len: usize) -> usize {
+fn looked_at(tag: u8, len: usize, for_rows: bool) -> usize {
     match tag {
+        backend::ROW_DESCRIPTION if for_rows && len <= LONGEST_ROWS => len,
         backend::ERROR | backend::PARAMETER_STATUS => len.min(PEEK),
         backend::READY => len.min(HEADER + 1),
         _ => HEADER,

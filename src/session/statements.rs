@@ -13,10 +13,26 @@ pub struct Named {
     /// The client's name for it.
     pub name: Arc<[u8]>,
     pub statement: Arc<Statement>,
+    /// The schema's generation when the client parsed it, or was last told of its rows.
+    pub parsed: u64,
+    pub rows: Rows,
     /// Judged under the catalog of this generation, and under these settings.
     pub verdict: Verdict,
     pub generation: u64,
     pub environment: Environment,
+}
+
+/// What the client was told of the rows that a statement returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rows {
+    Untold,
+    /// By a hash of them.
+    Told(u64),
+    /// In this generation of the schema they are others: PostgreSQL does not run the statement.
+    Changed {
+        told: u64,
+        since: u64,
+    },
 }
 
 /// The unnamed statement, which lives until the next `Parse` of it or the next simple `Query`.
@@ -39,6 +55,10 @@ pub enum Change {
     Prepared(u64),
     /// Nothing; the message was about the statement that the client calls this.
     Uses(Arc<[u8]>),
+    /// The same, and it expects the rows that the client was told of.
+    ReliesOn(Arc<[u8]>),
+    /// Nothing; it asks for the rows of the statement that the client calls this.
+    Checks(Arc<[u8]>),
     /// A statement of this cost was closed on a server connection.
     Closed { id: u64, cost: usize },
     /// A `Parse` or `Close` of the unnamed statement: what it was before, where the message may be

@@ -25,11 +25,20 @@ pub struct PgError {
     pub message: Cow<'static, str>,
     pub detail: Option<Cow<'static, str>>,
     pub hint: Option<Cow<'static, str>>,
+    /// The function in PostgreSQL's source by which some drivers know an error.
+    pub routine: Option<&'static str>,
 }
 
 impl PgError {
     pub fn error(code: impl Into<Cow<'static, str>>, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { severity: Severity::Error, code: code.into(), message: message.into(), detail: None, hint: None }
+        Self {
+            severity: Severity::Error,
+            code: code.into(),
+            message: message.into(),
+            detail: None,
+            hint: None,
+            routine: None,
+        }
     }
 
     pub fn fatal(code: impl Into<Cow<'static, str>>, message: impl Into<Cow<'static, str>>) -> Self {
@@ -38,6 +47,11 @@ impl PgError {
 
     pub fn detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
         self.detail = Some(detail.into());
+        self
+    }
+
+    pub fn routine(mut self, routine: &'static str) -> Self {
+        self.routine = Some(routine);
         self
     }
 
@@ -60,6 +74,7 @@ impl PgError {
         ];
         fields.extend(self.detail.as_deref().map(|detail| (b'D', clean(detail))));
         fields.extend(self.hint.as_deref().map(|hint| (b'H', clean(hint))));
+        fields.extend(self.routine.map(|routine| (b'R', routine.to_owned())));
         // The only failure is a message over 2 GiB, and every text here is short.
         let _ = ErrorResponse::new(fields).encode(out);
     }

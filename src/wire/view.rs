@@ -1,6 +1,8 @@
 //! Borrowed views of the few messages that the relay has to understand. Every reader is bounded by
 //! the frame it was given and returns `None` for a body that does not have the message's shape.
 
+use xxhash_rust::xxh3::Xxh3;
+
 use super::frame::HEADER;
 
 /// `Query`: the text without its terminator.
@@ -119,6 +121,29 @@ pub fn renamed(frame: &[u8], prefix: &[u8], name: &[u8]) -> Option<Vec<u8>> {
     let length = u32::try_from(renamed.len() - 1).ok()?;
     renamed[1..HEADER].copy_from_slice(&length.to_be_bytes());
     Some(renamed)
+}
+
+/// A hash of the columns' names, types and type modifiers in a whole `RowDescription`, or of a `NoData`: what
+/// PostgreSQL compares when it plans a prepared statement anew. `None` where the frame is cut short.
+pub fn rows(frame: &[u8]) -> Option<u64> {
+    let mut hasher = Xxh3::new();
+    hasher.update(frame.get(..1)?);
+    let mut rest = frame.get(HEADER..)?;
+    if rest.is_empty() {
+        return Some(hasher.digest());
+    }
+    rest = rest.get(2..)?;
+    while !rest.is_empty() {
+        let (name, after) = cstring(rest)?;
+        // Table and its column; type, its length and modifier; format.
+        let (fixed, after) = after.split_at_checked(18)?;
+        hasher.update(name);
+        hasher.update(&[0]);
+        hasher.update(&fixed[6..10]);
+        hasher.update(&fixed[12..16]);
+        rest = after;
+    }
+    Some(hasher.digest())
 }
 
 /// `ParameterStatus`: name and value.

@@ -710,13 +710,25 @@ fn transactions() -> Vec<Script> {
             .ready(3),
         script("a plan whose type has changed, in a transaction")
             .query("ALTER TABLE retyped ALTER x TYPE int")
-            .send([parse("s", "SELECT x AS y FROM retyped"), sync(), again("s", &[])])
+            .send([parse("s", "SELECT x AS y FROM retyped"), describe_statement("s"), sync(), again("s", &[])])
             .ready(2)
             .query("BEGIN")
             .query("ALTER TABLE retyped ALTER x TYPE bigint")
             .send([again("s", &[])])
             .ready(1)
-            .query("ROLLBACK"),
+            .query("ROLLBACK")
+            .send([again("s", &[])])
+            .ready(1),
+        script("a plan whose type changes for good")
+            .query("ALTER TABLE retyped ALTER x TYPE int")
+            .send([parse("s", "SELECT x AS z FROM retyped"), describe_statement("s"), sync(), again("s", &[])])
+            .ready(2)
+            .query("ALTER TABLE retyped ALTER x TYPE bigint")
+            .send([again("s", &[])])
+            .ready(1)
+            .query("ALTER TABLE retyped ALTER x TYPE int")
+            .send([again("s", &[])])
+            .ready(1),
     ]
 }
 
