@@ -745,11 +745,6 @@ impl Session {
         Ok((named, self.generation(leased)))
     }
 
-    /// The generation of the schema as the session's transaction sees it.
-    fn generation(&self, leased: &Leased) -> u64 {
-        self.group.schema_generation() + u64::from(leased.schema != Schema::Same)
-    }
-
     /// The server has parsed a statement after the client did, between which the schema has changed: are
     /// its rows still those that the client was told of? True while the server is being asked.
     fn checks_rows(&mut self, leased: &mut Leased, named: &Named, generation: u64) -> bool {

@@ -329,12 +329,19 @@ impl Session {
         }
     }
 
+    /// The generation of the schema as the session's transaction sees it. The odd ones are those of transactions
+    /// that have changed it, and nobody else's.
+    fn generation(&self, leased: &Leased) -> u64 {
+        2 * self.group.schema_generation() + u64::from(leased.schema != Schema::Same)
+    }
+
     /// The transaction is over: whoever is told must not be judged by the old schema.
     fn schema_settles(&mut self, leased: &mut Leased) {
         let schema = std::mem::replace(&mut leased.schema, Schema::Same);
         if schema != Schema::Same {
             // Whether the transaction was committed does not matter then.
-            leased.lease.prepared.outdate(self.group.schema_generation());
+            let before = self.generation(leased);
+            leased.lease.prepared.outdate(before);
         }
         match schema {
             Schema::Same => {}
