@@ -17,8 +17,8 @@
 //! 1. [`listener`]: accepts, admits, and spawns one task for each client.
 //! 2. [`client::accept`]: TLS, startup packet, authentication.
 //! 3. [`session::Session::serve`]: greets the client and runs until it leaves. The loop is in
-//!    `session/relay.rs`; what the client sends goes through `session/intake.rs`, what the server
-//!    sends through `session/replies.rs`.
+//!    `session/relay.rs`; what the client sends goes through `session/intake.rs` and
+//!    `session/sending.rs`, what the server sends through `session/replies.rs`.
 //! 4. [`session::ledger`]: what the server still owes. It decides what the client sees, and when a
 //!    server connection is free.
 //! 5. [`sql::Classifier`] and [`router::route`]: where a batch may run, and why.
@@ -51,9 +51,15 @@
 //!   Whatever a statement may have done to it, by whatever means, the server is asked
 //!   ([`pool::probe`]) before anybody else gets the connection. What only this connection can have
 //!   (a temporary table, `LISTEN`, an advisory lock …) pins the session to it ([`pool::Held`]).
-//! - **A client's names never reach a server.** Named statements are shared under names of ours.
+//! - **A client's names never reach a server.** Named statements are shared under names of ours, and only
+//!   among those for whom they mean the same ([`pool::Environment`]).
+//! - **What a driver knows stays true.** A statement whose rows a change of the schema has changed is prepared
+//!   again unseen only where nobody was told of them; else it fails as PostgreSQL lets it fail (`0A000`), for
+//!   which drivers have their remedies.
 //! - **Only a read that nobody has seen an answer to is ever run again**, and a batch that failed as a
 //!   whole because a replica could not run it or a plan was out of date.
+//! - **A batch that ends with `Flush` keeps its server connection only for a portal's sake**: what was merely
+//!   prepared and described is ended with a `Sync` of ours.
 //! - **A cancel can only strike the statement that it was meant for**: the connection is not handed on
 //!   before the cancel's own connection is closed ([`pool::Fence`]).
 //! - **An idle client owns no buffer** ([`net::buffer`]), and a statement costs no timer: the deadlines

@@ -1,23 +1,18 @@
-//! From the client to the server: gathers a batch before it is routed, then sends its messages on
-//! and enters into the ledger what the server will owe for them.
+//! From the client: gathers a batch before it is routed, and then takes its messages one by one for
+//! `sending`.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-
-use bytes::BufMut;
 
 use super::batch::Batch;
-use super::ledger::{Awaits, Fate, Status};
+use super::ledger::Status;
 use super::request::{Malformed, Read, Request, read};
-use super::statements::{Change, Named, Rows, Unnamed, deallocated};
-use super::{Leased, Schema, Session, refusal};
+use super::sending::FLUSH;
+use super::statements::Unnamed;
+use super::{Session, refusal};
 use crate::cluster::Place;
 use crate::net::buffer::ReadBuffer;
-use crate::pool::{OUR_NAMES, Statement, server_name};
 use crate::sql::{Class, Effects, Reason, Verdict};
-use crate::wire::author;
-use crate::wire::error::PgError;
-use crate::wire::frame::{HEADER, frontend};
+use crate::wire::frame::HEADER;
 use crate::wire::view::{BindHead, Parse, Target};
 
 /// Bytes waiting to be written beyond which no more are taken from the other side.
@@ -27,7 +22,7 @@ const LONGEST_BATCH: usize = 128 * 1024;
 /// Messages whose replies are awaited beyond which no more are taken from the client.
 const MOST_OWED: usize = 10_000;
 /// Bytes of statement text that one client may keep prepared by name.
-const LONGEST_NAMES: usize = 32 << 20;
+pub(super) const LONGEST_NAMES: usize = 32 << 20;
 
 /// How far the client's bytes have been taken.
 #[derive(Debug, Default)]
@@ -49,7 +44,7 @@ pub(super) struct Intake {
 }
 
 /// What became of a message.
-enum Sent {
+pub(super) enum Sent {
     /// It was here whole, and is taken.
     Done,
     /// It goes to the server as it is, as it comes.
@@ -121,7 +116,7 @@ impl Intake {
     }
 
     /// The message that is being sent belongs to a batch that asks for the rows of what it executes.
-    fn describes_rows(&self) -> bool {
+    pub(super) fn describes_rows(&self) -> bool {
         self.describes && self.admitted > 0
     }
 
@@ -449,425 +444,14 @@ impl Session {
         Sent::Done
     }
 
-    /// The one place where a message of the client meets a server connection. `frame` is what is here
-    /// of its `len` bytes.
-    fn send(&mut self, leased: &mut Leased, request: Request<'_>, frame: &[u8], len: usize) -> Sent {
-        let mut change = None;
-        let awaits = match request {
-            Request::Terminate if self.ledger.is_empty() => return Sent::Not(Step::Left),
-            Request::Terminate => return Sent::Not(Step::Stalled),
-            Request::Query(text) => {
-                let verdict = self.next_verdict(text);
-                if let Err(error) = self.note(leased, verdict, text) {
-                    return self.poison_query(leased, error);
-                }
-                self.unnamed = Unnamed::None;
-                if let Some(text) = self.deallocate(leased, text, verdict) {
-                    self.begin_statement(leased);
-                    author::query(leased.lease.outbound.bytes(), &text);
-                    self.ledger.push(Awaits::Query, Fate::Forward, None);
-                    return Sent::Done;
-                }
-                Some(Awaits::Query)
-            }
-            Request::LongQuery => {
-                self.note_unseen(leased);
-                self.unnamed = Unnamed::None;
-                Some(Awaits::Query)
-            }
-            Request::FunctionCall => {
-                self.note_unseen(leased);
-                Some(Awaits::FunctionCall)
-            }
-            Request::Parse(parse) if parse.name.is_empty() => {
-                let verdict = self.parse_verdict(&parse);
-                if let Err(error) = self.note(leased, verdict, parse.text) {
-                    return self.poison(leased, error);
-                }
-                let unnamed = self.unnamed_changes(leased);
-                self.keep_unnamed(parse.identity, verdict);
-                leased.has_unnamed = true;
-                if let Some(text) = self.deallocate(leased, parse.text, verdict) {
-                    self.begin_statement(leased);
-                    put_parse(leased, b"", &[text.as_bytes(), b"\0\0\0"].concat());
-                    self.ledger.push(Awaits::Parse, Fate::Forward, Some(unnamed));
-                    return Sent::Done;
-                }
-                change = Some(unnamed);
-                Some(Awaits::Parse)
-            }
-            Request::Parse(parse) => return self.send_parse(leased, parse),
-            Request::LongParse { named: true } => return self.poison(leased, refusal::statement_too_long(len)),
-            Request::LongParse { named: false } => {
-                self.note_unseen(leased);
-                change = Some(self.unnamed_changes(leased));
-                self.unnamed = Unnamed::TooLong;
-                leased.has_unnamed = true;
-                Some(Awaits::Parse)
-            }
-            Request::Bind(BindHead { statement: b"", .. }) | Request::Describe(Target::Statement(b"")) => {
-                if let Err(error) = self.ready_unnamed(leased) {
-                    return self.poison(leased, error);
-                }
-                leased.bound = None;
-                Some(if matches!(request, Request::Bind(_)) { Awaits::Bind } else { Awaits::Describe })
-            }
-            // An earlier batch may still fail to close it; otherwise it is SQL's own, or the server says no.
-            Request::Bind(head) if !self.names.has(head.statement) && !is_ours(head.statement) => {
-                if self.ledger.reaches_back() {
-                    return Sent::Not(Step::Stalled);
-                }
-                Some(Awaits::Bind)
-            }
-            Request::Bind(head) if self.is_unsure(leased, head.statement) => return Sent::Not(Step::Stalled),
-            Request::Bind(head) => return self.send_bind(leased, head, len),
-            Request::Describe(Target::Statement(name)) if !self.names.has(name) && !is_ours(name) => {
-                if self.ledger.reaches_back() {
-                    return Sent::Not(Step::Stalled);
-                }
-                Some(Awaits::Describe)
-            }
-            Request::Describe(Target::Statement(name)) if self.is_unsure(leased, name) => {
-                return Sent::Not(Step::Stalled);
-            }
-            Request::Describe(Target::Statement(name)) => {
-                return match self.ready_named(leased, name) {
-                    Ok((named, _)) => {
-                        put_target(leased, frontend::DESCRIBE, named.statement.server_name().as_bytes());
-                        self.ledger.push(Awaits::Describe, Fate::Forward, Some(Change::Uses(named.name)));
-                        Sent::Done
-                    }
-                    Err(error) => self.poison(leased, error),
-                };
-            }
-            Request::Describe(Target::Portal(_)) => {
-                change = leased.bound.clone().map(Change::Uses);
-                Some(Awaits::Describe)
-            }
-            Request::Close(Target::Statement(b"")) => {
-                change = Some(self.unnamed_changes(leased));
-                self.unnamed = Unnamed::None;
-                Some(Awaits::Close)
-            }
-            Request::Close(Target::Statement(name)) if !self.names.has(name) && !is_ours(name) => Some(Awaits::Close),
-            Request::Close(Target::Statement(name)) => {
-                let before = self.names.set(name, None);
-                if leased.repeatable {
-                    leased.names_before.push((name.into(), before.clone()));
-                }
-                let change = before.is_some().then(|| Change::Name { name: name.into(), before, prepared: None });
-                self.ledger.push(Awaits::Close, Fate::Synthesise, change);
-                return Sent::Done;
-            }
-            Request::Close(Target::Portal(_)) => Some(Awaits::Close),
-            Request::Execute => Some(Awaits::Execute),
-            Request::Sync => Some(Awaits::Sync),
-            Request::CopyEnd => {
-                self.ledger.copy_ended();
-                None
-            }
-            Request::Flush if self.may_end_here(leased) => {
-                // Whoever has prepared a statement may take his time: the connection does not wait for him.
-                leased.lease.outbound.push(&SYNC);
-                self.ledger.push(Awaits::Sync, Fate::Swallow, None);
-                leased.ended_early = true;
-                return Sent::Done;
-            }
-            Request::Flush | Request::CopyData => None,
-        };
-        if let Some(awaits) = awaits {
-            self.begin_statement(leased);
-            let ends = matches!(awaits, Awaits::Sync | Awaits::Query | Awaits::FunctionCall);
-            leased.batch += u32::from(ends);
-            let portal = matches!(
-                request,
-                Request::Bind(_)
-                    | Request::Execute
-                    | Request::Describe(Target::Portal(_))
-                    | Request::Close(Target::Portal(_))
-            );
-            leased.portals = !ends && (leased.portals || portal);
-            self.ledger.push(awaits, Fate::Forward, change);
-        }
-        if frame.len() < len {
-            return Sent::Verbatim;
-        }
-        leased.lease.outbound.push(frame);
-        Sent::Done
-    }
-
-    /// A `Flush` behind nothing but `Parse`, `Describe` and `Close` of statements, outside a transaction.
-    fn may_end_here(&self, leased: &Leased) -> bool {
-        !leased.portals
-            && !self.keeps_lease()
-            && self.ledger.status() == Status::Idle
-            && self.ledger.is_unsynced()
-            && !self.ledger.is_skipping()
-    }
-
-    /// SQL's `DEALLOCATE` of a statement that was prepared by the protocol (they share their names): the
-    /// server knows it by another name, and is made to have it.
-    fn deallocate(&mut self, leased: &mut Leased, text: &[u8], verdict: Verdict) -> Option<String> {
-        if verdict.reason != Reason::PreparedStatement || self.ledger.status() == Status::Failed {
-            return None;
-        }
-        let name = deallocated(text)?;
-        let (named, _) = self.ready_named(leased, name.as_bytes()).ok()?;
-        self.names.set(name.as_bytes(), None);
-        leased.lease.prepared.remove(named.statement.id());
-        Some(format!("DEALLOCATE {}", named.statement.server_name()))
-    }
-
-    /// `Parse` of a statement with a name.
-    fn send_parse(&mut self, leased: &mut Leased, parse: Parse<'_>) -> Sent {
-        if self.names.has(parse.name) && self.ledger.reaches_back() {
-            // An earlier batch may still fail and leave the name free.
-            return Sent::Not(Step::Stalled);
-        }
-        let verdict = self.parse_verdict(&parse);
-        let kept = self.names.bytes() + parse.identity.len();
-        let refused = match self.note(leased, verdict, parse.text) {
-            _ if self.names.has(parse.name) => {
-                self.try_parse(leased, &parse);
-                Some(refusal::statement_exists(parse.name))
-            }
-            _ if kept > LONGEST_NAMES => Some(refusal::too_many_statements(kept, LONGEST_NAMES)),
-            noted => noted.err(),
-        };
-        if let Some(error) = refused {
-            return self.poison(leased, error);
-        }
-        self.begin_statement(leased);
-        let environment = self.state.environment();
-        let statement = self.group.statements.intern(parse.identity, environment);
-        let (name, generation) = (Arc::<[u8]>::from(parse.name), self.catalog.generation());
-        let (parsed, rows) = (self.generation(leased), Rows::Untold);
-        let statement_named = statement.clone();
-        let named =
-            Named { name: name.clone(), statement: statement_named, parsed, rows, verdict, generation, environment };
-        let before = self.names.set(parse.name, Some(named));
-        if leased.repeatable {
-            leased.names_before.push((name, before.clone()));
-        }
-        let change = |prepared| Some(Change::Name { name: parse.name.into(), before, prepared });
-        let known = leased.lease.prepared.touch_silent(statement.id(), parsed);
-        // In a failed transaction PostgreSQL refuses to parse, and after a change of the schema what was
-        // prepared before may be out of date: the server is asked again. Also where an earlier batch has
-        // yet to show whether the transaction fails.
-        let sound = self.ledger.status() != Status::Failed && !self.ledger.reaches_back();
-        if known && leased.schema == Schema::Same && sound {
-            conn_metrics(leased).prepared_hits.inc();
-            self.ledger.push(Awaits::Parse, Fate::Synthesise, change(None));
-            return Sent::Done;
-        }
-        conn_metrics(leased).prepared_misses.inc();
-        self.put_parse(leased, &statement, Fate::Forward, change(Some(statement.id())));
-        Sent::Done
-    }
-
-    /// PostgreSQL looks at the statement before it looks at its name: what is wrong with that is said first.
-    fn try_parse(&mut self, leased: &mut Leased, parse: &Parse<'_>) {
-        let statement = self.group.statements.intern(parse.identity, self.state.environment());
-        let generation = self.generation(leased);
-        if leased.lease.prepared.touch(statement.id(), generation).is_none() {
-            self.put_parse(leased, &statement, Fate::Swallow, Some(Change::Prepared(statement.id())));
-        }
-    }
-
-    /// `Bind` of a statement with a name: the server knows it by another.
-    fn send_bind(&mut self, leased: &mut Leased, head: BindHead<'_>, len: usize) -> Sent {
-        if leased.checking {
-            return Sent::Not(Step::Stalled);
-        }
-        let (named, generation) = match self.ready_named(leased, head.statement) {
-            Ok(ready) => ready,
-            Err(error) => return self.poison(leased, error),
-        };
-        if self.checks_rows(leased, &named, generation) {
-            return Sent::Not(Step::Stalled);
-        }
-        if matches!(named.rows, Rows::Changed { .. }) && !self.intake.describes_rows() {
-            return self.poison(leased, refusal::rows_have_changed());
-        }
-        if let Err(error) = self.note(leased, named.verdict, named.statement.text()) {
-            return self.poison(leased, error);
-        }
-        self.begin_statement(leased);
-        let name = named.statement.server_name().as_bytes();
-        let rewritten = len - head.statement.len() + name.len();
-        let out = leased.lease.outbound.bytes();
-        leased.portals = true;
-        leased.bound = Some(named.name.clone());
-        out.put_u8(frontend::BIND);
-        out.put_u32((rewritten - 1) as u32);
-        out.put_slice(head.portal);
-        out.put_u8(0);
-        out.put_slice(name);
-        out.put_u8(0);
-        let relies = named.rows != Rows::Untold && !self.intake.describes_rows();
-        let change = if relies { Change::ReliesOn(named.name) } else { Change::Uses(named.name) };
-        self.ledger.push(Awaits::Bind, Fate::Forward, Some(change));
-        Sent::Head(head.len())
-    }
-
-    /// Whether the server connection has the statement is not known before an earlier batch is answered,
-    /// which may fail before it comes to its `Parse`.
-    fn is_unsure(&mut self, leased: &mut Leased, name: &[u8]) -> bool {
-        if leased.parsed.is_empty() || self.ledger.is_empty() {
-            leased.parsed.clear();
-            return false;
-        }
-        let Some(named) = self.names.get(name) else { return false };
-        let (id, batch) = (named.statement.id(), leased.batch);
-        leased.parsed.iter().any(|&(parsed, within)| parsed == id && within != batch) && self.ledger.reaches_back()
-    }
-
-    /// Makes sure that the server connection has the statement that the client calls `name`; a name
-    /// that stands for nothing fails as PostgreSQL would fail it.
-    ///
-    /// Also the schema's generation when the server parsed it.
-    fn ready_named(&mut self, leased: &mut Leased, name: &[u8]) -> Result<(Named, u64), PgError> {
-        let named = self.names.get(name).cloned().ok_or_else(|| refusal::no_such_statement(name))?;
-        // Parsed in a transaction that was rolled back, it may be ahead of everybody.
-        let since = named.parsed.min(self.generation(leased));
-        if let Some(generation) = leased.lease.prepared.touch(named.statement.id(), since) {
-            conn_metrics(leased).prepared_hits.inc();
-            return Ok((named, generation));
-        }
-        let named = self.under_present_settings(named);
-        if let Some(generation) = leased.lease.prepared.touch(named.statement.id(), since) {
-            conn_metrics(leased).prepared_hits.inc();
-            return Ok((named, generation));
-        }
-        conn_metrics(leased).prepared_misses.inc();
-        let change = Change::Prepared(named.statement.id());
-        self.put_parse(leased, &named.statement, Fate::Swallow, Some(change));
-        Ok((named, self.generation(leased)))
-    }
-
-    /// The server has parsed a statement after the client did, between which the schema has changed: are
-    /// its rows still those that the client was told of? True while the server is being asked.
-    fn checks_rows(&mut self, leased: &mut Leased, named: &Named, generation: u64) -> bool {
-        let known = match named.rows {
-            Rows::Untold => true,
-            Rows::Told(_) => false,
-            Rows::Changed { since, .. } => since == generation,
-        };
-        if known || self.intake.describes_rows() || generation <= named.parsed || self.ledger.is_skipping() {
-            return false;
-        }
-        if !std::mem::replace(&mut leased.checking, true) {
-            self.begin_statement(leased);
-            put_target(leased, frontend::DESCRIBE, named.statement.server_name().as_bytes());
-            self.ledger.push(Awaits::Describe, Fate::Swallow, Some(Change::Checks(named.name.clone())));
-            leased.lease.outbound.push(&FLUSH);
-        }
-        true
-    }
-
-    /// A server connection that parses it now does so under the settings of now, and it must not pass for
-    /// the same as where it was parsed under others.
-    fn under_present_settings(&mut self, mut named: Named) -> Named {
-        let environment = self.state.environment();
-        if !named.statement.environment().is(environment) {
-            named.statement = self.group.statements.intern(named.statement.identity(), environment);
-            if let Some(known) = self.names.get_mut(&named.name) {
-                known.statement = named.statement.clone();
-            }
-        }
-        named
-    }
-
-    /// Makes sure that the server connection has this session's unnamed statement. When there is none
-    /// the server says so itself.
-    fn ready_unnamed(&mut self, leased: &mut Leased) -> Result<(), PgError> {
-        match &self.unnamed {
-            Unnamed::None => {
-                leased.forget_unnamed(&mut self.ledger);
-                Ok(())
-            }
-            Unnamed::TooLong if leased.has_unnamed => Ok(()),
-            Unnamed::TooLong => Err(refusal::unnamed_too_long()),
-            Unnamed::Kept { identity, verdict } => {
-                let verdict = *verdict;
-                if !leased.has_unnamed {
-                    put_parse(leased, b"", identity);
-                    self.ledger.push(Awaits::Parse, Fate::Swallow, Some(Change::HasUnnamed));
-                    leased.has_unnamed = true;
-                }
-                self.note(leased, verdict, b"")
-            }
-        }
-    }
-
-    /// Gives the connection a statement, and takes from it what is over its limit. The name is closed
-    /// first: where an earlier `Close` of ours was skipped after an error, the server still has it.
-    fn put_parse(&mut self, leased: &mut Leased, statement: &Statement, fate: Fate, change: Option<Change>) {
-        let name = statement.server_name().as_bytes();
-        self.put_close(leased, name, None);
-        put_parse(leased, name, statement.identity());
-        self.ledger.push(Awaits::Parse, fate, change);
-        leased.parsed.push((statement.id(), leased.batch));
-        let generation = self.generation(leased);
-        leased.lease.prepared.insert(statement, generation);
-        let limit = leased.prepared_limit;
-        while let Some((id, cost)) = leased.lease.prepared.evict(limit) {
-            self.put_close(leased, server_name(id).as_bytes(), Some(Change::Closed { id, cost }));
-        }
-    }
-
-    fn put_close(&mut self, leased: &mut Leased, name: &[u8], change: Option<Change>) {
-        put_target(leased, frontend::CLOSE, name);
-        self.ledger.push(Awaits::Close, Fate::Swallow, change);
-    }
-
-    /// What a message that changes the unnamed statement has to be able to take back. The first message
-    /// of a batch is not skipped: it is carried out or fails.
-    fn unnamed_changes(&mut self, leased: &Leased) -> Change {
-        let before = self.ledger.is_unsynced().then(|| Box::new(std::mem::take(&mut self.unnamed)));
-        Change::Unnamed { before, had: leased.has_unnamed }
-    }
-
-    fn keep_unnamed(&mut self, identity: &[u8], verdict: Verdict) {
-        let mut kept = match std::mem::take(&mut self.unnamed) {
-            Unnamed::Kept { identity, .. } => identity,
-            _ => Vec::new(),
-        };
-        kept.clear();
-        kept.extend_from_slice(identity);
-        self.unnamed = Unnamed::Kept { identity: kept, verdict };
-    }
-
-    /// Makes the server fail where the client's message would have failed, so that it skips and
-    /// aborts as it should; the client gets `error` in place of the server's.
-    fn poison(&mut self, leased: &mut Leased, error: PgError) -> Sent {
-        const NO_SUCH_PORTAL: &[u8] = b"pgweir: no such portal\0\0\0\0\0";
-        let out = leased.lease.outbound.bytes();
-        out.put_u8(frontend::EXECUTE);
-        out.put_u32(NO_SUCH_PORTAL.len() as u32 + 4);
-        out.put_slice(NO_SUCH_PORTAL);
-        self.begin_statement(leased);
-        self.ledger.push(Awaits::Execute, Fate::Replace(Box::new(error)), None);
-        Sent::Dropped
-    }
-
-    /// The same for a simple `Query`, in whose place the server gets one that is no SQL.
-    fn poison_query(&mut self, leased: &mut Leased, error: PgError) -> Sent {
-        author::query(leased.lease.outbound.bytes(), "refused_by_pgweir");
-        self.begin_statement(leased);
-        leased.batch += 1;
-        self.ledger.push(Awaits::Query, Fate::Replace(Box::new(error)), None);
-        Sent::Dropped
-    }
-
-    fn parse_verdict(&mut self, parse: &Parse<'_>) -> Verdict {
+    pub(super) fn parse_verdict(&mut self, parse: &Parse<'_>) -> Verdict {
         match self.intake.verdicts.pop_front() {
             Some(verdict) => verdict,
             None => self.classify_parse(parse),
         }
     }
 
-    fn next_verdict(&mut self, text: &[u8]) -> Verdict {
+    pub(super) fn next_verdict(&mut self, text: &[u8]) -> Verdict {
         match self.intake.verdicts.pop_front() {
             Some(verdict) => verdict,
             None => self.classify(text),
@@ -919,12 +503,6 @@ impl Session {
     }
 }
 
-/// A whole `Sync`.
-const SYNC: [u8; HEADER] = [frontend::SYNC, 0, 0, 0, 4];
-
-/// A whole `Flush`.
-const FLUSH: [u8; HEADER] = [frontend::FLUSH, 0, 0, 0, 4];
-
 /// May a statement call a function of the database's own? Those of a change of the schema matter when
 /// they are used.
 pub(super) fn may_call(text: &[u8], verdict: Verdict) -> bool {
@@ -933,30 +511,3 @@ pub(super) fn may_call(text: &[u8], verdict: Verdict) -> bool {
 
 /// PostgreSQL's `FirstNormalObjectId`: types from here on are the database's own.
 const FIRST_CUSTOM_OID: u32 = 16384;
-
-/// A name that only statements of ours have on a server connection.
-fn is_ours(name: &[u8]) -> bool {
-    name.starts_with(OUR_NAMES.as_bytes())
-}
-
-fn conn_metrics(leased: &Leased) -> &crate::metrics::HostMetrics {
-    &leased.lease.pool().metrics
-}
-
-fn put_parse(leased: &mut Leased, name: &[u8], identity: &[u8]) {
-    let out = leased.lease.outbound.bytes();
-    out.put_u8(frontend::PARSE);
-    out.put_u32((4 + name.len() + 1 + identity.len()) as u32);
-    out.put_slice(name);
-    out.put_u8(0);
-    out.put_slice(identity);
-}
-
-fn put_target(leased: &mut Leased, tag: u8, statement: &[u8]) {
-    let out = leased.lease.outbound.bytes();
-    out.put_u8(tag);
-    out.put_u32((4 + 1 + statement.len() + 1) as u32);
-    out.put_u8(b'S');
-    out.put_slice(statement);
-    out.put_u8(0);
-}

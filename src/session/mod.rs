@@ -1,18 +1,21 @@
 //! A session: one client from its greeting to its end, and the server connections that it is lent.
 //!
 //! One task owns the client's socket and, while it holds a lease, the server's. It gathers a batch
-//! (`intake`), has it routed and leased (`leasing`), sends it on, relays both ways (`relay`,
-//! `replies`) until the `ledger` is settled, and hands the lease back.
+//! (`intake`), has it routed and leased (`leasing`), sends it on (`sending`, and `preparing` for
+//! statements with names), relays both ways (`relay`, `replies`) until the `ledger` is settled, and hands
+//! the lease back.
 
 mod batch;
 mod deadline;
 mod intake;
 mod leasing;
 pub mod ledger;
+mod preparing;
 mod refusal;
 mod relay;
 mod replies;
 pub mod request;
+mod sending;
 mod slot;
 mod state;
 mod statements;

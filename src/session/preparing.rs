@@ -1,0 +1,266 @@
+//! Prepared statements on their way to the server: the client's names become ours, and a server connection is
+//! given what it lacks.
+
+use std::sync::Arc;
+
+use bytes::BufMut;
+
+use super::intake::{LONGEST_NAMES, Sent, Step};
+use super::ledger::{Awaits, Fate, Status};
+use super::sending::FLUSH;
+use super::statements::{Change, Named, Rows, Unnamed};
+use super::{Leased, Schema, Session, refusal};
+use crate::pool::{OUR_NAMES, Statement, server_name};
+use crate::sql::Verdict;
+use crate::wire::error::PgError;
+use crate::wire::frame::frontend;
+use crate::wire::view::{BindHead, Parse};
+
+impl Session {
+    /// `Parse` of a statement with a name.
+    pub(super) fn send_parse(&mut self, leased: &mut Leased, parse: Parse<'_>) -> Sent {
+        if self.names.has(parse.name) && self.ledger.reaches_back() {
+            // An earlier batch may still fail and leave the name free.
+            return Sent::Not(Step::Stalled);
+        }
+        let verdict = self.parse_verdict(&parse);
+        let kept = self.names.bytes() + parse.identity.len();
+        let refused = match self.note(leased, verdict, parse.text) {
+            _ if self.names.has(parse.name) => {
+                self.try_parse(leased, &parse);
+                Some(refusal::statement_exists(parse.name))
+            }
+            _ if kept > LONGEST_NAMES => Some(refusal::too_many_statements(kept, LONGEST_NAMES)),
+            noted => noted.err(),
+        };
+        if let Some(error) = refused {
+            return self.poison(leased, error);
+        }
+        self.begin_statement(leased);
+        let environment = self.state.environment();
+        let statement = self.group.statements.intern(parse.identity, environment);
+        let (name, generation) = (Arc::<[u8]>::from(parse.name), self.catalog.generation());
+        let (parsed, rows) = (self.generation(leased), Rows::Untold);
+        let statement_named = statement.clone();
+        let named =
+            Named { name: name.clone(), statement: statement_named, parsed, rows, verdict, generation, environment };
+        let before = self.names.set(parse.name, Some(named));
+        if leased.repeatable {
+            leased.names_before.push((name, before.clone()));
+        }
+        let change = |prepared| Some(Change::Name { name: parse.name.into(), before, prepared });
+        let known = leased.lease.prepared.touch_silent(statement.id(), parsed);
+        // In a failed transaction PostgreSQL refuses to parse, and after a change of the schema what was
+        // prepared before may be out of date: the server is asked again. Also where an earlier batch has
+        // yet to show whether the transaction fails.
+        let sound = self.ledger.status() != Status::Failed && !self.ledger.reaches_back();
+        if known && leased.schema == Schema::Same && sound {
+            conn_metrics(leased).prepared_hits.inc();
+            self.ledger.push(Awaits::Parse, Fate::Synthesise, change(None));
+            return Sent::Done;
+        }
+        conn_metrics(leased).prepared_misses.inc();
+        self.put_parse(leased, &statement, Fate::Forward, change(Some(statement.id())));
+        Sent::Done
+    }
+
+    /// PostgreSQL looks at the statement before it looks at its name: what is wrong with that is said first.
+    fn try_parse(&mut self, leased: &mut Leased, parse: &Parse<'_>) {
+        let statement = self.group.statements.intern(parse.identity, self.state.environment());
+        let generation = self.generation(leased);
+        if leased.lease.prepared.touch(statement.id(), generation).is_none() {
+            self.put_parse(leased, &statement, Fate::Swallow, Some(Change::Prepared(statement.id())));
+        }
+    }
+
+    /// `Bind` of a statement with a name: the server knows it by another.
+    pub(super) fn send_bind(&mut self, leased: &mut Leased, head: BindHead<'_>, len: usize) -> Sent {
+        if leased.checking {
+            return Sent::Not(Step::Stalled);
+        }
+        let (named, generation) = match self.ready_named(leased, head.statement) {
+            Ok(ready) => ready,
+            Err(error) => return self.poison(leased, error),
+        };
+        if self.checks_rows(leased, &named, generation) {
+            return Sent::Not(Step::Stalled);
+        }
+        if matches!(named.rows, Rows::Changed { .. }) && !self.intake.describes_rows() {
+            return self.poison(leased, refusal::rows_have_changed());
+        }
+        if let Err(error) = self.note(leased, named.verdict, named.statement.text()) {
+            return self.poison(leased, error);
+        }
+        self.begin_statement(leased);
+        let name = named.statement.server_name().as_bytes();
+        let rewritten = len - head.statement.len() + name.len();
+        let out = leased.lease.outbound.bytes();
+        leased.portals = true;
+        leased.bound = Some(named.name.clone());
+        out.put_u8(frontend::BIND);
+        out.put_u32((rewritten - 1) as u32);
+        out.put_slice(head.portal);
+        out.put_u8(0);
+        out.put_slice(name);
+        out.put_u8(0);
+        let relies = named.rows != Rows::Untold && !self.intake.describes_rows();
+        let change = if relies { Change::ReliesOn(named.name) } else { Change::Uses(named.name) };
+        self.ledger.push(Awaits::Bind, Fate::Forward, Some(change));
+        Sent::Head(head.len())
+    }
+
+    /// Whether the server connection has the statement is not known before an earlier batch is answered,
+    /// which may fail before it comes to its `Parse`.
+    pub(super) fn is_unsure(&mut self, leased: &mut Leased, name: &[u8]) -> bool {
+        if leased.parsed.is_empty() || self.ledger.is_empty() {
+            leased.parsed.clear();
+            return false;
+        }
+        let Some(named) = self.names.get(name) else { return false };
+        let (id, batch) = (named.statement.id(), leased.batch);
+        leased.parsed.iter().any(|&(parsed, within)| parsed == id && within != batch) && self.ledger.reaches_back()
+    }
+
+    /// Makes sure that the server connection has the statement that the client calls `name`; a name
+    /// that stands for nothing fails as PostgreSQL would fail it.
+    ///
+    /// Also the schema's generation when the server parsed it.
+    pub(super) fn ready_named(&mut self, leased: &mut Leased, name: &[u8]) -> Result<(Named, u64), PgError> {
+        let named = self.names.get(name).cloned().ok_or_else(|| refusal::no_such_statement(name))?;
+        // Parsed in a transaction that was rolled back, it may be ahead of everybody.
+        let since = named.parsed.min(self.generation(leased));
+        if let Some(generation) = leased.lease.prepared.touch(named.statement.id(), since) {
+            conn_metrics(leased).prepared_hits.inc();
+            return Ok((named, generation));
+        }
+        let named = self.under_present_settings(named);
+        if let Some(generation) = leased.lease.prepared.touch(named.statement.id(), since) {
+            conn_metrics(leased).prepared_hits.inc();
+            return Ok((named, generation));
+        }
+        conn_metrics(leased).prepared_misses.inc();
+        let change = Change::Prepared(named.statement.id());
+        self.put_parse(leased, &named.statement, Fate::Swallow, Some(change));
+        Ok((named, self.generation(leased)))
+    }
+
+    /// The server has parsed a statement after the client did, between which the schema has changed: are
+    /// its rows still those that the client was told of? True while the server is being asked.
+    fn checks_rows(&mut self, leased: &mut Leased, named: &Named, generation: u64) -> bool {
+        let known = match named.rows {
+            Rows::Untold => true,
+            Rows::Told(_) => false,
+            Rows::Changed { since, .. } => since == generation,
+        };
+        if known || self.intake.describes_rows() || generation <= named.parsed || self.ledger.is_skipping() {
+            return false;
+        }
+        if !std::mem::replace(&mut leased.checking, true) {
+            self.begin_statement(leased);
+            put_target(leased, frontend::DESCRIBE, named.statement.server_name().as_bytes());
+            self.ledger.push(Awaits::Describe, Fate::Swallow, Some(Change::Checks(named.name.clone())));
+            leased.lease.outbound.push(&FLUSH);
+        }
+        true
+    }
+
+    /// A server connection that parses it now does so under the settings of now, and it must not pass for
+    /// the same as where it was parsed under others.
+    fn under_present_settings(&mut self, mut named: Named) -> Named {
+        let environment = self.state.environment();
+        if !named.statement.environment().is(environment) {
+            named.statement = self.group.statements.intern(named.statement.identity(), environment);
+            if let Some(known) = self.names.get_mut(&named.name) {
+                known.statement = named.statement.clone();
+            }
+        }
+        named
+    }
+
+    /// Makes sure that the server connection has this session's unnamed statement. When there is none
+    /// the server says so itself.
+    pub(super) fn ready_unnamed(&mut self, leased: &mut Leased) -> Result<(), PgError> {
+        match &self.unnamed {
+            Unnamed::None => {
+                leased.forget_unnamed(&mut self.ledger);
+                Ok(())
+            }
+            Unnamed::TooLong if leased.has_unnamed => Ok(()),
+            Unnamed::TooLong => Err(refusal::unnamed_too_long()),
+            Unnamed::Kept { identity, verdict } => {
+                let verdict = *verdict;
+                if !leased.has_unnamed {
+                    put_parse(leased, b"", identity);
+                    self.ledger.push(Awaits::Parse, Fate::Swallow, Some(Change::HasUnnamed));
+                    leased.has_unnamed = true;
+                }
+                self.note(leased, verdict, b"")
+            }
+        }
+    }
+
+    /// Gives the connection a statement, and takes from it what is over its limit. The name is closed
+    /// first: where an earlier `Close` of ours was skipped after an error, the server still has it.
+    fn put_parse(&mut self, leased: &mut Leased, statement: &Statement, fate: Fate, change: Option<Change>) {
+        let name = statement.server_name().as_bytes();
+        self.put_close(leased, name, None);
+        put_parse(leased, name, statement.identity());
+        self.ledger.push(Awaits::Parse, fate, change);
+        leased.parsed.push((statement.id(), leased.batch));
+        let generation = self.generation(leased);
+        leased.lease.prepared.insert(statement, generation);
+        let limit = leased.prepared_limit;
+        while let Some((id, cost)) = leased.lease.prepared.evict(limit) {
+            self.put_close(leased, server_name(id).as_bytes(), Some(Change::Closed { id, cost }));
+        }
+    }
+
+    fn put_close(&mut self, leased: &mut Leased, name: &[u8], change: Option<Change>) {
+        put_target(leased, frontend::CLOSE, name);
+        self.ledger.push(Awaits::Close, Fate::Swallow, change);
+    }
+
+    /// What a message that changes the unnamed statement has to be able to take back. The first message
+    /// of a batch is not skipped: it is carried out or fails.
+    pub(super) fn unnamed_changes(&mut self, leased: &Leased) -> Change {
+        let before = self.ledger.is_unsynced().then(|| Box::new(std::mem::take(&mut self.unnamed)));
+        Change::Unnamed { before, had: leased.has_unnamed }
+    }
+
+    pub(super) fn keep_unnamed(&mut self, identity: &[u8], verdict: Verdict) {
+        let mut kept = match std::mem::take(&mut self.unnamed) {
+            Unnamed::Kept { identity, .. } => identity,
+            _ => Vec::new(),
+        };
+        kept.clear();
+        kept.extend_from_slice(identity);
+        self.unnamed = Unnamed::Kept { identity: kept, verdict };
+    }
+}
+
+/// A name that only statements of ours have on a server connection.
+pub(super) fn is_ours(name: &[u8]) -> bool {
+    name.starts_with(OUR_NAMES.as_bytes())
+}
+
+fn conn_metrics(leased: &Leased) -> &crate::metrics::HostMetrics {
+    &leased.lease.pool().metrics
+}
+
+pub(super) fn put_parse(leased: &mut Leased, name: &[u8], identity: &[u8]) {
+    let out = leased.lease.outbound.bytes();
+    out.put_u8(frontend::PARSE);
+    out.put_u32((4 + name.len() + 1 + identity.len()) as u32);
+    out.put_slice(name);
+    out.put_u8(0);
+    out.put_slice(identity);
+}
+
+pub(super) fn put_target(leased: &mut Leased, tag: u8, statement: &[u8]) {
+    let out = leased.lease.outbound.bytes();
+    out.put_u8(tag);
+    out.put_u32((4 + 1 + statement.len() + 1) as u32);
+    out.put_u8(b'S');
+    out.put_slice(statement);
+    out.put_u8(0);
+}
