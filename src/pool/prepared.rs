@@ -225,6 +225,20 @@ mod tests {
     }
 
     #[test]
+    fn what_a_transaction_has_parsed_after_its_own_change_is_out_of_date_behind_it() {
+        let statements = Statements::default();
+        let mut prepared = Prepared::default();
+        let [before, inside] = [4, 5].map(|generation| {
+            let statement = statements.intern(format!("SELECT {generation}\0\0\0").as_bytes(), Environment::Unknown);
+            prepared.insert(&statement, generation);
+            statement.id()
+        });
+        assert_eq!((prepared.touch(before, 4), prepared.touch(inside, 4)), (Some(4), Some(5)));
+        prepared.outdate(4);
+        assert_eq!((prepared.touch(before, 4), prepared.touch(inside, 4)), (Some(4), None));
+    }
+
+    #[test]
     fn the_set_is_bounded_in_bytes() {
         let statements = Statements::default();
         let mut prepared = Prepared::default();

@@ -171,6 +171,35 @@ mod tests {
     }
 
     #[test]
+    fn rows_are_told_by_names_and_types_not_by_formats_or_tables() {
+        // Name, table, column, type, length, modifier, format.
+        let rows = |columns: &[(&str, i32, i32, i32, i16)]| {
+            let mut body = (columns.len() as i16).to_be_bytes().to_vec();
+            for (name, table, type_oid, modifier, format) in columns {
+                body.extend([name.as_bytes(), &[0], &table.to_be_bytes(), &1i16.to_be_bytes()].concat());
+                body.extend([type_oid.to_be_bytes(), [0, 4, 0, 0]].concat().get(..6).unwrap());
+                body.extend([&modifier.to_be_bytes()[..], &format.to_be_bytes()].concat());
+            }
+            [&b"T"[..], &(body.len() as u32 + 4).to_be_bytes(), &body].concat()
+        };
+        let one = rows(&[("x", 7, 23, -1, 0)]);
+        let told = super::rows(&one);
+        assert!(told.is_some());
+        assert_eq!(super::rows(&rows(&[("x", 8, 23, -1, 1)])), told);
+        for other in [
+            &[("y", 7, 23, -1, 0)][..],
+            &[("x", 7, 20, -1, 0)],
+            &[("x", 7, 23, 5, 0)],
+            &[("x", 7, 23, -1, 0), ("y", 7, 23, -1, 0)],
+            &[],
+        ] {
+            assert_ne!(super::rows(&rows(other)), told, "{other:?}");
+        }
+        assert_ne!(super::rows(b"n\0\0\0\x04"), told);
+        assert_eq!(super::rows(&one[..one.len() - 1]), None);
+    }
+
+    #[test]
     fn parse_is_read_whole_or_not_at_all() {
         let good = frame(b'P', b"s1\0SELECT $1\0\0\x01\0\0\0\x17");
         let view = Parse::read(&good).unwrap();
