@@ -818,6 +818,10 @@ fn large() -> Vec<Script> {
     let value = "v".repeat(1 << 20);
     let text = format!("SELECT length('{}') AS l", "t".repeat(1 << 20));
     vec![
+        script("more messages than anybody counts, before a Sync")
+            .send([parse("a", "SELECT 1"), close_statement("a").repeat(6_000), parse("a", "SELECT 2")])
+            .send([close_statement("nobody").repeat(6_000), sync(), again("a", &[])])
+            .ready(2),
         script("a parameter of 1 MB")
             .send([parse("", "SELECT length($1), $1"), bind("", "", &[&value]), execute("", 0), sync()])
             .ready(1),
