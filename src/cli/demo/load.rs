@@ -135,7 +135,8 @@ async fn count_connections(scene: &Scene) -> Result<Connections, Failure> {
     let mut backends = 0;
     for server in scene.sandbox.servers() {
         let question = format!(
-            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND datname = '{DATABASE}'"
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND datname = '{DATABASE}' \
+             AND application_name <> 'pgweir catalog'"
         );
         backends += server.psql(&question).await?.parse::<u64>()?;
     }

@@ -1,0 +1,133 @@
+//! PostgreSQL's own clients, psql and pgbench, through few server connections with reads on the standbys.
+
+use std::process::Output;
+use std::time::Duration;
+
+use pgweir::sandbox::{Load, Protocol, Script, Target};
+
+use crate::support::proxy::Proxy;
+use crate::support::{TestDatabase, fresh_database, shared_cluster};
+
+#[tokio::test]
+async fn pgbench_runs_in_each_of_its_protocols() {
+    let cluster = shared_cluster().await;
+    let database = fresh_database("").await;
+    let proxy = Proxy::for_shared_cluster("[pool]\nsize = 3\n").await;
+    let target = target(&proxy, &database).await;
+    cluster.pgbench_initialize(&target, 1).await.unwrap_or_else(|error| panic!("{error}"));
+    let mut written = 0;
+    for protocol in [Protocol::Simple, Protocol::Extended, Protocol::Prepared] {
+        for script in [Script::TpcbLike, Script::SelectOnly] {
+            // As many threads as clients: one that waits for its turn does not keep another from ending his.
+            let (clients, threads, duration) = (8, 8, Duration::from_secs(1));
+            let load = Load { script: script.clone(), protocol, clients, threads, duration, sampling: None };
+            let report = cluster.pgbench(&target, &load).await.unwrap_or_else(|error| panic!("{load:?}: {error}"));
+            assert!(report.transactions > 0 && report.failed == 0, "{load:?}: {report:?}");
+            written += if script == Script::TpcbLike { report.transactions } else { 0 };
+        }
+    }
+    let seen = database
+        .sql(
+            "SELECT count(*), sum(delta) = (SELECT sum(abalance) FROM pgbench_accounts)
+              AND sum(delta) = (SELECT sum(bbalance) FROM pgbench_branches)
+              AND sum(delta) = (SELECT sum(tbalance) FROM pgbench_tellers) FROM pgbench_history",
+        )
+        .await;
+    assert_eq!(seen.trim(), format!("{written}|t"));
+    let replicas = "pgweir_transactions_total{role=\"replica\"}";
+    assert!(proxy.metric(replicas) > 0.0, "no read went to a standby");
+}
+
+/// Its questions about the catalog are long, and it asks them in both protocols of a session that changes.
+#[tokio::test]
+async fn psql_shows_through_pgweir_what_it_shows_directly() {
+    let database = fresh_database(
+        "CREATE TABLE parent (id int PRIMARY KEY, word text DEFAULT 'w' CHECK (word <> ''));
+         CREATE TABLE child (id int REFERENCES parent, at timestamptz) PARTITION BY RANGE (at);
+         CREATE VIEW both_of_them AS SELECT * FROM parent JOIN child USING (id);
+         CREATE FUNCTION twice(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1 * 2';
+         CREATE INDEX ON child (at); CREATE TYPE mood AS ENUM ('sad', 'glad'); CREATE SEQUENCE counter",
+    )
+    .await;
+    let proxy = Proxy::for_shared_cluster("[pool]\nsize = 2\n").await;
+    let direct = Target { port: shared_cluster().await.primary().port, ..target(&proxy, &database).await };
+    let through = target(&proxy, &database).await;
+    let script = r"
+\set ON_ERROR_ROLLBACK on
+\d
+\d parent
+\d+ child
+\d+ both_of_them
+\df+ twice
+\dT+ mood
+\di
+\ds
+\dn+
+\du
+\l
+\dx
+\copy parent (id, word) FROM STDIN
+1	one
+2	two
+\.
+BEGIN;
+INSERT INTO parent VALUES (1, 'again');
+INSERT INTO parent VALUES (3, twice(2)::text);
+COMMIT;
+SELECT * FROM parent ORDER BY id;
+\copy (SELECT word FROM parent ORDER BY id) TO STDOUT
+SELECT id, word FROM parent ORDER BY id \gdesc
+SELECT 'id', twice(21) \gset a_
+\echo :a_twice
+\set FETCH_COUNT 2
+SELECT n FROM generate_series(1, 5) n;
+\unset FETCH_COUNT
+SET TimeZone = 'Asia/Tokyo'; SELECT timestamptz '2020-01-01 00:00+00';
+SHOW TimeZone;
+\encoding LATIN1
+SHOW client_encoding;
+CREATE TEMP TABLE own AS SELECT 1 AS x;
+SELECT * FROM own;
+SELECT no_such_column FROM parent;
+\errverbose
+DELETE FROM parent;
+";
+    let [direct, through] = [psql(&direct, script).await, psql(&through, script).await];
+    let [direct, through] = [direct, through].map(|output| {
+        let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        (output.status.code(), text.lines().map(ToOwned::to_owned).collect::<Vec<_>>())
+    });
+    for (through, direct) in through.1.iter().zip(&direct.1) {
+        assert_eq!(through, direct);
+    }
+    assert_eq!((through.0, through.1.len()), (direct.0, direct.1.len()));
+    assert!(direct.1.iter().any(|line| line.contains("Foreign-key constraints")), "{direct:?}");
+}
+
+async fn target(proxy: &Proxy, database: &TestDatabase) -> Target {
+    let url = url::Url::parse(&shared_cluster().await.primary().url("postgres", &database.name)).unwrap();
+    let password = percent_encoding::percent_decode_str(url.password().unwrap_or_default()).decode_utf8_lossy();
+    Target {
+        host: "127.0.0.1".to_owned(),
+        port: proxy.port,
+        user: "postgres".to_owned(),
+        password: password.into_owned(),
+        database: database.name.clone(),
+    }
+}
+
+async fn psql(target: &Target, script: &str) -> Output {
+    use tokio::io::AsyncWriteExt;
+    let program = shared_cluster().await.installation().program("psql").unwrap();
+    let mut psql = tokio::process::Command::new(program)
+        .args(["-X", "-h", &target.host, "-p", &target.port.to_string(), "-U", &target.user, &target.database])
+        .env_clear()
+        .env("PGPASSWORD", &target.password)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    psql.stdin.take().unwrap().write_all(script.as_bytes()).await.unwrap();
+    psql.wait_with_output().await.unwrap()
+}
