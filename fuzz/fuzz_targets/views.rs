@@ -6,7 +6,7 @@
 use libfuzzer_sys::fuzz_target;
 use pgweir::wire::frame::HEADER;
 use pgweir::wire::guard;
-use pgweir::wire::view::{BindHead, Head, Parse, Target, error_field, parameter_status, query};
+use pgweir::wire::view::{BindHead, Head, Parse, Target, error_field, parameter_status, query, renamed, rows};
 
 fuzz_target!(|input: (u8, u16, &[u8])| {
     let (field, shown, body) = input;
@@ -29,6 +29,8 @@ fn views(field: u8, shown: u16, body: &[u8]) {
         assert_eq!(name.len() + 2, body.len());
     }
     parameter_status(&frame);
+    rows(&frame);
+    renamed(&frame, b"x", b"");
     let cut = &frame[..frame.len().min(usize::from(shown))];
     if let (Some(part), Some(whole)) = (error_field(cut, field), error_field(&frame, field)) {
         assert_eq!(part, whole);
