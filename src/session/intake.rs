@@ -120,6 +120,11 @@ impl Intake {
         self.describes && self.admitted > 0
     }
 
+    /// The end of the batch has been sent: what follows is a batch of its own.
+    pub(super) fn ends(&mut self) {
+        self.open = false;
+    }
+
     /// Nothing of a batch is half sent.
     pub(super) fn at_boundary(&self) -> bool {
         self.streaming.is_none() && self.admitted == 0
@@ -185,9 +190,11 @@ impl Session {
         let Some(leased) = &self.lease else { return false };
         let waiting = !self.ledger.settled();
         let held_up = leased.ended_early || (waiting || leased.withheld.ready) && self.may_reset();
+        let over = waiting && leased.ending && self.may_reset();
         self.intake.open
-            || self.ledger.status() != Status::Idle
+            || (self.ledger.status() != Status::Idle && !over)
             || self.ledger.is_unsynced()
+            || self.ledger.reads_copy()
             || (!held_up && (self.keeps_lease() || (waiting && leased.place == Place::Primary)))
     }
 
@@ -213,6 +220,10 @@ impl Session {
         let Read::Request { request, len } = read(self.inbound.data())? else { return Ok(self.partial(0)) };
         match request {
             Request::Terminate => return Ok(Some(Step::Left)),
+            // The error is not out yet.
+            Request::Sync if self.lease.as_ref().is_some_and(|leased| leased.passing > 0) => {
+                return Ok(Some(Step::Stalled));
+            }
             Request::Sync => {
                 self.intake.skipping = false;
                 self.inbound.consume(len);

@@ -216,6 +216,7 @@ impl Session {
             portals: false,
             ended_early: false,
             bound: None,
+            ending: false,
             checking: false,
             batch: 0,
             parsed: Vec::new(),
@@ -269,6 +270,7 @@ impl Session {
         leased.active = false;
         leased.repeatable = false;
         leased.ended_early = false;
+        leased.parsed.clear();
         self.attempts = 0;
         self.inbound.release();
         self.intake.settled();

@@ -35,14 +35,14 @@ use crate::net::buffer::{ReadBuffer, WriteBuffer};
 use crate::net::stream::Stream;
 use crate::pool::Lease;
 use crate::router::RouteReason;
-use crate::sql::{Catalog, Class, Classifier, Effects, Reason, Verdict};
+use crate::sql::{Catalog, Class, Classifier, Effects, Reason, TxControl, Verdict};
 use crate::tenant::Tenant;
 use crate::wire::author;
 use crate::wire::error::PgError;
 use intake::Intake;
 use ledger::Ledger;
 use state::State;
-use statements::{Change, Named, Names, Unnamed};
+use statements::{Change, Named, Names, Unnamed, Used};
 
 /// What all sessions of the process share.
 pub struct Shared {
@@ -131,8 +131,10 @@ struct Leased {
     portals: bool,
     /// We have ended the client's batch with a `Sync` of our own, where it had a `Flush`.
     ended_early: bool,
-    /// What the client calls the statement of the last portal.
-    bound: Option<Arc<[u8]>>,
+    /// The last portal, by a hash of its name, and its statement.
+    bound: Option<(u64, Used)>,
+    /// Something was sent that may end the transaction.
+    ending: bool,
     /// A statement's rows are compared with those that the client knows.
     checking: bool,
     /// The batch that is being sent, by number.
@@ -287,11 +289,12 @@ impl Session {
         } else if matches!(verdict.reason, Reason::AdvisoryLock | Reason::ServerControl) {
             return Err(refusal::not_on_a_replica(verdict.reason.describe()));
         }
-        if self.mode == PoolMode::Statement && verdict.tx != crate::sql::TxControl::None {
+        if self.mode == PoolMode::Statement && verdict.tx != TxControl::None {
             return Err(refusal::no_transactions());
         }
         self.effects |= verdict.effects;
         leased.schema = leased.schema.max(Schema::after(verdict.effects));
+        leased.ending |= matches!(verdict.tx, TxControl::End | TxControl::Mixed);
         let verdict = verdict.with(self.unknown_effects(text, verdict));
         self.effects |= verdict.effects;
         if verdict.effects.intersects(Effects::STATE | Effects::LOCAL_SETTING) {

@@ -4,17 +4,19 @@
 use std::sync::Arc;
 
 use bytes::BufMut;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::intake::{LONGEST_NAMES, Sent, Step};
 use super::ledger::{Awaits, Fate, Status};
 use super::sending::FLUSH;
+use super::state::drops_statements;
 use super::statements::{Change, Named, Rows, Unnamed};
 use super::{Leased, Schema, Session, refusal};
 use crate::pool::{OUR_NAMES, Statement, server_name};
 use crate::sql::Verdict;
 use crate::wire::error::PgError;
 use crate::wire::frame::frontend;
-use crate::wire::view::{BindHead, Parse};
+use crate::wire::view::{self, BindHead, Parse};
 
 impl Session {
     /// `Parse` of a statement with a name.
@@ -96,7 +98,7 @@ impl Session {
         let rewritten = len - head.statement.len() + name.len();
         let out = leased.lease.outbound.bytes();
         leased.portals = true;
-        leased.bound = Some(named.name.clone());
+        leased.bound = Some((xxh3_64(head.portal), named.used()));
         out.put_u8(frontend::BIND);
         out.put_u32((rewritten - 1) as u32);
         out.put_slice(head.portal);
@@ -104,7 +106,7 @@ impl Session {
         out.put_slice(name);
         out.put_u8(0);
         let relies = named.rows != Rows::Untold && !self.intake.describes_rows();
-        let change = if relies { Change::ReliesOn(named.name) } else { Change::Uses(named.name) };
+        let change = if relies { Change::ReliesOn(named.used()) } else { Change::Uses(named.used()) };
         self.ledger.push(Awaits::Bind, Fate::Forward, Some(change));
         Sent::Head(head.len())
     }
@@ -158,7 +160,7 @@ impl Session {
         if !std::mem::replace(&mut leased.checking, true) {
             self.begin_statement(leased);
             put_target(leased, frontend::DESCRIBE, named.statement.server_name().as_bytes());
-            self.ledger.push(Awaits::Describe, Fate::Swallow, Some(Change::Checks(named.name.clone())));
+            self.ledger.push(Awaits::Describe, Fate::Swallow, Some(Change::Checks(named.used())));
             leased.lease.outbound.push(&FLUSH);
         }
         true
@@ -196,6 +198,16 @@ impl Session {
                 }
                 self.note(leased, verdict, b"")
             }
+        }
+    }
+
+    /// The unnamed statement may be one that drops all others, parsed at some other time or place.
+    pub(super) fn unnamed_drops(&mut self, leased: &mut Leased) {
+        let Unnamed::Kept { identity, verdict } = &self.unnamed else { return };
+        let drops = || view::cstring(identity).is_some_and(|(text, _)| drops_statements(text));
+        if super::batch::needs_probe(verdict.effects) && drops() {
+            self.names.clear();
+            leased.lease.prepared.clear();
         }
     }
 

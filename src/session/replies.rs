@@ -1,12 +1,11 @@
 //! From the server to the client: forwards whole runs of frames, and takes the ledger's word for
 //! what the client is not to see.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::leasing::MOST_ATTEMPTS;
 use super::ledger::{Status, Synthetic, Verdict};
-use super::statements::{Change, Rows, Unnamed};
+use super::statements::{Change, Rows, Unnamed, Used};
 use super::{Again, Leased, Session, refusal};
 use crate::cluster::Place;
 use crate::pool::OUR_NAMES;
@@ -79,9 +78,9 @@ impl Session {
             else {
                 return Ok(run);
             };
-            if let Some(name) = rows {
-                let told = view::rows(&rest[..header.len.min(rest.len())]);
-                self.told_of_rows(leased, &name, told);
+            if let Some(used) = rows {
+                let told = rest.get(..header.len).and_then(view::rows);
+                self.told_of_rows(leased, &used, told);
             }
             let rest = &leased.lease.inbound.data()[run..];
             let status = rest.get(HEADER).copied().filter(|_| header.len > HEADER);
@@ -115,7 +114,11 @@ impl Session {
                 }
                 Verdict::Swallow => {
                     leased.swallowing = true;
-                    if header.tag == backend::READY && leased.ended_early && leased.again.is_none() {
+                    if header.tag == backend::READY
+                        && leased.ended_early
+                        && leased.again.is_none()
+                        && self.ledger.settled()
+                    {
                         // For the client it is over without a word.
                         self.touch(leased);
                     }
@@ -209,6 +212,7 @@ impl Session {
                     self.last_write = self.group.clock.now();
                     self.tenant.wrote(self.last_write.raw());
                 }
+                leased.ending &= tag != backend::READY;
                 if tag == backend::READY && self.ledger.status() == Status::Idle {
                     // Likewise.
                     self.schema_settles(leased);
@@ -223,8 +227,10 @@ impl Session {
     /// A server's error that speaks of a statement by our name for it, with the client's name instead.
     /// `None` for every other.
     fn in_the_clients_words(&self, rest: &[u8], len: usize) -> Option<Vec<u8>> {
-        let Some(Change::Uses(name) | Change::ReliesOn(name)) = self.ledger.front_change() else { return None };
-        view::renamed(rest.get(..len)?, OUR_NAMES.as_bytes(), name)
+        let (Change::Uses(used) | Change::ReliesOn(used) | Change::Checks(used)) = self.ledger.front_change()? else {
+            return None;
+        };
+        view::renamed(rest.get(..len)?, OUR_NAMES.as_bytes(), &used.name)
     }
 
     /// The client is told of its settings, and that it may go on, when they are those that it will find.
@@ -254,18 +260,20 @@ impl Session {
     }
 
     /// The client's name for the statement whose rows are described next.
-    fn asked_for_rows(&self) -> Option<Arc<[u8]>> {
+    fn asked_for_rows(&self) -> Option<Used> {
         match self.ledger.front_change()? {
-            Change::Uses(name) | Change::Checks(name) => Some(name.clone()),
+            Change::Uses(used) | Change::Checks(used) => Some(used.clone()),
             _ => None,
         }
     }
 
     /// The client is told of a statement's rows, or they are compared with those that it knows.
-    fn told_of_rows(&mut self, leased: &mut Leased, name: &[u8], told: Option<u64>) {
+    fn told_of_rows(&mut self, leased: &mut Leased, used: &Used, told: Option<u64>) {
         let checks = matches!(self.ledger.front_change(), Some(Change::Checks(_)));
         leased.checking &= !checks;
-        let Some(named) = self.names.get_mut(name) else { return };
+        // The name may stand for another by now.
+        let named = self.names.get_mut(&used.name).filter(|named| named.statement.id() == used.id);
+        let Some(named) = named else { return };
         let parsed = leased.lease.prepared.touch(named.statement.id(), 0).unwrap_or(named.parsed);
         named.rows = match (named.rows, told) {
             (Rows::Told(known) | Rows::Changed { told: known, .. }, Some(now)) if checks && known != now => {
@@ -287,11 +295,11 @@ impl Session {
     }
 
     /// What the client calls the statement of whose rows it was told, and whose use fails next.
-    fn failing(&mut self) -> Option<Arc<[u8]>> {
+    fn failing(&mut self) -> Option<Used> {
         match self.ledger.front_change_mut()? {
             // PostgreSQL drops the unnamed statement before it looks at the new one, which is wrong.
             Change::Unnamed { before, had } => (*before, *had) = (None, true),
-            Change::ReliesOn(name) => return Some(name.clone()),
+            Change::ReliesOn(used) | Change::Checks(used) => return Some(used.clone()),
             _ => {}
         }
         None
@@ -299,7 +307,7 @@ impl Session {
 
     /// Is this error the client's to see, or ours to repair?
     /// `failed`: the client's name for a statement of whose rows it was told.
-    fn judge_error(&mut self, leased: &mut Leased, error: &ServerError, failed: Option<Arc<[u8]>>) -> Verdict {
+    fn judge_error(&mut self, leased: &mut Leased, error: &ServerError, failed: Option<Used>) -> Verdict {
         self.shared.metrics.error(&error.code);
         let on_replica = leased.place != Place::Primary;
         let unseen = leased.untouched && leased.repeatable && self.attempts < MOST_ATTEMPTS;
@@ -308,9 +316,9 @@ impl Session {
             return Verdict::Swallow;
         }
         leased.said_fatal |= error.fatal;
-        if let Some(name) = failed.filter(|_| error.is_stale_plan() && error.code == "0A000") {
+        if let Some(used) = failed.filter(|_| error.is_stale_plan() && error.code == "0A000") {
             // As PostgreSQL has it: a driver that knows the rows has to ask for them again.
-            self.forget_stale(leased, &name);
+            self.forget_stale(leased, &used);
         } else if unseen && error.is_stale_plan() {
             leased.again = Some(Again::Prepared);
         } else if unseen && on_replica && NOT_ON_A_REPLICA.contains(&&*error.code) {
@@ -331,10 +339,8 @@ impl Session {
     }
 
     /// Nobody runs the statement again as it was parsed before a change of the schema.
-    fn forget_stale(&mut self, leased: &mut Leased, name: &[u8]) {
-        if let Some(named) = self.names.get(name) {
-            leased.lease.prepared.remove(named.statement.id());
-        }
+    fn forget_stale(&mut self, leased: &mut Leased, used: &Used) {
+        leased.lease.prepared.remove(used.id);
         self.group.schema_changed();
     }
 

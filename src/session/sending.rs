@@ -1,6 +1,7 @@
 //! Sends a client's messages on, one by one, and enters into the ledger what the server will owe for them.
 
 use bytes::BufMut;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::intake::{Sent, Step};
 use super::ledger::{Awaits, Fate, Status};
@@ -75,14 +76,20 @@ impl Session {
                 if let Err(error) = self.ready_unnamed(leased) {
                     return self.poison(leased, error);
                 }
-                leased.bound = None;
-                Some(if matches!(request, Request::Bind(_)) { Awaits::Bind } else { Awaits::Describe })
+                if matches!(request, Request::Bind(_)) {
+                    leased.bound = None;
+                    self.unnamed_drops(leased);
+                    Some(Awaits::Bind)
+                } else {
+                    Some(Awaits::Describe)
+                }
             }
             // An earlier batch may still fail to close it; otherwise it is SQL's own, or the server says no.
             Request::Bind(head) if !self.names.has(head.statement) && !is_ours(head.statement) => {
                 if self.ledger.reaches_back() {
                     return Sent::Not(Step::Stalled);
                 }
+                leased.bound = None;
                 Some(Awaits::Bind)
             }
             Request::Bind(head) if self.is_unsure(leased, head.statement) => return Sent::Not(Step::Stalled),
@@ -100,14 +107,15 @@ impl Session {
                 return match self.ready_named(leased, name) {
                     Ok((named, _)) => {
                         put_target(leased, frontend::DESCRIBE, named.statement.server_name().as_bytes());
-                        self.ledger.push(Awaits::Describe, Fate::Forward, Some(Change::Uses(named.name)));
+                        self.ledger.push(Awaits::Describe, Fate::Forward, Some(Change::Uses(named.used())));
                         Sent::Done
                     }
                     Err(error) => self.poison(leased, error),
                 };
             }
-            Request::Describe(Target::Portal(_)) => {
-                change = leased.bound.clone().map(Change::Uses);
+            Request::Describe(Target::Portal(portal)) => {
+                let bound = leased.bound.as_ref().filter(|(bound, _)| *bound == xxh3_64(portal));
+                change = bound.map(|(_, used)| Change::Uses(used.clone()));
                 Some(Awaits::Describe)
             }
             Request::Close(Target::Statement(b"")) => {
@@ -134,6 +142,8 @@ impl Session {
             }
             Request::Flush if self.may_end_here(leased) => {
                 // Whoever has prepared a statement may take his time: the connection does not wait for him.
+                self.begin_statement(leased);
+                self.intake.ends();
                 leased.lease.outbound.push(&SYNC);
                 self.ledger.push(Awaits::Sync, Fate::Swallow, None);
                 leased.ended_early = true;
@@ -145,6 +155,9 @@ impl Session {
             self.begin_statement(leased);
             let ends = matches!(awaits, Awaits::Sync | Awaits::Query | Awaits::FunctionCall);
             leased.batch += u32::from(ends);
+            if ends {
+                self.intake.ends();
+            }
             let portal = matches!(
                 request,
                 Request::Bind(_)
@@ -169,6 +182,15 @@ impl Session {
             && self.ledger.status() == Status::Idle
             && self.ledger.is_unsynced()
             && !self.ledger.is_skipping()
+            && !self.ledger.reaches_back()
+            && match &self.unnamed {
+                Unnamed::None => true,
+                // Another connection might be given it only as the client has written it, or not at all.
+                Unnamed::Kept { verdict, .. } => {
+                    verdict.reason != Reason::PreparedStatement && !super::batch::needs_probe(verdict.effects)
+                }
+                Unnamed::TooLong => false,
+            }
     }
 
     /// SQL's `DEALLOCATE` of a statement that was prepared by the protocol (they share their names): the

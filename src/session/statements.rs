@@ -22,6 +22,19 @@ pub struct Named {
     pub environment: Environment,
 }
 
+/// A statement that a message is about: what the client calls it, and which one that was at the time.
+#[derive(Debug, Clone)]
+pub struct Used {
+    pub name: Arc<[u8]>,
+    pub id: u64,
+}
+
+impl Named {
+    pub fn used(&self) -> Used {
+        Used { name: self.name.clone(), id: self.statement.id() }
+    }
+}
+
 /// What the client was told of the rows that a statement returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rows {
@@ -53,12 +66,12 @@ pub enum Change {
     Name { name: Box<[u8]>, before: Option<Named>, prepared: Option<u64> },
     /// A server connection was given this statement.
     Prepared(u64),
-    /// Nothing; the message was about the statement that the client calls this.
-    Uses(Arc<[u8]>),
+    /// Nothing; the message was about this statement.
+    Uses(Used),
     /// The same, and it expects the rows that the client was told of.
-    ReliesOn(Arc<[u8]>),
-    /// Nothing; it asks for the rows of the statement that the client calls this.
-    Checks(Arc<[u8]>),
+    ReliesOn(Used),
+    /// Nothing; it asks for the rows of this statement.
+    Checks(Used),
     /// A statement of this cost was closed on a server connection.
     Closed { id: u64, cost: usize },
     /// A `Parse` or `Close` of the unnamed statement: what it was before, where the message may be

@@ -258,6 +258,11 @@ impl<C> Ledger<C> {
         self.batch == Batch::Skipping
     }
 
+    /// The server is taking `COPY` data and reads on: their end, or the `Sync` after it, has not been sent.
+    pub fn reads_copy(&self) -> bool {
+        self.wants_copy_data() || (self.front == Front::CopyingIn && self.syncs_in_copy() > 0)
+    }
+
     /// Replies of an earlier batch are awaited.
     pub fn reaches_back(&self) -> bool {
         self.entries.iter().any(|entry| entry.awaits.is_answered_by_ready())

@@ -493,6 +493,48 @@ fn batches() -> Vec<Script> {
             .send([run("SELECT 1/0", &[]), sync(), parse("t", "SELECT 2"), flush(), parse("s", "SELEC"), flush()])
             .send([parse("s", "SELECT 1"), bind("", "s", &[]), query("SELECT 3"), flush(), sync(), again("t", &[])])
             .ready(3),
+        script("described with Flush, then executed")
+            .send([parse("s", "SELECT 1"), sync()])
+            .ready(1)
+            .send([describe_statement("s"), flush()])
+            .until(b'T', 1)
+            .send([again("s", &[])])
+            .ready(1),
+        script("BEGIN, and prepared wrongly with Flush")
+            .send([query("BEGIN"), parse("s", "SELEC"), flush(), sync()])
+            .ready(2)
+            .query("SELECT 1")
+            .query("ROLLBACK"),
+        script("BEGIN, prepared wrongly with Flush, and executed")
+            .send([query("BEGIN"), parse("s", "SELEC"), flush(), bind("", "s", &[]), execute("", 0), sync()])
+            .ready(2)
+            .query("SELECT 1")
+            .query("ROLLBACK"),
+        script("a long error behind a Flush")
+            .send([parse("", &format!("SELECT '{}'::int", "x".repeat(100_000))), flush(), sync()])
+            .ready(1)
+            .query("SELECT 1"),
+        script("a write, prepared wrongly with Flush, and executed")
+            .send([batch("INSERT INTO journal VALUES ('x')", &[]), parse("s", "SELEC"), flush()])
+            .send([bind("", "s", &[]), execute("", 0), sync()])
+            .ready(2)
+            .query("SELECT 1"),
+        script("a long unnamed statement prepared with Flush")
+            .send([
+                parse("", &format!("SELECT length('{}') AS l", "t".repeat(1 << 20))),
+                describe_statement(""),
+                flush(),
+            ])
+            .until(b'T', 1)
+            .send([bind("", "", &[]), execute("", 0), sync()])
+            .ready(1),
+        script("DEALLOCATE prepared with Flush")
+            .send([parse("s", "SELECT 1"), sync()])
+            .ready(1)
+            .send([parse("", "DEALLOCATE s"), describe_statement(""), flush()])
+            .until(b'n', 1)
+            .send([bind("", "", &[]), execute("", 0), sync()])
+            .ready(1),
         script("Flush alone").send([flush(), flush()]).query("SELECT 1").send([flush(), sync()]).ready(1),
         script("Sync alone").send([sync()]).ready(1).send([sync(), sync(), sync()]).ready(3),
         script("pipelined reads")
@@ -719,6 +761,22 @@ fn transactions() -> Vec<Script> {
             .ready(1)
             .query("ROLLBACK")
             .send([again("s", &[])])
+            .ready(1),
+        script("a plan that replaces one whose rows were told")
+            .compare(Compare::BytesSaveSource)
+            .send([parse("s", "SELECT x AS a FROM retyped"), describe_statement("s"), close_statement("s")])
+            .send([parse("s", "SELECT x AS b FROM retyped"), sync(), again("s", &[])])
+            .ready(2)
+            .query("ALTER TABLE retyped ADD w int; ALTER TABLE retyped DROP w")
+            .send([again("s", &[])])
+            .ready(1),
+        script("a portal that is described behind another's Bind")
+            .compare(Compare::BytesSaveSource)
+            .send([parse("s", "SELECT x AS a FROM retyped"), parse("t", "SELECT x AS b FROM retyped")])
+            .send([bind("p", "s", &[]), bind("q", "t", &[]), describe_portal("p"), sync(), again("t", &[])])
+            .ready(2)
+            .query("ALTER TABLE retyped ADD w int; ALTER TABLE retyped DROP w")
+            .send([again("t", &[])])
             .ready(1),
         script("a plan whose type changes for good")
             .compare(Compare::BytesSaveSource)

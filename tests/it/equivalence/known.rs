@@ -20,6 +20,11 @@ const KNOWN: &[Known] = &[
     ("NOTIFY in a read-only transaction", SPLIT, "the transaction is on a replica: refused with 25006"),
     ("LISTEN in a read-only transaction", SPLIT, "the transaction is on a replica: refused with 25006"),
     (
+        "a RESET pipelined before a COMMIT",
+        None,
+        "until the transaction ends, RESET goes to the server's default and not to the client's startup setting",
+    ),
+    (
         "SQL's EXECUTE of a protocol's statement",
         None,
         "statements of the protocol have other names on the server: refused with 26000",

@@ -76,6 +76,53 @@ async fn nothing_of_a_session_shows_in_the_next() {
     assert!(failures.is_empty(), "otherwise {untouched:?}; these left something:\n  {}", failures.join("\n  "));
 }
 
+/// Whoever drops all statements of his session leaves others theirs, whenever he had prepared to do so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn statements_that_drop_all_others_drop_their_own_sessions() {
+    let stage = stage().await;
+    let proxy = proxy(&stage, &Settings { mode: "transaction", replicas: false, cache: "4MiB", size: 1 }).await;
+    for end in [say::flush(), say::sync()] {
+        for name in ["", "d"] {
+            let mut one = RawClient::welcome(&stage.endpoint(proxy.port)).await;
+            let mut two = RawClient::welcome(&stage.endpoint(proxy.port)).await;
+            let waits = end == say::sync();
+            if !waits {
+                two.send(&[say::parse("x", "SELECT 42"), say::sync()].concat()).await.unwrap();
+                assert_eq!(two.until_ready(1).await.1, None);
+            }
+            one.send(&[say::parse(name, "DISCARD ALL"), end.clone()].concat()).await.unwrap();
+            assert_eq!(one.reader.until(b'1', 1).await.1, None);
+            if waits {
+                two.send(&[say::parse("x", "SELECT 42"), say::sync()].concat()).await.unwrap();
+                assert_eq!(two.until_ready(1).await.1, None);
+            }
+            one.send(&say::again(name, &[])).await.unwrap();
+            assert_eq!(one.until_ready(if waits { 2 } else { 1 }).await.1, None);
+            two.query("BEGIN").await;
+            two.send(&say::again("x", &[])).await.unwrap();
+            let (frames, end) = two.until_ready(1).await;
+            assert!(end.is_none() && frames.iter().any(|frame| frame.tag == b'D'), "{frames:?}");
+        }
+    }
+}
+
+/// While the catalog is read again, a `COPY` with a list of columns counts as one that may do anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copy_goes_on_while_the_schema_changes() {
+    let stage = stage().await;
+    let proxy = proxy(&stage, &Settings { mode: "transaction", replicas: false, cache: "4MiB", size: 3 }).await;
+    let mut one = RawClient::welcome(&stage.endpoint(proxy.port)).await;
+    let (mut two, _) = RawClient::start(&stage.endpoint(proxy.port), &[("TimeZone", "Asia/Tokyo")]).await;
+    two.rows("SELECT abs(1)").await;
+    for round in 0..10 {
+        one.rows(&format!("ALTER TABLE shifting ALTER x SET STATISTICS {round}")).await;
+        two.send(&say::query("COPY copied (a, b) FROM STDIN")).await.unwrap();
+        assert_eq!(two.reader.until(b'G', 1).await.1, None);
+        two.send(&[say::copy_data("1\tx\n"), say::copy_done()].concat()).await.unwrap();
+        assert_eq!(two.until_ready(1).await.1, None, "round {round}");
+    }
+}
+
 /// What a new client finds: settings that are not what they are at the start of a session, and whatever else a
 /// server session can hold.
 async fn look_around(endpoint: &Endpoint) -> Vec<String> {

@@ -96,6 +96,31 @@ fn reports() -> Vec<Script> {
             .query("DISCARD ALL")
             .query("SHOW TimeZone")
             .query("SET TimeZone TO DEFAULT"),
+        script("a RESET pipelined behind a batch")
+            .startup("TimeZone", "Asia/Tokyo")
+            .send([batch("INSERT INTO journal VALUES ('x')", &[]), query("RESET TimeZone"), query("SHOW TimeZone")])
+            .ready(3),
+        script("a RESET pipelined before a COMMIT")
+            .startup("TimeZone", "Asia/Tokyo")
+            .query("BEGIN")
+            .send([query("RESET TimeZone"), query("COMMIT"), query("SHOW TimeZone")])
+            .ready(3),
+        script("a setting and a COPY")
+            .startup("TimeZone", "Asia/Tokyo")
+            .send([query("SET work_mem = '5MB'; COPY copied FROM STDIN")])
+            .until(b'G', 1)
+            .send([copy_data("1\tx\n"), copy_done()])
+            .ready(1)
+            .send([query("SET work_mem = '6MB'; COPY copied FROM STDIN"), copy_data("1\tx\n"), copy_done()])
+            .send([query("RESET ALL"), query("SHOW TimeZone")])
+            .ready(3),
+        script("a setting and a COPY, extended")
+            .startup("TimeZone", "Asia/Tokyo")
+            .send([run("SET work_mem = '5MB'", &[]), run("COPY copied FROM STDIN", &[]), sync()])
+            .until(b'G', 1)
+            .send([copy_data("1\tx\n"), copy_done(), sync()])
+            .ready(1)
+            .query("SELECT 1"),
         script("settings are pipelined")
             .send([
                 query("SET TimeZone = 'Asia/Tokyo'"),
