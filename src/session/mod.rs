@@ -323,7 +323,7 @@ impl Session {
     /// one knew of nothing the server is asked all the same; where there is none to be had the session stays
     /// where it is.
     fn unknown_effects(&self, text: &[u8], verdict: Verdict) -> Effects {
-        if self.group.catalog().is_loaded() || !intake::may_call(text, verdict) {
+        if !intake::may_call(text, verdict) || self.group.catalog().is_loaded() {
             return Effects::NONE;
         }
         let last = self.group.last_catalog();
