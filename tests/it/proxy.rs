@@ -279,7 +279,8 @@ async fn at_the_end_transactions_finish_and_idle_clients_are_told() {
     };
     let goodbye = Some((SqlState::ADMIN_SHUTDOWN, "FATAL".to_owned()));
     assert_eq!(told(idle.await.map_err(drop)), goodbye);
-    assert!(TcpStream::connect(("127.0.0.1", proxy.port)).await.is_err(), "no new clients");
+    let port = proxy.port;
+    eventually("no new clients", async || TcpStream::connect(("127.0.0.1", port)).await.is_err()).await;
     let (status, text) = proxy.http("/readyz").await;
     assert_eq!((status, text.as_str()), (503, "not ready: shutting down\n"));
 
