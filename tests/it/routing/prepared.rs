@@ -1,5 +1,7 @@
 //! Prepared statements while server connections change hands.
 
+use std::time::Duration;
+
 use super::fixture::{DATABASE, Fixture};
 use super::talk::{sqlstate, value};
 use crate::support::proxy::Proxy;
@@ -49,6 +51,13 @@ async fn a_change_of_the_schema_shows_where_it_changes_the_rows() {
         let change = format!("ALTER TABLE t ADD c{round} int");
         if past_the_proxy { &direct } else { &owner }.batch_execute(&change).await.unwrap();
         fixture.sandbox.wait_replayed().await.unwrap();
+        if past_the_proxy {
+            // It is noticed within seconds, while reads come.
+            for _ in 0..60 {
+                value(&owner, "SELECT 1").await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
         let rows = client.query(&narrow, &[&1_i32]).await;
         assert_eq!(rows.map(|rows| rows[0].len()).map_err(|error| chain(&error)), Ok(1), "{change}");
         for _ in 0..2 {
