@@ -98,12 +98,6 @@ impl Intake {
         self.batch = None;
     }
 
-    /// The batch will be judged again.
-    pub(super) fn gather_again(&mut self) {
-        self.batch = None;
-        self.verdicts.clear();
-    }
-
     /// The batch will be routed again: its bytes are unread once more.
     pub(super) fn restart(&mut self) {
         *self = Self::default();
@@ -137,7 +131,8 @@ impl Intake {
         self.ungather();
     }
 
-    fn ungather(&mut self) {
+    /// What has been gathered will be gathered and judged again.
+    pub(super) fn ungather(&mut self) {
         self.batch = None;
         self.verdicts.clear();
     }

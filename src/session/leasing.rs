@@ -58,7 +58,7 @@ impl Session {
         };
         // What cannot be had in time is not waited for twice.
         let waited = tokio::time::timeout(CATALOG_PATIENCE, group.reading(reading)).await;
-        self.intake.gather_again();
+        self.intake.ungather();
         waited.is_ok()
     }
 
@@ -110,7 +110,9 @@ impl Session {
     /// costs a read.
     async fn find_lease(&mut self, decision: Decision) -> Result<(Lease, Place, RouteReason), NoLease> {
         let mut reason = decision.reason;
-        if decision.target == Target::Replica && self.attempts < MOST_ATTEMPTS {
+        if decision.target == Target::Replica && self.attempts >= MOST_ATTEMPTS {
+            reason = RouteReason::Healed;
+        } else if decision.target == Target::Replica {
             loop {
                 let Some(place) = self.group.pick_replica(self.wanted_freshness()) else {
                     let any = self.group.pick_replica(Moment::NEVER).is_some();
@@ -126,9 +128,6 @@ impl Session {
                     Err(Err(no_lease)) => return Err(no_lease),
                 }
             }
-        }
-        if decision.target == Target::Replica && self.attempts >= MOST_ATTEMPTS {
-            reason = RouteReason::Healed;
         }
         match self.acquire(Place::Primary).await {
             Ok(lease) => Ok((lease, Place::Primary, reason)),

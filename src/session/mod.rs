@@ -35,7 +35,7 @@ use crate::net::buffer::{ReadBuffer, WriteBuffer};
 use crate::net::stream::Stream;
 use crate::pool::Lease;
 use crate::router::RouteReason;
-use crate::sql::{Catalog, Class, Classifier, Effects, Reason, TxControl, Verdict};
+use crate::sql::{Catalog, Class, Classifier, Effects, Reason, TxControl, Verdict, setting_names};
 use crate::tenant::Tenant;
 use crate::wire::author;
 use crate::wire::error::PgError;
@@ -292,16 +292,18 @@ impl Session {
         if self.mode == PoolMode::Statement && verdict.tx != TxControl::None {
             return Err(refusal::no_transactions());
         }
-        self.effects |= verdict.effects;
         leased.schema = leased.schema.max(Schema::after(verdict.effects));
         leased.ending |= matches!(verdict.tx, TxControl::End | TxControl::Mixed);
         let verdict = verdict.with(self.unknown_effects(text, verdict));
         self.effects |= verdict.effects;
-        if verdict.effects.intersects(Effects::STATE | Effects::LOCAL_SETTING) {
-            self.state.note_environment(text, verdict.effects);
+        let probe = batch::needs_probe(verdict.effects);
+        if !probe && !verdict.effects.contains(Effects::LOCAL_SETTING) {
+            return Ok(());
         }
-        if batch::needs_probe(verdict.effects) {
-            self.state.note(text, verdict.effects, self.ledger.status() != ledger::Status::Idle);
+        let names = setting_names(text);
+        self.state.note_environment(&names, verdict.effects);
+        if probe {
+            self.state.note(text, names, verdict.effects, self.ledger.status() != ledger::Status::Idle);
             if state::drops_statements(text) {
                 self.names.clear();
                 leased.lease.prepared.clear();

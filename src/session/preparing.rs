@@ -43,9 +43,10 @@ impl Session {
         let statement = self.group.statements.intern(parse.identity, environment);
         let (name, generation) = (Arc::<[u8]>::from(parse.name), self.catalog.generation());
         let (parsed, rows) = (self.generation(leased), Rows::Untold);
-        let statement_named = statement.clone();
-        let named =
-            Named { name: name.clone(), statement: statement_named, parsed, rows, verdict, generation, environment };
+        let named = {
+            let (name, statement) = (name.clone(), statement.clone());
+            Named { name, statement, parsed, rows, verdict, generation, environment }
+        };
         let before = self.names.set(parse.name, Some(named));
         if leased.repeatable {
             leased.names_before.push((name, before.clone()));

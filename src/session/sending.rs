@@ -153,7 +153,7 @@ impl Session {
         };
         if let Some(awaits) = awaits {
             self.begin_statement(leased);
-            let ends = matches!(awaits, Awaits::Sync | Awaits::Query | Awaits::FunctionCall);
+            let ends = awaits.is_answered_by_ready();
             leased.batch += u32::from(ends);
             if ends {
                 self.intake.ends();

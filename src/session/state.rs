@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::cluster::Greeting;
 use crate::pool::{Environment, Held, Holdings, Settings};
-use crate::sql::{Class, Effects, Verdict, setting_names};
+use crate::sql::{Class, Effects, SettingNames, Verdict};
 use crate::tenant::clamp;
 
 /// The setting that a tier's ceiling is made of.
@@ -102,8 +102,7 @@ impl State {
     }
 
     /// Remembers what a statement that touches session state mentions.
-    pub fn note(&mut self, text: &[u8], effects: Effects, in_transaction: bool) {
-        let names = setting_names(text);
+    pub fn note(&mut self, text: &[u8], names: SettingNames, effects: Effects, in_transaction: bool) {
         self.mentioned.extend(names.names.into_iter().filter(|name| name.contains('.')));
         self.sticky |= effects.contains(Effects::STICKY);
         self.hidden |= effects.contains(Effects::HIDDEN) || names.unknown || self.mentioned.len() > LONGEST_MENTIONED;
@@ -113,8 +112,7 @@ impl State {
     }
 
     /// Remembers whether a statement may have changed how others are parsed, until that is known.
-    pub fn note_environment(&mut self, text: &[u8], effects: Effects) {
-        let names = setting_names(text);
+    pub fn note_environment(&mut self, names: &SettingNames, effects: Effects) {
         let settings_only = !names.names.is_empty() && !names.unknown && !effects.contains(Effects::HIDDEN);
         self.environment_touched |= !settings_only || !names.names.iter().all(|name| is_for_execution(name));
     }

@@ -424,7 +424,8 @@ impl<C> Ledger<C> {
 }
 
 impl Awaits {
-    fn is_answered_by_ready(self) -> bool {
+    /// It ends a batch.
+    pub fn is_answered_by_ready(self) -> bool {
         matches!(self, Self::Query | Self::FunctionCall | Self::Sync)
     }
 }
