@@ -35,7 +35,7 @@ use crate::net::buffer::{ReadBuffer, WriteBuffer};
 use crate::net::stream::Stream;
 use crate::pool::Lease;
 use crate::router::RouteReason;
-use crate::sql::{Catalog, Class, Classifier, Effects, Reason, TxControl, Verdict, setting_names};
+use crate::sql::{Catalog, Class, Classifier, Effects, Reason, SettingNames, TxControl, Verdict, setting_names};
 use crate::tenant::Tenant;
 use crate::wire::author;
 use crate::wire::error::PgError;
@@ -316,7 +316,9 @@ impl Session {
 
     /// The same for a message that is too long to be looked at.
     fn note_unseen(&mut self, leased: &mut Leased) {
-        self.effects |= Effects::STATE | Effects::MAYBE_DDL;
+        let effects = Effects::STATE | Effects::MAYBE_DDL;
+        self.effects |= effects;
+        self.state.note_environment(&SettingNames::default(), effects);
         leased.writes = true;
         leased.schema = leased.schema.max(Schema::Suspected);
     }

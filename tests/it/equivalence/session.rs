@@ -196,6 +196,19 @@ fn settings() -> Vec<Script> {
             .query("COMMIT")
             .send([parse("again", EPOCH), sync(), again("again", &[])])
             .ready(2),
+        script("constants behind a setting in a long text")
+            .query("SET TimeZone = 'UTC'")
+            .send([parse("utc", EPOCH), sync(), again("utc", &[])])
+            .ready(2)
+            .query("BEGIN")
+            .send([
+                query(&format!("SET TimeZone = 'America/New_York'; SELECT length('{}')", "t".repeat(30_000))),
+                parse("york", EPOCH),
+                sync(),
+                again("york", &[]),
+            ])
+            .ready(3)
+            .query("ROLLBACK"),
         script("settings of planning")
             .query("SET enable_seqscan = off; SET random_page_cost = 1.5")
             .query("SELECT current_setting('enable_seqscan'), current_setting('random_page_cost')"),
