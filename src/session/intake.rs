@@ -331,7 +331,7 @@ impl Session {
                         self.names.get(statement).is_some_and(|named| may_call(named.statement.text(), verdict));
                 }
             }
-            Request::Execute => (batch.needs_server, batch.portals, batch.executes) = (true, true, true),
+            Request::Execute(_) => (batch.needs_server, batch.portals, batch.executes) = (true, true, true),
             Request::Describe(_) => (batch.needs_server, batch.portals, batch.describes) = (true, true, true),
             Request::Close(Target::Portal(_)) | Request::CopyData | Request::CopyEnd => {
                 (batch.needs_server, batch.portals) = (true, true);

@@ -215,6 +215,7 @@ impl Session {
             portals: false,
             ended_early: false,
             bound: None,
+            unnamed_portal: None,
             ending: false,
             checking: false,
             batch: 0,

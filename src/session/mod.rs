@@ -133,6 +133,9 @@ struct Leased {
     ended_early: bool,
     /// The last portal, by a hash of its name, and its statement.
     bound: Option<(u64, Used)>,
+    /// The batch that bound the unnamed portal. `None` also behind a simple `Query`, which has one of its own, and
+    /// behind an error.
+    unnamed_portal: Option<u32>,
     /// Something was sent that may end the transaction.
     ending: bool,
     /// A statement's rows are compared with those that the client knows.

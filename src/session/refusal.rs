@@ -24,6 +24,11 @@ pub(super) fn no_such_statement(name: &[u8]) -> PgError {
     PgError::error("26000", format!("prepared statement \"{}\" does not exist", lossy(name)))
 }
 
+/// PostgreSQL's own words (`exec_execute_message`).
+pub(super) fn transaction_is_aborted() -> PgError {
+    PgError::error("25P02", "current transaction is aborted, commands ignored until end of transaction block")
+}
+
 /// PostgreSQL's own words, and the function by which drivers know them (`RevalidateCachedQuery`).
 pub(super) fn rows_have_changed() -> PgError {
     PgError::error("0A000", "cached plan must not change result type").routine("RevalidateCachedQuery")

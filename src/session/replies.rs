@@ -82,6 +82,9 @@ impl Session {
                 let told = rest.get(..header.len).and_then(view::rows);
                 self.told_of_rows(leased, &used, told);
             }
+            if header.tag == backend::ERROR {
+                self.portal_is_unsure(leased);
+            }
             let rest = &leased.lease.inbound.data()[run..];
             let status = rest.get(HEADER).copied().filter(|_| header.len > HEADER);
             let renamed = (header.tag == backend::ERROR).then(|| self.in_the_clients_words(rest, header.len)).flatten();
@@ -292,6 +295,12 @@ impl Session {
         if let Some(&Change::Name { prepared: Some(id), .. } | &Change::Prepared(id)) = self.ledger.front_change() {
             leased.lease.prepared.noticed(id);
         }
+    }
+
+    /// An error: whether the unnamed portal was bound is not sure, unless that is being done behind it.
+    fn portal_is_unsure(&self, leased: &mut Leased) {
+        let behind = self.ledger.reaches_back() && leased.unnamed_portal == Some(leased.batch);
+        leased.unnamed_portal = leased.unnamed_portal.filter(|_| behind);
     }
 
     /// What the client calls the statement of whose rows it was told, and whose use fails next.

@@ -26,7 +26,8 @@ pub enum Request<'a> {
     Bind(BindHead<'a>),
     Describe(Target<'a>),
     Close(Target<'a>),
-    Execute,
+    /// Of the portal with this name.
+    Execute(&'a [u8]),
     FunctionCall,
     Flush,
     Sync,
@@ -81,7 +82,7 @@ pub fn read(data: &[u8]) -> Result<Read<'_>, Malformed> {
         _ if whole.is_none() && !matches!(tag, frontend::COPY_DATA | frontend::FUNCTION_CALL) => return wait,
         // PostgreSQL fails at these too, but the ledger has no place for the error of a `Flush`.
         frontend::FLUSH | frontend::SYNC if len != HEADER => return Err(malformed),
-        frontend::EXECUTE => Request::Execute,
+        frontend::EXECUTE => Request::Execute(view::executed(&data[..len])),
         frontend::FUNCTION_CALL => Request::FunctionCall,
         frontend::FLUSH => Request::Flush,
         frontend::SYNC => Request::Sync,

@@ -20,6 +20,11 @@ impl Session {
     /// of its `len` bytes.
     pub(super) fn send(&mut self, leased: &mut Leased, request: Request<'_>, frame: &[u8], len: usize) -> Sent {
         let mut change = None;
+        match request {
+            Request::Bind(BindHead { portal: b"", .. }) => leased.unnamed_portal = Some(leased.batch),
+            Request::Query(_) | Request::LongQuery => leased.unnamed_portal = None,
+            _ => {}
+        }
         let awaits = match request {
             Request::Terminate if self.ledger.is_empty() => return Sent::Not(Step::Left),
             Request::Terminate => return Sent::Not(Step::Stalled),
@@ -134,7 +139,14 @@ impl Session {
                 return Sent::Done;
             }
             Request::Close(Target::Portal(_)) => Some(Awaits::Close),
-            Request::Execute => Some(Awaits::Execute),
+            // A server that takes the portal which a failed `Query` has left behind reads freed memory.
+            Request::Execute(b"") if leased.unnamed_portal != Some(leased.batch) && self.ledger.reaches_back() => {
+                return Sent::Not(Step::Stalled);
+            }
+            Request::Execute(b"") if leased.unnamed_portal.is_none() && self.ledger.status() == Status::Failed => {
+                return self.poison(leased, refusal::transaction_is_aborted());
+            }
+            Request::Execute(_) => Some(Awaits::Execute),
             Request::Sync => Some(Awaits::Sync),
             Request::CopyEnd => {
                 self.ledger.copy_ended();
@@ -161,7 +173,7 @@ impl Session {
             let portal = matches!(
                 request,
                 Request::Bind(_)
-                    | Request::Execute
+                    | Request::Execute(_)
                     | Request::Describe(Target::Portal(_))
                     | Request::Close(Target::Portal(_))
             );

@@ -31,6 +31,12 @@ impl<'a> Parse<'a> {
     }
 }
 
+/// `Execute`: the portal's name. What is wrong with the rest is the server's to say.
+pub fn executed(frame: &[u8]) -> &[u8] {
+    let body = frame.get(HEADER..).unwrap_or_default();
+    cstring(body).map_or(body, |(portal, _)| portal)
+}
+
 /// The head of a `Bind`, which may be far longer than what is at hand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BindHead<'a> {

@@ -7,11 +7,14 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 
-use crate::support::eventually;
+use pgweir::sandbox::{Login, SandboxOptions, User};
+
 use crate::support::process::Process;
-use crate::support::raw::{End, Endpoint, RawClient};
+use crate::support::proxy::Proxy;
+use crate::support::raw::{End, Endpoint, Frame, RawClient};
 use crate::support::say;
 use crate::support::stage::Stage;
+use crate::support::{eventually, primary_only, start};
 
 /// Every tag that a client may send, and some that it may not.
 const TAGS: &[u8] = b"QPBDECSHFdcfXp!Z\0\xff";
@@ -61,6 +64,42 @@ async fn what_is_said_instead_of_a_password_ends_the_connection() {
         }
     }
     hall.serves().await;
+}
+
+/// In a transaction that a simple query has failed, PostgreSQL keeps the query's portal but not the memory that it
+/// points to. Whoever executes it then reads what has been freed, and where that crashes the server, it ends
+/// everybody's connections.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_failed_query_left_behind_does_not_crash_the_server() {
+    let user = "wire";
+    let sandbox =
+        start(SandboxOptions { users: vec![User::new(user, "").login(Login::Trust)], ..Default::default() }).await;
+    let cluster = primary_only::config(&sandbox, "", &[]);
+    let proxy = Proxy::start(&format!("{cluster}\n[[users]]\nname = \"{user}\"\nauth = \"trust\"\n")).await;
+    let endpoint = |port| Endpoint { port, user: user.to_owned(), database: "postgres".to_owned() };
+    let mut witness = RawClient::welcome(&endpoint(sandbox.primary().port)).await;
+
+    let begin = [say::query("BEGIN"), say::query("SELECT 1 / x FROM generate_series(0, 3) x")];
+    // Refused, but its text takes the memory.
+    let parse = [say::parse("", &format!("SELECT '{}'", "x".repeat(12_000))), say::sync()].concat();
+    let bind = [say::bind("", "", &[]), say::sync()].concat();
+    let end = vec![[say::execute("", 0), say::sync()].concat()];
+    for refused in [vec![parse.clone(); 3], vec![parse.clone(), parse, bind]].iter().cycle().take(6) {
+        let batches = [&begin[..], refused, &end].concat();
+        for together in [1, batches.len()] {
+            let mut client = RawClient::welcome(&endpoint(proxy.port)).await;
+            let mut last = Vec::new();
+            for batches in batches.chunks(together) {
+                client.send(&batches.concat()).await.unwrap();
+                let (frames, end) = client.until_ready(batches.len()).await;
+                assert_eq!(end, None, "{frames:?}");
+                last = frames;
+            }
+            let codes: Vec<_> = last.iter().filter_map(Frame::sqlstate).collect();
+            assert_eq!(codes.last().map(String::as_str), Some("25P02"));
+        }
+    }
+    assert_eq!(witness.rows("SELECT 'alive'").await, ["alive"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -39,6 +39,7 @@ async fn the_model_answers_as_postgresql_does() {
     let played = tokio::task::spawn_blocking(move || {
         let config = Config { cases: SCRIPTS, failure_persistence: None, max_shrink_iters: 400, ..Config::default() };
         TestRunner::new(config).run(&scripts::script(), |script| {
+            let script = without_leftovers(&script);
             let stream = UnixStream::connect(&socket).expect("the server's socket");
             let answers = play(stream, &name, &script).expect("the conversation");
             prop_assert_eq!(readable(&answers), readable(&expected(&script)));
@@ -48,6 +49,19 @@ async fn the_model_answers_as_postgresql_does() {
     if let Err(failure) = played.await.unwrap() {
         panic!("{failure}");
     }
+}
+
+/// PostgreSQL keeps the portal of a query that has failed in a transaction but not what it points to, and crashes
+/// where that is executed. Another portal that cannot be executed stands in for it.
+fn without_leftovers(script: &[Message]) -> Vec<Message> {
+    let mut server = Server::default();
+    let mut safe = Vec::new();
+    for (number, message) in script.iter().enumerate() {
+        let leftover = matches!(message, Message::Execute(_)) && server.has_leftover_portal();
+        safe.push(if leftover { Message::ExecuteNowhere } else { message.clone() });
+        server.read(number, message);
+    }
+    safe
 }
 
 /// The server drops on `Terminate` what it has not flushed.

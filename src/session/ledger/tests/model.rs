@@ -192,6 +192,13 @@ impl Default for Server {
 }
 
 impl Server {
+    /// The transaction has failed, and with it what the unnamed portal was running.
+    #[allow(dead_code)] // The unit tests and the fuzz targets play to no real server.
+    pub fn has_leftover_portal(&self) -> bool {
+        let over = |portal: &Portal| matches!(portal.state, PortalState::Done | PortalState::Failed);
+        self.transaction == Transaction::FailedBlock && self.portal.as_ref().is_some_and(over)
+    }
+
     /// Reads message `number` and gives the answers and what became of it.
     pub fn read(&mut self, number: usize, message: &Message) -> (Vec<Frame>, Outcome) {
         if self.ended {
