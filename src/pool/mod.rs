@@ -14,7 +14,7 @@ mod settings;
 pub use conn::{Conn, Settings};
 pub use fence::{CancelTarget, Fence, FenceGuard};
 pub use lease::Lease;
-pub use prepared::{Environment, OUR_NAMES, Prepared, Statement, Statements, server_name};
+pub use prepared::{Environment, OUR_NAMES, Prepared, Shape, Statement, Statements, server_name};
 pub use probe::{Held, Holdings, probe};
 pub use queue::{AcquireError, Pool, PoolCensus, PoolKey, Waiting};
 pub use settings::difference;

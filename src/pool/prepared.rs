@@ -114,12 +114,43 @@ pub struct Prepared {
 
 /// A statement that a server connection has.
 #[derive(Debug, Clone, Copy)]
-struct Kept {
+pub struct Kept {
     cost: usize,
     /// Its `Parse` brought a notice, as every `Parse` of it would.
     noticed: bool,
     /// The schema's generation when it was parsed.
-    generation: u64,
+    pub generation: u64,
+    /// It keeps that: where the schema has changed it since, the server fails the statement.
+    pub shape: Shape,
+}
+
+/// What a `Describe` tells of a statement, each by a hash, where it was told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Shape {
+    pub parameters: Option<u64>,
+    pub rows: Option<u64>,
+}
+
+impl Shape {
+    /// Stands for a description that is too long to be looked at: nobody knows it.
+    pub const TOO_LONG: u64 = 0;
+
+    /// Is a statement of this shape what somebody expects who was told `told`? `None` where only a `Describe` can
+    /// show it.
+    pub fn agrees_with(self, told: Self) -> Option<bool> {
+        let pairs = [(self.parameters, told.parameters), (self.rows, told.rows)];
+        let expected = || pairs.into_iter().filter(|(_, told)| told.is_some());
+        if expected().any(|(known, told)| known.is_some() && known != told) {
+            return Some(false);
+        }
+        expected().all(|(known, _)| known.is_some()).then_some(true)
+    }
+}
+
+impl Kept {
+    fn new(cost: usize, generation: u64) -> Self {
+        Self { cost, noticed: false, generation, shape: Shape::default() }
+    }
 }
 
 impl Default for Prepared {
@@ -129,10 +160,15 @@ impl Default for Prepared {
 }
 
 impl Prepared {
-    /// The schema's generation when the connection got it, if it has it and that is not before `since`. It
+    /// The statement, if the connection has it, and not since an earlier generation of the schema than `since`. It
     /// then counts as used.
-    pub fn touch(&mut self, id: u64, since: u64) -> Option<u64> {
-        self.kept.get(&id).map(|kept| kept.generation).filter(|&generation| generation >= since)
+    pub fn touch(&mut self, id: u64, since: u64) -> Option<Kept> {
+        self.kept.get(&id).filter(|kept| kept.generation >= since).copied()
+    }
+
+    /// Where to enter what the server tells of it.
+    pub fn shape_mut(&mut self, id: u64) -> Option<&mut Shape> {
+        self.kept.peek_mut(&id).map(|kept| &mut kept.shape)
     }
 
     /// True when it has it, and a `Parse` of it could tell the client nothing but that it is complete.
@@ -149,7 +185,7 @@ impl Prepared {
 
     pub fn insert(&mut self, statement: &Statement, generation: u64) {
         self.remove(statement.id);
-        self.kept.put(statement.id, Kept { cost: statement.cost(), noticed: false, generation });
+        self.kept.put(statement.id, Kept::new(statement.cost(), generation));
         self.bytes += statement.cost();
     }
 
@@ -162,7 +198,7 @@ impl Prepared {
     /// The connection has it after all: it was to be closed there, and was not. It is too old for everybody.
     pub fn restore(&mut self, id: u64, cost: usize) {
         if !self.kept.contains(&id) {
-            self.kept.put(id, Kept { cost, noticed: false, generation: 0 });
+            self.kept.put(id, Kept::new(cost, 0));
             self.bytes += cost;
         }
     }
@@ -233,9 +269,24 @@ mod tests {
             prepared.insert(&statement, generation);
             statement.id()
         });
-        assert_eq!((prepared.touch(before, 4), prepared.touch(inside, 4)), (Some(4), Some(5)));
+        let generations =
+            |prepared: &mut Prepared| [before, inside].map(|id| prepared.touch(id, 4).map(|kept| kept.generation));
+        assert_eq!(generations(&mut prepared), [Some(4), Some(5)]);
         prepared.outdate(4);
-        assert_eq!((prepared.touch(before, 4), prepared.touch(inside, 4)), (Some(4), None));
+        assert_eq!(generations(&mut prepared), [Some(4), None]);
+    }
+
+    #[test]
+    fn a_statement_is_as_expected_when_all_that_was_told_is_the_same() {
+        let shape = |parameters, rows| Shape { parameters, rows };
+        let nothing = Shape::default();
+        assert_eq!(nothing.agrees_with(nothing), Some(true));
+        assert_eq!(shape(Some(1), Some(2)).agrees_with(nothing), Some(true));
+        assert_eq!(nothing.agrees_with(shape(None, Some(2))), None);
+        assert_eq!(shape(None, Some(2)).agrees_with(shape(Some(1), Some(2))), None);
+        assert_eq!(shape(None, Some(3)).agrees_with(shape(Some(1), Some(2))), Some(false));
+        assert_eq!(shape(Some(1), Some(2)).agrees_with(shape(None, Some(2))), Some(true));
+        assert_eq!(shape(Some(1), Some(2)).agrees_with(shape(Some(3), Some(2))), Some(false));
     }
 
     #[test]
@@ -245,11 +296,11 @@ mod tests {
         let made: Vec<_> =
             (0..3).map(|i| statements.intern(format!("SELECT {i}\0\0\0").as_bytes(), Environment::Known(0))).collect();
         made.iter().for_each(|statement| prepared.insert(statement, 1));
-        assert_eq!(prepared.touch(made[0].id(), 2), None);
-        assert_eq!(prepared.touch(made[0].id(), 1), Some(1));
+        assert!(prepared.touch(made[0].id(), 2).is_none());
+        assert!(prepared.touch(made[0].id(), 1).is_some());
         let limit = 2 * made[0].cost();
         assert_eq!(prepared.evict(limit), Some((made[1].id(), made[1].cost())));
         assert_eq!(prepared.evict(limit), None);
-        assert_eq!(prepared.touch(made[1].id(), 0), None);
+        assert!(prepared.touch(made[1].id(), 0).is_none());
     }
 }

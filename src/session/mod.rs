@@ -305,7 +305,9 @@ impl Session {
         }
         let names = setting_names(text);
         self.state.note_environment(&names, verdict.effects);
+        let probe = probe || self.state.leaves_new(&names);
         if probe {
+            self.effects |= Effects::STATE;
             self.state.note(text, names, verdict.effects, self.ledger.status() != ledger::Status::Idle);
             if state::drops_statements(text) {
                 self.names.clear();

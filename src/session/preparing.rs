@@ -10,9 +10,9 @@ use super::intake::{LONGEST_NAMES, Sent, Step};
 use super::ledger::{Awaits, Fate, Status};
 use super::sending::FLUSH;
 use super::state::drops_statements;
-use super::statements::{Change, Named, Rows, Unnamed};
-use super::{Leased, Schema, Session, refusal};
-use crate::pool::{OUR_NAMES, Statement, server_name};
+use super::statements::{Change, Named, Unnamed};
+use super::{Again, Leased, Schema, Session, refusal};
+use crate::pool::{OUR_NAMES, Shape, Statement, server_name};
 use crate::sql::Verdict;
 use crate::wire::error::PgError;
 use crate::wire::frame::frontend;
@@ -42,10 +42,10 @@ impl Session {
         let environment = self.state.environment();
         let statement = self.group.statements.intern(parse.identity, environment);
         let (name, generation) = (Arc::<[u8]>::from(parse.name), self.catalog.generation());
-        let (parsed, rows) = (self.generation(leased), Rows::Untold);
+        let (parsed, told) = (self.generation(leased), Shape::default());
         let named = {
             let (name, statement) = (name.clone(), statement.clone());
-            Named { name, statement, parsed, rows, verdict, generation, environment }
+            Named { name, statement, parsed, told, verdict, generation, environment }
         };
         let before = self.names.set(parse.name, Some(named));
         if leased.repeatable {
@@ -81,16 +81,12 @@ impl Session {
         if leased.checking {
             return Sent::Not(Step::Stalled);
         }
-        let (named, generation) = match self.ready_named(leased, head.statement) {
-            Ok(ready) => ready,
+        let ready = self.ready_named(leased, head.statement);
+        let named = match ready.and_then(|named| self.as_told(leased, named)) {
+            Ok(Some(named)) => named,
+            Ok(None) => return Sent::Not(Step::Stalled),
             Err(error) => return self.poison(leased, error),
         };
-        if self.checks_rows(leased, &named, generation) {
-            return Sent::Not(Step::Stalled);
-        }
-        if matches!(named.rows, Rows::Changed { .. }) && !self.intake.describes_rows() {
-            return self.poison(leased, refusal::rows_have_changed());
-        }
         if let Err(error) = self.note(leased, named.verdict, named.statement.text()) {
             return self.poison(leased, error);
         }
@@ -106,7 +102,7 @@ impl Session {
         out.put_u8(0);
         out.put_slice(name);
         out.put_u8(0);
-        let relies = named.rows != Rows::Untold && !self.intake.describes_rows();
+        let relies = named.told.rows.is_some() && !self.intake.describes_rows();
         let change = if relies { Change::ReliesOn(named.used()) } else { Change::Uses(named.used()) };
         self.ledger.push(Awaits::Bind, Fate::Forward, Some(change));
         Sent::Head(head.len())
@@ -126,45 +122,66 @@ impl Session {
 
     /// Makes sure that the server connection has the statement that the client calls `name`; a name
     /// that stands for nothing fails as PostgreSQL would fail it.
-    ///
-    /// Also the schema's generation when the server parsed it.
-    pub(super) fn ready_named(&mut self, leased: &mut Leased, name: &[u8]) -> Result<(Named, u64), PgError> {
+    pub(super) fn ready_named(&mut self, leased: &mut Leased, name: &[u8]) -> Result<Named, PgError> {
         let named = self.names.get(name).cloned().ok_or_else(|| refusal::no_such_statement(name))?;
         // Parsed in a transaction that was rolled back, it may be ahead of everybody.
         let since = named.parsed.min(self.generation(leased));
-        if let Some(generation) = leased.lease.prepared.touch(named.statement.id(), since) {
+        if leased.lease.prepared.touch(named.statement.id(), since).is_some() {
             conn_metrics(leased).prepared_hits.inc();
-            return Ok((named, generation));
+            return Ok(named);
         }
         let named = self.under_present_settings(named);
-        if let Some(generation) = leased.lease.prepared.touch(named.statement.id(), since) {
+        if leased.lease.prepared.touch(named.statement.id(), since).is_some() {
             conn_metrics(leased).prepared_hits.inc();
-            return Ok((named, generation));
+            return Ok(named);
         }
         conn_metrics(leased).prepared_misses.inc();
         let change = Change::Prepared(named.statement.id());
         self.put_parse(leased, &named.statement, Fate::Swallow, Some(change));
-        Ok((named, self.generation(leased)))
+        Ok(named)
     }
 
-    /// The server has parsed a statement after the client did, between which the schema has changed: are
-    /// its rows still those that the client was told of? True while the server is being asked.
-    fn checks_rows(&mut self, leased: &mut Leased, named: &Named, generation: u64) -> bool {
-        let known = match named.rows {
-            Rows::Untold => true,
-            Rows::Told(_) => false,
-            Rows::Changed { since, .. } => since == generation,
-        };
-        if known || self.intake.describes_rows() || generation <= named.parsed || self.ledger.is_skipping() {
-            return false;
+    /// Makes sure that the statement is on this server connection what the client was told of it: between the two
+    /// `Parse`s the schema may have changed. `None` while the server is being asked.
+    fn as_told(&mut self, leased: &mut Leased, named: Named) -> Result<Option<Named>, PgError> {
+        let mut told = named.told;
+        if self.intake.describes_rows() {
+            told.rows = None;
         }
-        if !std::mem::replace(&mut leased.checking, true) {
-            self.begin_statement(leased);
-            put_target(leased, frontend::DESCRIBE, named.statement.server_name().as_bytes());
-            self.ledger.push(Awaits::Describe, Fate::Swallow, Some(Change::Checks(named.used())));
-            leased.lease.outbound.push(&FLUSH);
+        let Some(kept) = leased.lease.prepared.touch(named.statement.id(), 0) else { return Ok(Some(named)) };
+        match kept.shape.agrees_with(told) {
+            // The server will say no, and to what.
+            _ if leased.again.is_some() || self.ledger.is_skipping() || self.ledger.status() == Status::Failed => {}
+            Some(true) => {}
+            None => {
+                self.ask_for_shape(leased, &named);
+                return Ok(None);
+            }
+            Some(false) if leased.may_move() => {
+                // A replica that is behind the schema, or a connection that is.
+                leased.lease.prepared.remove(named.statement.id());
+                leased.again = Some(Again::OnPrimary);
+                self.ledger.mute();
+            }
+            Some(false) if kept.generation <= named.parsed => {
+                // Which of them is older nobody knows; but the schema has changed.
+                leased.lease.prepared.remove(named.statement.id());
+                self.group.schema_changed();
+                let named = self.ready_named(leased, &named.name)?;
+                self.ask_for_shape(leased, &named);
+                return Ok(None);
+            }
+            Some(false) => return Err(refusal::rows_have_changed()),
         }
-        true
+        Ok(Some(named))
+    }
+
+    fn ask_for_shape(&mut self, leased: &mut Leased, named: &Named) {
+        leased.checking = true;
+        self.begin_statement(leased);
+        put_target(leased, frontend::DESCRIBE, named.statement.server_name().as_bytes());
+        self.ledger.push(Awaits::Describe, Fate::Swallow, Some(Change::Checks(named.used())));
+        leased.lease.outbound.push(&FLUSH);
     }
 
     /// A server connection that parses it now does so under the settings of now, and it must not pass for

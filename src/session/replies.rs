@@ -3,12 +3,14 @@
 
 use std::time::Instant;
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use super::leasing::MOST_ATTEMPTS;
 use super::ledger::{Status, Synthetic, Verdict};
-use super::statements::{Change, Rows, Unnamed, Used};
+use super::statements::{Change, Unnamed, Used};
 use super::{Again, Leased, Session, refusal};
 use crate::cluster::Place;
-use crate::pool::OUR_NAMES;
+use crate::pool::{OUR_NAMES, Shape};
 use crate::wire::error::PgError;
 use crate::wire::frame::{HEADER, backend, backend_header};
 use crate::wire::view;
@@ -16,8 +18,8 @@ use crate::wire::view;
 /// Bytes of an error that are looked at: its first fields, of which the SQLSTATE is one. Most errors
 /// are shorter.
 const PEEK: usize = 1024;
-/// Bytes of a `RowDescription` that is remembered; of longer ones nobody is told that they have changed.
-const LONGEST_ROWS: usize = 16 * 1024;
+/// Bytes of a description that is remembered; of longer ones nobody is told that they have changed.
+const LONGEST_DESCRIPTION: usize = 16 * 1024;
 
 /// Why the replies cannot be passed on any more.
 #[derive(Debug)]
@@ -73,14 +75,14 @@ impl Session {
             }
             let rest = &leased.lease.inbound.data()[run..];
             let header = backend_header(rest).map_err(|_| Broken::Confused { tag: rest[0] })?;
-            let rows = header.is_some_and(|header| is_about_rows(header.tag)).then(|| self.asked_for_rows()).flatten();
-            let Some(header) = header.filter(|header| rest.len() >= looked_at(header.tag, header.len, rows.is_some()))
-            else {
-                return Ok(run);
-            };
-            if let Some(used) = rows {
-                let told = rest.get(..header.len).and_then(view::rows);
-                self.told_of_rows(leased, &used, told);
+            let described =
+                header.is_some_and(|header| is_description(header.tag)).then(|| self.described_next()).flatten();
+            let enough = |tag, len| rest.len() >= looked_at(tag, len, described.is_some());
+            let Some(header) = header.filter(|header| enough(header.tag, header.len)) else { return Ok(run) };
+            if let Some(used) = described {
+                let told = rest.get(..header.len).filter(|_| header.len <= LONGEST_DESCRIPTION);
+                let told = told.and_then(|frame| hash_of(header.tag, frame));
+                self.told(leased, &used, header.tag, told);
             }
             if header.tag == backend::ERROR {
                 self.portal_is_unsure(leased);
@@ -262,31 +264,33 @@ impl Session {
         false
     }
 
-    /// The client's name for the statement whose rows are described next.
-    fn asked_for_rows(&self) -> Option<Used> {
+    /// The statement that is described next.
+    fn described_next(&self) -> Option<Used> {
         match self.ledger.front_change()? {
             Change::Uses(used) | Change::Checks(used) => Some(used.clone()),
             _ => None,
         }
     }
 
-    /// The client is told of a statement's rows, or they are compared with those that it knows.
-    fn told_of_rows(&mut self, leased: &mut Leased, used: &Used, told: Option<u64>) {
-        let checks = matches!(self.ledger.front_change(), Some(Change::Checks(_)));
-        leased.checking &= !checks;
+    /// The client is told of a statement's parameters or rows, or we are. `told`: by a hash.
+    fn told(&mut self, leased: &mut Leased, used: &Used, tag: u8, told: Option<u64>) {
+        let enter = |shape: &mut Shape, told| match tag {
+            backend::PARAMETER_DESCRIPTION => shape.parameters = told,
+            _ => shape.rows = told,
+        };
+        if let Some(shape) = leased.lease.prepared.shape_mut(used.id) {
+            enter(shape, told.or(Some(Shape::TOO_LONG)));
+        }
+        if matches!(self.ledger.front_change(), Some(Change::Checks(_))) {
+            leased.checking &= tag == backend::PARAMETER_DESCRIPTION;
+            return;
+        }
         // The name may stand for another by now.
         let named = self.names.get_mut(&used.name).filter(|named| named.statement.id() == used.id);
         let Some(named) = named else { return };
-        let parsed = leased.lease.prepared.touch(named.statement.id(), 0).unwrap_or(named.parsed);
-        named.rows = match (named.rows, told) {
-            (Rows::Told(known) | Rows::Changed { told: known, .. }, Some(now)) if checks && known != now => {
-                Rows::Changed { told: known, since: parsed }
-            }
-            (_, Some(now)) => Rows::Told(now),
-            (_, None) => Rows::Untold,
-        };
-        if !matches!(named.rows, Rows::Changed { .. }) {
-            named.parsed = named.parsed.max(parsed);
+        enter(&mut named.told, told);
+        if let Some(kept) = leased.lease.prepared.touch(used.id, 0) {
+            named.parsed = named.parsed.max(kept.generation);
         }
     }
 
@@ -375,8 +379,13 @@ impl Session {
     }
 }
 
-fn is_about_rows(tag: u8) -> bool {
-    matches!(tag, backend::ROW_DESCRIPTION | backend::NO_DATA)
+fn is_description(tag: u8) -> bool {
+    matches!(tag, backend::PARAMETER_DESCRIPTION | backend::ROW_DESCRIPTION | backend::NO_DATA)
+}
+
+/// By a hash.
+fn hash_of(tag: u8, frame: &[u8]) -> Option<u64> {
+    if tag == backend::PARAMETER_DESCRIPTION { Some(xxh3_64(frame)) } else { view::rows(frame) }
 }
 
 /// Does a frame only prepare for an answer? The server may still fail, or be lost, before it gives any.
@@ -386,9 +395,9 @@ fn is_preamble(tag: u8) -> bool {
 }
 
 /// Bytes of a frame that have to be there before it is judged.
-fn looked_at(tag: u8, len: usize, for_rows: bool) -> usize {
+fn looked_at(tag: u8, len: usize, described: bool) -> usize {
     match tag {
-        backend::ROW_DESCRIPTION if for_rows && len <= LONGEST_ROWS => len,
+        backend::ROW_DESCRIPTION | backend::PARAMETER_DESCRIPTION if described && len <= LONGEST_DESCRIPTION => len,
         backend::ERROR | backend::PARAMETER_STATUS => len.min(PEEK),
         backend::READY => len.min(HEADER + 1),
         _ => HEADER,

@@ -110,7 +110,7 @@ impl Session {
             }
             Request::Describe(Target::Statement(name)) => {
                 return match self.ready_named(leased, name) {
-                    Ok((named, _)) => {
+                    Ok(named) => {
                         put_target(leased, frontend::DESCRIBE, named.statement.server_name().as_bytes());
                         self.ledger.push(Awaits::Describe, Fate::Forward, Some(Change::Uses(named.used())));
                         Sent::Done
@@ -212,7 +212,7 @@ impl Session {
             return None;
         }
         let name = deallocated(text)?;
-        let (named, _) = self.ready_named(leased, name.as_bytes()).ok()?;
+        let named = self.ready_named(leased, name.as_bytes()).ok()?;
         self.names.set(name.as_bytes(), None);
         leased.lease.prepared.remove(named.statement.id());
         Some(format!("DEALLOCATE {}", named.statement.server_name()))

@@ -111,6 +111,11 @@ impl State {
         }
     }
 
+    /// Custom settings that are new to the session: even a `SET LOCAL` leaves them behind, empty.
+    pub fn leaves_new(&self, names: &SettingNames) -> bool {
+        names.names.iter().any(|name| name.contains('.') && !self.mentioned.contains(name))
+    }
+
     /// Remembers whether a statement may have changed how others are parsed, until that is known.
     pub fn note_environment(&mut self, names: &SettingNames, effects: Effects) {
         let settings_only = !names.names.is_empty() && !names.unknown && !effects.contains(Effects::HIDDEN);

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::pool::{Environment, Statement, Statements};
+use crate::pool::{Environment, Shape, Statement, Statements};
 use crate::sql::Verdict;
 
 /// A statement as one client knows it.
@@ -15,7 +15,8 @@ pub struct Named {
     pub statement: Arc<Statement>,
     /// The schema's generation when the client parsed it, or was last told of its rows.
     pub parsed: u64,
-    pub rows: Rows,
+    /// What the client was told of it.
+    pub told: Shape,
     /// Judged under the catalog of this generation, and under these settings.
     pub verdict: Verdict,
     pub generation: u64,
@@ -33,19 +34,6 @@ impl Named {
     pub fn used(&self) -> Used {
         Used { name: self.name.clone(), id: self.statement.id() }
     }
-}
-
-/// What the client was told of the rows that a statement returns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rows {
-    Untold,
-    /// By a hash of them.
-    Told(u64),
-    /// In this generation of the schema they are others: PostgreSQL does not run the statement.
-    Changed {
-        told: u64,
-        since: u64,
-    },
 }
 
 /// The unnamed statement, which lives until the next `Parse` of it or the next simple `Query`.
@@ -70,7 +58,7 @@ pub enum Change {
     Uses(Used),
     /// The same, and it expects the rows that the client was told of.
     ReliesOn(Used),
-    /// Nothing; it asks for the rows of this statement.
+    /// Nothing; it asks what this statement is like on a server connection.
     Checks(Used),
     /// A statement of this cost was closed on a server connection.
     Closed { id: u64, cost: usize },
