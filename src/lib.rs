@@ -53,9 +53,10 @@
 //!   (a temporary table, `LISTEN`, an advisory lock …) pins the session to it ([`pool::Held`]).
 //! - **A client's names never reach a server.** Named statements are shared under names of ours, and only
 //!   among those for whom they mean the same ([`pool::Environment`]).
-//! - **What a driver knows stays true.** A statement whose rows a change of the schema has changed is prepared
-//!   again unseen only where nobody was told of them; else it fails as PostgreSQL lets it fail (`0A000`), for
-//!   which drivers have their remedies.
+//! - **What a driver knows stays true.** What a client was told of a statement must be what each server connection
+//!   makes of it ([`pool::Shape`]). Where a change of the schema has made it otherwise it is prepared again unseen
+//!   only if nobody was told; else it fails as PostgreSQL lets it fail (`0A000`), for which drivers have their
+//!   remedies.
 //! - **Only a read that nobody has seen an answer to is ever run again**, and a batch that failed as a
 //!   whole because a replica could not run it or a plan was out of date.
 //! - **A batch that ends with `Flush` keeps its server connection only for a portal's sake**: what was merely

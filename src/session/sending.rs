@@ -13,178 +13,231 @@ use crate::sql::{Reason, Verdict};
 use crate::wire::author;
 use crate::wire::error::PgError;
 use crate::wire::frame::{HEADER, frontend};
-use crate::wire::view::{BindHead, Target};
+use crate::wire::view::{BindHead, Parse, Target};
+
+/// Who knows a statement by the name that the client uses.
+enum Known {
+    /// The client's own statement, which the server has by another name or not at all.
+    Ours,
+    /// SQL's own (`PREPARE`), or nobody: the server says so.
+    Servers,
+    Unnamed,
+    /// What was sent before has to be answered first.
+    Unsure,
+}
+
+/// What becomes of a message.
+enum Course {
+    /// It goes on as it is, and the server will owe this for it.
+    Owed(Awaits, Option<Change>),
+    /// It goes on as it is, and is not answered.
+    Unanswered,
+    /// It does not go on as it is.
+    Done(Sent),
+}
+
+use Course::{Done, Owed, Unanswered};
 
 impl Session {
     /// The one place where a message of the client meets a server connection. `frame` is what is here
     /// of its `len` bytes.
     pub(super) fn send(&mut self, leased: &mut Leased, request: Request<'_>, frame: &[u8], len: usize) -> Sent {
-        let mut change = None;
-        match request {
-            Request::Bind(BindHead { portal: b"", .. }) => leased.unnamed_portal = Some(leased.batch),
-            Request::Query(_) | Request::LongQuery => leased.unnamed_portal = None,
-            _ => {}
-        }
-        let awaits = match request {
-            Request::Terminate if self.ledger.is_empty() => return Sent::Not(Step::Left),
-            Request::Terminate => return Sent::Not(Step::Stalled),
-            Request::Query(text) => {
-                let verdict = self.next_verdict(text);
-                if let Err(error) = self.note(leased, verdict, text) {
-                    return self.poison_query(leased, error);
-                }
-                self.unnamed = Unnamed::None;
-                if let Some(text) = self.deallocate(leased, text, verdict) {
-                    self.begin_statement(leased);
-                    author::query(leased.lease.outbound.bytes(), &text);
-                    self.ledger.push(Awaits::Query, Fate::Forward, None);
-                    return Sent::Done;
-                }
-                Some(Awaits::Query)
-            }
-            Request::LongQuery => {
-                self.note_unseen(leased);
-                self.unnamed = Unnamed::None;
-                Some(Awaits::Query)
-            }
-            Request::FunctionCall => {
-                self.note_unseen(leased);
-                Some(Awaits::FunctionCall)
-            }
-            Request::Parse(parse) if parse.name.is_empty() => {
-                let verdict = self.parse_verdict(&parse);
-                if let Err(error) = self.note(leased, verdict, parse.text) {
-                    return self.poison(leased, error);
-                }
-                let unnamed = self.unnamed_changes(leased);
-                self.keep_unnamed(parse.identity, verdict);
-                leased.has_unnamed = true;
-                if let Some(text) = self.deallocate(leased, parse.text, verdict) {
-                    self.begin_statement(leased);
-                    put_parse(leased, b"", &[text.as_bytes(), b"\0\0\0"].concat());
-                    self.ledger.push(Awaits::Parse, Fate::Forward, Some(unnamed));
-                    return Sent::Done;
-                }
-                change = Some(unnamed);
-                Some(Awaits::Parse)
-            }
-            Request::Parse(parse) => return self.send_parse(leased, parse),
-            Request::LongParse { named: true } => return self.poison(leased, refusal::statement_too_long(len)),
-            Request::LongParse { named: false } => {
-                self.note_unseen(leased);
-                change = Some(self.unnamed_changes(leased));
-                self.unnamed = Unnamed::TooLong;
-                leased.has_unnamed = true;
-                Some(Awaits::Parse)
-            }
-            Request::Bind(BindHead { statement: b"", .. }) | Request::Describe(Target::Statement(b"")) => {
-                if let Err(error) = self.ready_unnamed(leased) {
-                    return self.poison(leased, error);
-                }
-                if matches!(request, Request::Bind(_)) {
-                    leased.bound = None;
-                    self.unnamed_drops(leased);
-                    Some(Awaits::Bind)
-                } else {
-                    Some(Awaits::Describe)
-                }
-            }
-            // An earlier batch may still fail to close it; otherwise it is SQL's own, or the server says no.
-            Request::Bind(head) if !self.names.has(head.statement) && !is_ours(head.statement) => {
-                if self.ledger.reaches_back() {
-                    return Sent::Not(Step::Stalled);
-                }
-                leased.bound = None;
-                Some(Awaits::Bind)
-            }
-            Request::Bind(head) if self.is_unsure(leased, head.statement) => return Sent::Not(Step::Stalled),
-            Request::Bind(head) => return self.send_bind(leased, head, len),
-            Request::Describe(Target::Statement(name)) if !self.names.has(name) && !is_ours(name) => {
-                if self.ledger.reaches_back() {
-                    return Sent::Not(Step::Stalled);
-                }
-                Some(Awaits::Describe)
-            }
-            Request::Describe(Target::Statement(name)) if self.is_unsure(leased, name) => {
-                return Sent::Not(Step::Stalled);
-            }
-            Request::Describe(Target::Statement(name)) => {
-                return match self.ready_named(leased, name) {
-                    Ok(named) => {
-                        put_target(leased, frontend::DESCRIBE, named.statement.server_name().as_bytes());
-                        self.ledger.push(Awaits::Describe, Fate::Forward, Some(Change::Uses(named.used())));
-                        Sent::Done
-                    }
-                    Err(error) => self.poison(leased, error),
-                };
-            }
-            Request::Describe(Target::Portal(portal)) => {
-                let bound = leased.bound.as_ref().filter(|(bound, _)| *bound == xxh3_64(portal));
-                change = bound.map(|(_, used)| Change::Uses(used.clone()));
-                Some(Awaits::Describe)
-            }
-            Request::Close(Target::Statement(b"")) => {
-                change = Some(self.unnamed_changes(leased));
-                self.unnamed = Unnamed::None;
-                Some(Awaits::Close)
-            }
-            Request::Close(Target::Statement(name)) if !self.names.has(name) && !is_ours(name) => Some(Awaits::Close),
-            Request::Close(Target::Statement(name)) => {
-                let before = self.names.set(name, None);
-                if leased.repeatable {
-                    leased.names_before.push((name.into(), before.clone()));
-                }
-                let change = before.is_some().then(|| Change::Name { name: name.into(), before, prepared: None });
-                self.ledger.push(Awaits::Close, Fate::Synthesise, change);
-                return Sent::Done;
-            }
-            Request::Close(Target::Portal(_)) => Some(Awaits::Close),
-            // A server that takes the portal which a failed `Query` has left behind reads freed memory.
-            Request::Execute(b"") if leased.unnamed_portal != Some(leased.batch) && self.ledger.reaches_back() => {
-                return Sent::Not(Step::Stalled);
-            }
-            Request::Execute(b"") if leased.unnamed_portal.is_none() && self.ledger.status() == Status::Failed => {
-                return self.poison(leased, refusal::transaction_is_aborted());
-            }
-            Request::Execute(_) => Some(Awaits::Execute),
-            Request::Sync => Some(Awaits::Sync),
-            Request::CopyEnd => {
-                self.ledger.copy_ended();
-                None
-            }
-            Request::Flush if self.may_end_here(leased) => {
-                // Whoever has prepared a statement may take his time: the connection does not wait for him.
-                self.begin_statement(leased);
-                self.intake.ends();
-                leased.lease.outbound.push(&SYNC);
-                self.ledger.push(Awaits::Sync, Fate::Swallow, None);
-                leased.ended_early = true;
-                return Sent::Done;
-            }
-            Request::Flush | Request::CopyData => None,
-        };
-        if let Some(awaits) = awaits {
-            self.begin_statement(leased);
-            let ends = awaits.is_answered_by_ready();
-            leased.batch += u32::from(ends);
-            if ends {
-                self.intake.ends();
-            }
-            let portal = matches!(
-                request,
-                Request::Bind(_)
-                    | Request::Execute(_)
-                    | Request::Describe(Target::Portal(_))
-                    | Request::Close(Target::Portal(_))
-            );
-            leased.portals = !ends && (leased.portals || portal);
-            self.ledger.push(awaits, Fate::Forward, change);
+        match self.course(leased, request, len) {
+            Done(sent) => return sent,
+            Unanswered => {}
+            Owed(awaits, change) => self.enter(leased, request, awaits, change),
         }
         if frame.len() < len {
             return Sent::Verbatim;
         }
         leased.lease.outbound.push(frame);
         Sent::Done
+    }
+
+    fn course(&mut self, leased: &mut Leased, request: Request<'_>, len: usize) -> Course {
+        match request {
+            Request::Terminate if self.ledger.is_empty() => Done(Sent::Not(Step::Left)),
+            Request::Terminate => Done(Sent::Not(Step::Stalled)),
+            Request::Query(text) => self.query(leased, text),
+            Request::LongQuery => {
+                self.note_unseen(leased);
+                self.unnamed = Unnamed::None;
+                Owed(Awaits::Query, None)
+            }
+            Request::FunctionCall => {
+                self.note_unseen(leased);
+                Owed(Awaits::FunctionCall, None)
+            }
+            Request::Parse(parse) if parse.name.is_empty() => self.parse_unnamed(leased, parse),
+            Request::Parse(parse) => Done(self.send_parse(leased, parse)),
+            Request::LongParse { named: true } => Done(self.poison(leased, refusal::statement_too_long(len))),
+            Request::LongParse { named: false } => {
+                self.note_unseen(leased);
+                let change = self.unnamed_changes(leased);
+                self.unnamed = Unnamed::TooLong;
+                leased.has_unnamed = true;
+                Owed(Awaits::Parse, Some(change))
+            }
+            Request::Bind(head) => self.bind(leased, head, len),
+            Request::Describe(Target::Statement(name)) => self.describe(leased, name),
+            Request::Describe(Target::Portal(portal)) => {
+                let bound = leased.bound.as_ref().filter(|(bound, _)| *bound == xxh3_64(portal));
+                Owed(Awaits::Describe, bound.map(|(_, used)| Change::Uses(used.clone())))
+            }
+            Request::Close(Target::Statement(name)) => self.close(leased, name),
+            Request::Close(Target::Portal(_)) => Owed(Awaits::Close, None),
+            Request::Execute(portal) => self.execute(leased, portal),
+            Request::Sync => Owed(Awaits::Sync, None),
+            Request::Flush if self.may_end_here(leased) => self.end_here(leased),
+            Request::CopyEnd => {
+                self.ledger.copy_ended();
+                Unanswered
+            }
+            Request::Flush | Request::CopyData => Unanswered,
+        }
+    }
+
+    /// Enters into the books a message that goes on.
+    fn enter(&mut self, leased: &mut Leased, request: Request<'_>, awaits: Awaits, change: Option<Change>) {
+        self.begin_statement(leased);
+        if awaits == Awaits::Query {
+            leased.unnamed_portal = None;
+        }
+        let ends = awaits.is_answered_by_ready();
+        leased.batch += u32::from(ends);
+        if ends {
+            self.intake.ends();
+        }
+        let portal = matches!(
+            request,
+            Request::Bind(_)
+                | Request::Execute(_)
+                | Request::Describe(Target::Portal(_))
+                | Request::Close(Target::Portal(_))
+        );
+        leased.portals = !ends && (leased.portals || portal);
+        self.ledger.push(awaits, Fate::Forward, change);
+    }
+
+    fn query(&mut self, leased: &mut Leased, text: &[u8]) -> Course {
+        let verdict = self.next_verdict(text);
+        if let Err(error) = self.note(leased, verdict, text) {
+            return Done(self.poison_query(leased, error));
+        }
+        self.unnamed = Unnamed::None;
+        let Some(text) = self.deallocate(leased, text, verdict) else { return Owed(Awaits::Query, None) };
+        author::query(leased.lease.outbound.bytes(), &text);
+        self.enter(leased, Request::Query(b""), Awaits::Query, None);
+        Done(Sent::Done)
+    }
+
+    fn parse_unnamed(&mut self, leased: &mut Leased, parse: Parse<'_>) -> Course {
+        let verdict = self.parse_verdict(&parse);
+        if let Err(error) = self.note(leased, verdict, parse.text) {
+            return Done(self.poison(leased, error));
+        }
+        let change = self.unnamed_changes(leased);
+        self.keep_unnamed(parse.identity, verdict);
+        leased.has_unnamed = true;
+        let Some(text) = self.deallocate(leased, parse.text, verdict) else {
+            return Owed(Awaits::Parse, Some(change));
+        };
+        put_parse(leased, b"", &[text.as_bytes(), b"\0\0\0"].concat());
+        self.enter(leased, Request::Parse(parse), Awaits::Parse, Some(change));
+        Done(Sent::Done)
+    }
+
+    fn bind(&mut self, leased: &mut Leased, head: BindHead<'_>, len: usize) -> Course {
+        if head.portal.is_empty() {
+            leased.unnamed_portal = Some(leased.batch);
+        }
+        match self.knows(leased, head.statement) {
+            Known::Unsure => Done(Sent::Not(Step::Stalled)),
+            Known::Ours => Done(self.send_bind(leased, head, len)),
+            Known::Servers => {
+                leased.bound = None;
+                Owed(Awaits::Bind, None)
+            }
+            Known::Unnamed => {
+                if let Err(error) = self.ready_unnamed(leased) {
+                    return Done(self.poison(leased, error));
+                }
+                leased.bound = None;
+                self.unnamed_drops(leased);
+                Owed(Awaits::Bind, None)
+            }
+        }
+    }
+
+    fn describe(&mut self, leased: &mut Leased, name: &[u8]) -> Course {
+        let ready = match self.knows(leased, name) {
+            Known::Unsure => return Done(Sent::Not(Step::Stalled)),
+            Known::Servers => return Owed(Awaits::Describe, None),
+            Known::Unnamed => self.ready_unnamed(leased).map(|()| None),
+            Known::Ours => self.ready_named(leased, name).map(Some),
+        };
+        match ready {
+            Err(error) => Done(self.poison(leased, error)),
+            Ok(None) => Owed(Awaits::Describe, None),
+            Ok(Some(named)) => {
+                put_target(leased, frontend::DESCRIBE, named.statement.server_name().as_bytes());
+                self.ledger.push(Awaits::Describe, Fate::Forward, Some(Change::Uses(named.used())));
+                Done(Sent::Done)
+            }
+        }
+    }
+
+    fn knows(&mut self, leased: &mut Leased, name: &[u8]) -> Known {
+        match name {
+            b"" => Known::Unnamed,
+            // An earlier batch may still fail to close it.
+            _ if !self.names.has(name) && !is_ours(name) && self.ledger.reaches_back() => Known::Unsure,
+            _ if !self.names.has(name) && !is_ours(name) => Known::Servers,
+            _ if self.is_unsure(leased, name) => Known::Unsure,
+            _ => Known::Ours,
+        }
+    }
+
+    /// `Close` of a statement; the server connection keeps those with names for others.
+    fn close(&mut self, leased: &mut Leased, name: &[u8]) -> Course {
+        if name.is_empty() {
+            let change = self.unnamed_changes(leased);
+            self.unnamed = Unnamed::None;
+            return Owed(Awaits::Close, Some(change));
+        }
+        if !self.names.has(name) && !is_ours(name) {
+            return Owed(Awaits::Close, None);
+        }
+        let before = self.names.set(name, None);
+        if leased.repeatable {
+            leased.names_before.push((name.into(), before.clone()));
+        }
+        let change = before.is_some().then(|| Change::Name { name: name.into(), before, prepared: None });
+        self.ledger.push(Awaits::Close, Fate::Synthesise, change);
+        Done(Sent::Done)
+    }
+
+    fn execute(&mut self, leased: &mut Leased, portal: &[u8]) -> Course {
+        let bound_here = leased.unnamed_portal == Some(leased.batch);
+        if portal.is_empty() && !bound_here && self.ledger.reaches_back() {
+            return Done(Sent::Not(Step::Stalled));
+        }
+        // PostgreSQL keeps the portal of a simple query that has failed in a transaction, but not what it points to:
+        // executing it reads freed memory, and may crash the server.
+        if portal.is_empty() && leased.unnamed_portal.is_none() && self.ledger.status() == Status::Failed {
+            return Done(self.poison(leased, refusal::transaction_is_aborted()));
+        }
+        Owed(Awaits::Execute, None)
+    }
+
+    /// Whoever has prepared a statement may take his time: the connection does not wait for him.
+    fn end_here(&mut self, leased: &mut Leased) -> Course {
+        self.begin_statement(leased);
+        self.intake.ends();
+        leased.lease.outbound.push(&SYNC);
+        self.ledger.push(Awaits::Sync, Fate::Swallow, None);
+        leased.ended_early = true;
+        Done(Sent::Done)
     }
 
     /// A `Flush` behind nothing but `Parse`, `Describe` and `Close` of statements, outside a transaction.
