@@ -8,8 +8,7 @@ use clap::Args;
 
 use super::ConfigArgs;
 use crate::config::{
-    Config, Consistency, DatabaseConfig, HostAddress, HostConfig, PoolMode, SslMode, Tier, UserAuth, UserConfig,
-    show_duration,
+    Config, DatabaseConfig, HostAddress, HostConfig, PoolMode, SslMode, Tier, UserAuth, UserConfig, show_duration,
 };
 
 /// Check a configuration and show what it says
@@ -59,11 +58,7 @@ fn summary(config: &Config) -> String {
     lines.extend(config.clusters.values().map(|cluster| {
         let replicas: Vec<String> = cluster.replicas.iter().map(shown_host).collect();
         let replicas = if replicas.is_empty() { "none".to_owned() } else { replicas.join(", ") };
-        let consistency = match cluster.consistency {
-            Consistency::Session => "session",
-            Consistency::Tenant => "tenant",
-            Consistency::Eventual => "eventual",
-        };
+        let consistency = cluster.consistency.name();
         let primary = shown_host(&cluster.primary);
         ("cluster", format!("{}: primary {primary}; replicas {replicas}; consistency {consistency}", cluster.name))
     }));

@@ -5,11 +5,17 @@
 //! moment. So one comparison of two moments answers "does this replica show my last write?".
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
 /// Samples kept: at 20 ms these cover 40 s of lag; older ones are thinned, not lost.
 const KEPT: usize = 2048;
+/// How long a demand makes the hosts be asked more often.
+const PATIENCE: Duration = Duration::from_millis(50);
 /// Bytes of a WAL page, of its header, and of the longer header that starts a segment.
 const PAGE: u64 = 8192;
 const PAGE_HEADER: u64 = 24;
@@ -67,12 +73,22 @@ impl Lsn {
 pub struct Clock {
     base: Instant,
     samples: Mutex<VecDeque<(Moment, Lsn)>>,
+    /// The latest moment that somebody waits for on a replica.
+    demanded: AtomicU64,
+    demand: Notify,
+    advance: Notify,
 }
 
 impl Default for Clock {
     fn default() -> Self {
         // One microsecond in the past, so that no moment is `NEVER`.
-        Self { base: Instant::now() - Duration::from_micros(1), samples: Mutex::default() }
+        Self {
+            base: Instant::now() - Duration::from_micros(1),
+            samples: Mutex::default(),
+            demanded: AtomicU64::default(),
+            demand: Notify::new(),
+            advance: Notify::new(),
+        }
     }
 }
 
@@ -114,6 +130,34 @@ impl Clock {
         let (moment, _) = samples.get(behind.checked_sub(1)?)?;
         let newest = samples.back().map_or(0, |(_, lsn)| lsn.0);
         Some((*moment, newest.saturating_sub(replayed.0)))
+    }
+
+    /// Somebody waits until a replica shows what was there at `moment`: the hosts are asked at once, and often
+    /// until one does.
+    pub fn demand(&self, moment: Moment) {
+        self.demanded.fetch_max(moment.raw(), Ordering::AcqRel);
+        self.demand.notify_waiters();
+    }
+
+    /// True while a demand of late is not met by what reaches to `moment`.
+    pub fn is_demanded_beyond(&self, moment: Moment) -> bool {
+        let demanded = Moment(self.demanded.load(Ordering::Acquire));
+        demanded >= moment && self.now().since(demanded) < PATIENCE
+    }
+
+    /// Until the next demand; counts from when it is enabled.
+    pub fn demanded(&self) -> Notified<'_> {
+        self.demand.notified()
+    }
+
+    /// A replica has been found to show more than before.
+    pub fn advances(&self) {
+        self.advance.notify_waiters();
+    }
+
+    /// Until then; counts from when it is enabled.
+    pub fn advanced(&self) -> Notified<'_> {
+        self.advance.notified()
     }
 
     /// The primary was restarted or replaced: positions before and after cannot be compared.

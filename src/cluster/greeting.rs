@@ -74,7 +74,7 @@ impl Group {
     /// On the primary, or on a replica while there is no primary.
     async fn any_lease(self: &Arc<Self>) -> Result<Lease, GreetingError> {
         let outcome = self.pool(Place::Primary).wait().lease().await;
-        match (outcome, self.pick_replica(super::Moment::NEVER)) {
+        match (outcome, self.pick_replica(&super::Wanted::default())) {
             (Err(AcquireError::Connect(_)), Some(replica)) => self.pool(replica).wait().lease().await,
             (outcome, _) => outcome,
         }

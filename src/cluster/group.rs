@@ -25,12 +25,32 @@ pub enum Place {
     Replica(usize),
 }
 
+/// What a read has to see.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wanted {
+    /// Everything that was written before this.
+    pub written: Moment,
+    /// Everything that was there before this, which the session may have seen; except on [`Self::home`], where
+    /// it has.
+    pub seen: Moment,
+    /// The replica that the session has read from last.
+    pub home: Option<Home>,
+}
+
+/// A replica between two of its losses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Home {
+    replica: usize,
+    losses: u64,
+}
+
 #[derive(Debug)]
 pub struct Group {
     pub key: PoolKey,
     pub statements: Statements,
     pub clock: Arc<Clock>,
     pub max_staleness: Option<Duration>,
+    pub freshness_wait: Duration,
     primary: (Arc<Host>, Arc<Pool>),
     replicas: Vec<(Arc<Host>, Arc<Pool>)>,
     catalog: Arc<CatalogKeeper>,
@@ -64,6 +84,7 @@ impl Group {
             replicas: cluster.replicas.iter().map(pool).collect(),
             clock: cluster.clock.clone(),
             max_staleness: cluster.config.max_staleness,
+            freshness_wait: cluster.config.freshness_wait,
             statements: Statements::default(),
             catalog,
             greetings: Mutex::default(),
@@ -93,22 +114,59 @@ impl Group {
         }
     }
 
-    /// The replica with the least outstanding work among those that answer and show everything
-    /// written before `wanted`; `None` when there is none.
-    pub fn pick_replica(&self, wanted: Moment) -> Option<Place> {
+    /// The replica with the least outstanding work among those that answer and show what is wanted, the session's
+    /// own where others have as much; `None` when there is none.
+    pub fn pick_replica(&self, wanted: &Wanted) -> Option<Place> {
         let now = self.clock.now();
         self.last_read.store(now.raw(), Ordering::Relaxed);
-        let floor = self.max_staleness.map_or(wanted, |limit| wanted.max(now.minus(limit)));
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) as usize;
+        let oldest = self.max_staleness.map_or(Moment::NEVER, |limit| now.minus(limit));
+        let home = wanted.home.filter(|home| self.is_home(*home));
+        let is_home = |index| home.is_some_and(|home| home.replica == index);
+        // Only who may go anywhere takes a turn, or sessions with as many reads as replicas would all begin with the
+        // same.
+        let turn = self.turn.fetch_add(u64::from(home.is_none()), Ordering::Relaxed) as usize;
         let count = self.replicas.len();
         (0..count)
             .map(|offset| (turn + offset) % count)
             .filter(|&index| {
                 let host = &self.replicas[index].0;
+                let floor = if is_home(index) { wanted.written } else { wanted.written.max(wanted.seen) };
+                let floor = floor.max(oldest);
                 host.is_up() && (floor == Moment::NEVER || host.fresh_as_of() > floor)
             })
-            .min_by_key(|&index| self.replicas[index].0.load.load(Ordering::Relaxed))
+            .min_by_key(|&index| (self.replicas[index].0.load.load(Ordering::Relaxed), !is_home(index)))
             .map(Place::Replica)
+    }
+
+    /// The same, waiting until there is one. The caller bounds the wait. Cancel safe.
+    pub async fn await_replica(&self, wanted: &Wanted) -> Place {
+        loop {
+            let mut advanced = std::pin::pin!(self.clock.advanced());
+            advanced.as_mut().enable();
+            if let Some(place) = self.pick_replica(wanted) {
+                return place;
+            }
+            self.clock.demand(wanted.written.max(wanted.seen));
+            advanced.await;
+        }
+    }
+
+    /// Some replica answers.
+    pub fn has_live_replica(&self) -> bool {
+        self.replicas.iter().any(|(host, _)| host.is_up())
+    }
+
+    /// Where a session is that has read there.
+    pub fn home(&self, place: Place) -> Option<Home> {
+        match place {
+            Place::Primary => None,
+            Place::Replica(replica) => Some(Home { replica, losses: self.replicas[replica].0.losses() }),
+        }
+    }
+
+    /// False when it was lost meanwhile.
+    fn is_home(&self, home: Home) -> bool {
+        self.replicas.get(home.replica).is_some_and(|(host, _)| host.losses() == home.losses)
     }
 
     /// When reads were last asked for.

@@ -31,6 +31,8 @@ pub struct Host {
     up: AtomicBool,
     fresh_as_of: AtomicU64,
     lag_bytes: AtomicU64,
+    /// How often it was lost.
+    losses: AtomicU64,
 }
 
 impl Host {
@@ -43,6 +45,7 @@ impl Host {
             up: AtomicBool::new(role == Role::Primary),
             fresh_as_of: AtomicU64::new(0),
             lag_bytes: AtomicU64::new(0),
+            losses: AtomicU64::new(0),
         }
     }
 
@@ -55,6 +58,7 @@ impl Host {
         let changed = self.up.swap(up, Ordering::AcqRel) != up;
         if changed && !up {
             self.fresh_as_of.store(0, Ordering::Release);
+            self.losses.fetch_add(1, Ordering::AcqRel);
         }
         changed
     }
@@ -69,9 +73,9 @@ impl Host {
         self.lag_bytes.store(lag_bytes, Ordering::Relaxed);
     }
 
-    /// A restart or another timeline: what was known of its freshness is void.
-    pub fn forget_freshness(&self) {
-        self.fresh_as_of.store(0, Ordering::Release);
+    /// How often it was lost: a standby that comes back may show less than it did before.
+    pub fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Acquire)
     }
 
     /// How far behind the primary it is at most, and in bytes of WAL.

@@ -15,7 +15,7 @@ use std::time::Duration;
 pub use catalog::CatalogKeeper;
 pub use freshness::{Clock, Moment};
 pub use greeting::{Greeting, GreetingError};
-pub use group::{Group, Place};
+pub use group::{Group, Home, Place, Wanted};
 pub use host::{Host, Role};
 
 use crate::config::{ClusterConfig, PoolSettings};

@@ -12,6 +12,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// While no reads come, and between attempts to reach a host that is gone.
 const SLOW_BEAT: Duration = Duration::from_millis(500);
 
+/// Between two questions while a session waits for what a replica is about to show.
+const HURRY: Duration = Duration::from_millis(1);
+
 const PRIMARY: &str = "SELECT pg_catalog.pg_current_wal_insert_lsn() WHERE NOT pg_catalog.pg_is_in_recovery()";
 const REPLICA: &str = "SELECT pg_catalog.pg_last_wal_replay_lsn() WHERE pg_catalog.pg_is_in_recovery()";
 
@@ -59,12 +62,23 @@ async fn follow(cluster: &Weak<Cluster>, host: &Host, connection: &mut Connected
         let lsn = lsn.without_header();
         let cluster = cluster.upgrade()?;
         note(&cluster.clock, host, asked, lsn);
+        let reaches = if host.role == Role::Primary { asked } else { host.fresh_as_of() };
         if host.set_up(true) {
             found(&cluster, host);
         }
-        let beat = if cluster.clock_is_wanted() { cluster.config.poll_interval } else { SLOW_BEAT };
+        let beat = match cluster.clock_is_wanted() {
+            true if cluster.clock.is_demanded_beyond(reaches) => HURRY.min(cluster.config.poll_interval),
+            true => cluster.config.poll_interval,
+            false => SLOW_BEAT,
+        };
+        let clock = cluster.clock.clone();
         drop(cluster);
-        tokio::time::sleep(beat).await;
+        let mut demanded = std::pin::pin!(clock.demanded());
+        demanded.as_mut().enable();
+        // A host that was asked just now is not asked again at once, whoever demands it.
+        tokio::time::sleep(HURRY.min(beat)).await;
+        // Timely or in a hurry, it is asked.
+        let _ = tokio::time::timeout(beat.saturating_sub(HURRY), demanded).await;
     }
 }
 
@@ -74,6 +88,7 @@ fn note(clock: &Clock, host: &Host, asked: super::Moment, lsn: Lsn) {
         Role::Replica => {
             if let Some((moment, lag)) = clock.reached(lsn) {
                 host.set_fresh(moment, lag);
+                clock.advances();
             }
         }
     }

@@ -28,9 +28,7 @@ fn cluster(name: String, section: Section, around: &Surroundings) -> Option<Clus
     let replicas: Vec<_> = replica_items.iter().map(|item| (item, host(item, around))).collect();
     report_twins(primary.as_ref(), &replicas);
 
-    let words =
-        [("session", Consistency::Session), ("tenant", Consistency::Tenant), ("eventual", Consistency::Eventual)];
-    let consistency = section.get("consistency").and_then(|item| item.choice(&words));
+    let consistency = section.get("consistency").and_then(|item| item.choice(&Consistency::NAMES));
     let mut poll_interval = POLL_INTERVAL;
     let polls = MILLISECOND..=Duration::from_secs(10);
     set(&mut poll_interval, section.get("poll_interval").and_then(|item| item.duration(polls)));
@@ -42,6 +40,13 @@ fn cluster(name: String, section: Section, around: &Surroundings) -> Option<Clus
         }
         Some(staleness)
     });
+    let mut freshness_wait = Duration::ZERO;
+    set(
+        &mut freshness_wait,
+        section
+            .get("freshness_wait")
+            .and_then(|item| item.duration_or_zero(MILLISECOND..=Duration::from_secs(60), "reads do not wait")),
+    );
     let monitor = section.get("monitor").and_then(|item| monitor(item.section()?, around));
     section.finish();
     Some(ClusterConfig {
@@ -51,6 +56,7 @@ fn cluster(name: String, section: Section, around: &Surroundings) -> Option<Clus
         consistency: consistency.unwrap_or(Consistency::Session),
         poll_interval,
         max_staleness,
+        freshness_wait,
         monitor,
     })
 }

@@ -87,6 +87,7 @@ fn config(login: Login, primary: ServerUrl, replicas: Vec<HostConfig>) -> Config
         consistency: Consistency::Session,
         poll_interval: POLL_INTERVAL,
         max_staleness: None,
+        freshness_wait: std::time::Duration::ZERO,
         monitor: Some(monitor),
     };
     let user = UserConfig {

@@ -152,6 +152,8 @@ pub struct ClusterConfig {
     pub poll_interval: Duration,
     /// A replica that lags by more takes no reads.
     pub max_staleness: Option<Duration>,
+    /// How long a read waits for a replica that is about to show what it has to see, before it goes to the primary.
+    pub freshness_wait: Duration,
     /// The login of the monitor and of the catalog reader; else the users' own.
     pub monitor: Option<MonitorConfig>,
 }
@@ -263,6 +265,25 @@ impl Secret {
     }
 }
 
+impl Consistency {
+    /// Every one, by its name in configuration, settings and hints.
+    pub const NAMES: [(&'static str, Self); 3] =
+        [("session", Self::Session), ("tenant", Self::Tenant), ("eventual", Self::Eventual)];
+
+    pub fn named(name: &str) -> Option<Self> {
+        let found = Self::NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+        found.map(|(_, consistency)| *consistency)
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Session => "session",
+            Self::Tenant => "tenant",
+            Self::Eventual => "eventual",
+        }
+    }
+}
+
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("[secret]")
@@ -276,6 +297,8 @@ pub struct Tier {
     /// `None`: no ceiling.
     pub statement_timeout: Option<Duration>,
     pub max_clients: Option<usize>,
+    /// In place of the cluster's.
+    pub consistency: Option<Consistency>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

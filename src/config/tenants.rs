@@ -8,7 +8,7 @@ use super::defaults::DEFAULT_TIER;
 use super::listen::MILLISECOND;
 use super::pools::{ANY_DATABASE, reference};
 use super::reader::{Item, Section};
-use super::{TenantConfig, TenantMatch, Tier};
+use super::{Consistency, TenantConfig, TenantMatch, Tier};
 
 /// The tenant of a client that no other matches.
 pub const DEFAULT_TENANT: &str = "default";
@@ -61,7 +61,7 @@ impl Tiers {
 
 /// No limits, for a file without tiers.
 pub(super) fn unlimited(name: &str) -> Tier {
-    Tier { name: name.to_owned(), statement_timeout: None, max_clients: None }
+    Tier { name: name.to_owned(), statement_timeout: None, max_clients: None, consistency: None }
 }
 
 /// The tenants in the order of the file, one entry for each of their matches.
@@ -112,6 +112,9 @@ fn limits(section: &Section, tier: &mut Tier) {
     }
     if let Some(count) = section.get("max_clients").and_then(|item| item.count(1..=1_000_000)) {
         tier.max_clients = Some(count);
+    }
+    if let Some(consistency) = section.get("consistency").and_then(|item| item.choice(&Consistency::NAMES)) {
+        tier.consistency = Some(consistency);
     }
 }
 

@@ -236,7 +236,10 @@ name = "app"
 fn a_small_file_serves_every_database_without_limits() {
     let config = load_text(&format!("{SMALL}password = {{ env = \"APP_PASSWORD\" }}")).unwrap();
     assert_eq!(config.databases.keys().collect::<Vec<_>>(), ["*"]);
-    assert_eq!(*config.default_tier, Tier { name: "standard".into(), statement_timeout: None, max_clients: None });
+    assert_eq!(
+        *config.default_tier,
+        Tier { name: "standard".into(), statement_timeout: None, max_clients: None, consistency: None }
+    );
     assert_eq!(config.listen.addresses, ["127.0.0.1:6432".parse().unwrap()]);
     assert_eq!(config.shutdown_timeout, Duration::from_secs(30));
     assert!(config.http.is_none() && config.workers > 0);

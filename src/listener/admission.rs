@@ -13,10 +13,11 @@ use super::places::{Entry, UserPlace};
 use crate::app::Snapshot;
 use crate::client::{Accepted, Authenticated, HandshakeError, accept};
 use crate::cluster::Group;
+use crate::config::Consistency;
 use crate::net::Stream;
-use crate::session::Arrival;
+use crate::session::{Arrival, CONSISTENCY, unknown_consistency};
 use crate::tenant::{ClientPermit, Tenant};
-use crate::wire::error::PgError;
+use crate::wire::error::{PgError, Severity};
 
 /// The startup option that names a tenant.
 const TENANT_OPTION: &str = "pgweir.tenant";
@@ -160,7 +161,12 @@ fn find_place(
     client: &Authenticated,
 ) -> Result<(UserPlace, Tenant, ClientPermit, Arc<Group>), PgError> {
     entry.authenticated(&snapshot.config().listen)?;
-    let option = tenant_option(&client.pgweir_options)?;
+    let option = own_option(&client.pgweir_options, TENANT_OPTION)?;
+    if let Some(consistency) = own_option(&client.pgweir_options, CONSISTENCY)?
+        && Consistency::named(consistency).is_none()
+    {
+        return Err(PgError { severity: Severity::Fatal, ..unknown_consistency(consistency) });
+    }
     let tenant = snapshot.tenants.identify(&client.user.name, &client.database_name, option);
     let user_place = door.places.admit(&client.user)?;
     let permit = tenant.admit().inspect_err(|_| door.shared.metrics.tenant(&tenant.name).rejected("max_clients"))?;
@@ -169,20 +175,26 @@ fn find_place(
     Ok((user_place, tenant, permit, cluster.group(&login, &client.database.pool)))
 }
 
+/// The value of one of pgweir's own startup options; the last one counts.
+///
 /// Errors: 22023 for an option of ours that does not exist, which a typing mistake would otherwise
 /// turn into the wrong tenant.
-fn tenant_option(options: &[(String, String)]) -> Result<Option<&str>, PgError> {
-    let is_tenant = |name: &str| name.eq_ignore_ascii_case(TENANT_OPTION);
-    if let Some((name, _)) = options.iter().find(|(name, _)| !is_tenant(name)) {
+fn own_option<'a>(options: &'a [(String, String)], wanted: &str) -> Result<Option<&'a str>, PgError> {
+    const KNOWN: [&str; 2] = [TENANT_OPTION, CONSISTENCY];
+    let is_known = |name: &str| KNOWN.iter().any(|known| name.eq_ignore_ascii_case(known));
+    if let Some((name, _)) = options.iter().find(|(name, _)| !is_known(name)) {
         return Err(PgError::fatal("22023", format!("unrecognized configuration parameter \"{name}\""))
-            .hint(format!("pgweir knows the startup option \"{TENANT_OPTION}\".")));
+            .hint(format!("pgweir knows the startup options \"{TENANT_OPTION}\" and \"{CONSISTENCY}\".")));
     }
-    Ok(options.last().map(|(_, value)| value.as_str()))
+    let found = options.iter().rev().find(|(name, _)| name.eq_ignore_ascii_case(wanted));
+    Ok(found.map(|(_, value)| value.as_str()))
 }
 
 fn arrival(client: Authenticated, tenant: Tenant, snapshot: &Snapshot) -> Arrival {
+    // A setting of the session like any other, which it may change.
+    let consistency = client.pgweir_options.into_iter().filter(|(name, _)| name.eq_ignore_ascii_case(CONSISTENCY));
     Arrival {
-        consistency: snapshot.consistency(&client.database),
+        consistency: tenant.limits.consistency.unwrap_or_else(|| snapshot.consistency(&client.database)),
         mode: client.database.pool.mode,
         stream: client.stream,
         unread: client.unread,
@@ -191,7 +203,12 @@ fn arrival(client: Authenticated, tenant: Tenant, snapshot: &Snapshot) -> Arriva
         database: client.database_name.into(),
         protocol_minor: client.minor,
         // PostgreSQL's names of settings know no case. The last of a name wins.
-        settings: client.settings.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect(),
+        settings: client
+            .settings
+            .into_iter()
+            .chain(consistency)
+            .map(|(name, value)| (name.to_ascii_lowercase(), value))
+            .collect(),
         tenant,
     }
 }
@@ -211,13 +228,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_tenant_option_wins_and_an_unknown_one_is_refused() {
+    fn the_last_option_of_a_name_wins_and_an_unknown_one_is_refused() {
         let options = |names: &[&str]| -> Vec<(String, String)> {
             names.iter().enumerate().map(|(index, name)| (name.to_string(), index.to_string())).collect()
         };
-        assert_eq!(tenant_option(&[]).unwrap(), None);
-        assert_eq!(tenant_option(&options(&["pgweir.tenant", "PGWEIR.Tenant"])).unwrap(), Some("1"));
-        let error = tenant_option(&options(&["pgweir.tenant", "pgweir.tennant"])).unwrap_err();
+        let tenant = |names: &[&str]| own_option(&options(names), TENANT_OPTION).map(|value| value.map(str::to_owned));
+        assert_eq!(tenant(&[]).unwrap(), None);
+        assert_eq!(tenant(&["pgweir.tenant", "PGWEIR.Tenant", "pgweir.consistency"]).unwrap().as_deref(), Some("1"));
+        let error = tenant(&["pgweir.tenant", "pgweir.tennant"]).unwrap_err();
         assert!(error.code == "22023" && error.message.contains("pgweir.tennant"), "{error}");
     }
 }

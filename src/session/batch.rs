@@ -82,7 +82,13 @@ fn worse(a: Verdict, b: Verdict) -> Verdict {
         (one, two) if one == two => one,
         _ => TxControl::Mixed,
     };
-    Verdict { tx, effects: a.effects | b.effects, hint: worst.hint.or(other.hint), ..worst }
+    Verdict {
+        tx,
+        effects: a.effects | b.effects,
+        hint: worst.hint.or(other.hint),
+        consistency: worst.consistency.or(other.consistency),
+        ..worst
+    }
 }
 
 /// Effects after which the server session has to be asked what it holds.

@@ -14,10 +14,10 @@ use super::ledger::{Awaits, Fate, Status};
 use super::slot::Signal;
 use super::statements::Named;
 use super::{Again, Leased, Schema, Session, Withheld, refusal};
-use crate::cluster::{GreetingError, Group, Moment, Place};
+use crate::cluster::{GreetingError, Group, Moment, Place, Wanted};
 use crate::config::{Consistency, PoolMode};
 use crate::net::buffer::WriteBuffer;
-use crate::pool::{AcquireError, Held, Lease, Waiting, difference, probe};
+use crate::pool::{AcquireError, Held, Lease, difference, probe};
 use crate::router::{Decision, RouteReason, SessionView, Target, route};
 use crate::server::{QueryError, cancel};
 use crate::sql::{Effects, TxControl};
@@ -70,7 +70,7 @@ impl Session {
         }
         self.catalog = self.group.catalog();
         let decision = self.decide(batch);
-        let (lease, place, reason) = self.find_lease(decision).await?;
+        let (lease, place, reason) = self.find_lease(decision, &self.wanted(batch)).await?;
         self.count_route(place, reason);
         let waited = asked.elapsed();
         self.metrics.wait_seconds.observe(waited.as_secs_f64());
@@ -85,6 +85,7 @@ impl Session {
         self.names.adopt(&group.statements);
         // Moments of another clock: whatever was written was written before now.
         self.last_write = group.clock.now();
+        (self.seen, self.home) = (self.last_write, None);
         self.awaits_catalog = None;
         self.group = group;
     }
@@ -108,15 +109,19 @@ impl Session {
 
     /// A read tries the replicas one after the other, and then the primary: one that is gone never
     /// costs a read.
-    async fn find_lease(&mut self, decision: Decision) -> Result<(Lease, Place, RouteReason), NoLease> {
+    async fn find_lease(
+        &mut self,
+        decision: Decision,
+        wanted: &Wanted,
+    ) -> Result<(Lease, Place, RouteReason), NoLease> {
         let mut reason = decision.reason;
         if decision.target == Target::Replica && self.attempts >= MOST_ATTEMPTS {
             reason = RouteReason::Healed;
         } else if decision.target == Target::Replica {
             loop {
-                let Some(place) = self.group.pick_replica(self.wanted_freshness()) else {
-                    let any = self.group.pick_replica(Moment::NEVER).is_some();
-                    reason = if any { RouteReason::NotFresh } else { RouteReason::ReplicaDown };
+                let Some(place) = self.pick_replica(wanted).await? else {
+                    reason =
+                        if self.group.has_live_replica() { RouteReason::NotFresh } else { RouteReason::ReplicaDown };
                     break;
                 };
                 match self.acquire(place).await {
@@ -136,12 +141,39 @@ impl Session {
         }
     }
 
-    fn wanted_freshness(&self) -> Moment {
-        match self.consistency {
-            Consistency::Eventual => Moment::NEVER,
+    /// What a batch has to see: by a comment in it, by the session's own word, or as configured.
+    fn wanted(&self, batch: &Batch) -> Wanted {
+        let own = batch.verdict.and_then(|verdict| verdict.consistency).or(self.state.consistency);
+        let written = match own.unwrap_or(self.consistency) {
+            Consistency::Eventual => return Wanted::default(),
             Consistency::Session => self.last_write,
             Consistency::Tenant => self.last_write.max(Moment::from_raw(self.tenant.last_write())),
+        };
+        Wanted { written, seen: self.seen, home: self.home }
+    }
+
+    /// A replica that shows what is wanted, where there is one or is about to be.
+    async fn pick_replica(&mut self, wanted: &Wanted) -> Result<Option<Place>, NoLease> {
+        let found = self.group.pick_replica(wanted);
+        if found.is_some() {
+            self.fallbacks = 0;
+            return Ok(found);
         }
+        // Each read of the primary shows what no replica is known to show yet. A session that reads without a pause
+        // would never leave it.
+        let returns = self.fallbacks >= RETURNS_AFTER
+            && self.group.pick_replica(&Wanted { seen: Moment::NEVER, ..*wanted }).is_some();
+        let patience = self.group.freshness_wait.max(if returns { RETURN_WAIT } else { Duration::ZERO });
+        self.fallbacks = if returns { 0 } else { self.fallbacks.saturating_add(1) };
+        if patience.is_zero() || !self.group.has_live_replica() {
+            return Ok(None);
+        }
+        let (group, wanted) = (self.group.clone(), *wanted);
+        let caught_up = async move { tokio::time::timeout(patience, group.await_replica(&wanted)).await.ok() };
+        self.slot.waits();
+        let outcome = self.wait(caught_up).await;
+        self.slot.rests();
+        outcome
     }
 
     fn not_acquired(&self, error: &AcquireError, place: Place) -> NoLease {
@@ -161,29 +193,31 @@ impl Session {
             return Ok(lease);
         }
         self.slot.waits();
-        let outcome = self.wait(pool.wait()).await;
+        let mut waiting = pool.wait();
+        let outcome = self.wait(waiting.lease()).await;
         self.slot.rests();
-        outcome
+        outcome.map_err(Err)?.map_err(Ok)
     }
 
-    async fn wait(&mut self, mut waiting: Waiting) -> Result<Lease, Result<AcquireError, NoLease>> {
+    /// Waits for something, and for the client: it may cancel or leave.
+    async fn wait<T>(&mut self, what: impl Future<Output = T>) -> Result<T, NoLease> {
         let slot = self.slot.clone();
-        let mut lease = std::pin::pin!(waiting.lease());
+        let mut what = std::pin::pin!(what);
         poll_fn(|cx| {
             let signals = slot.take_signals(cx.waker());
             if signals & Signal::Cancel as u32 != 0 {
-                return Poll::Ready(Err(Err(NoLease::Refused(refusal::cancelled_in_queue()))));
+                return Poll::Ready(Err(NoLease::Refused(refusal::cancelled_in_queue())));
             }
             if signals & Signal::Shutdown as u32 != 0 {
-                return Poll::Ready(Err(Err(NoLease::Ended(refusal::shutting_down()))));
+                return Poll::Ready(Err(NoLease::Ended(refusal::shutting_down())));
             }
-            if let Poll::Ready(outcome) = lease.as_mut().poll(cx) {
-                return Poll::Ready(outcome.map_err(Ok));
+            if let Poll::Ready(outcome) = what.as_mut().poll(cx) {
+                return Poll::Ready(Ok(outcome));
             }
             let _ = self.outbound.poll_flush(cx, &mut self.client);
             while self.poll_client(cx).is_ready() {
                 if self.client_gone {
-                    return Poll::Ready(Err(Err(NoLease::ClientGone)));
+                    return Poll::Ready(Err(NoLease::ClientGone));
                 }
             }
             Poll::Pending
@@ -267,6 +301,8 @@ impl Session {
     pub(super) async fn settle(&mut self) -> Settled {
         let Some(mut leased) = self.lease.take() else { return Settled::Fine };
         self.count_batch(&leased);
+        self.seen = self.group.clock.at(leased.answered);
+        self.home = self.group.home(leased.place);
         leased.active = false;
         leased.repeatable = false;
         leased.ended_early = false;
@@ -463,6 +499,10 @@ async fn leave_no_timeout(mut lease: Lease) {
 
 /// A batch is tried on this many servers before it goes to the primary for good.
 pub(super) const MOST_ATTEMPTS: u8 = 3;
+/// Reads on the primary for want of a fresh replica, after which one waits to get back to the replicas.
+const RETURNS_AFTER: u8 = 3;
+/// How long: replicas that are not behind show by then what the session has just seen.
+const RETURN_WAIT: Duration = Duration::from_millis(5);
 /// Any reading of the catalog will do.
 const FIRST_READING: u64 = 1;
 /// For a catalog that is about to be read.

@@ -26,9 +26,11 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 pub use deadline::{enforce_ceilings, leave_silent_replicas};
+pub use refusal::unknown_consistency;
 pub use slot::{Activity, Registry, Signal, Slot};
+pub use state::CONSISTENCY;
 
-use crate::cluster::{Greeting, Group, Moment, Place};
+use crate::cluster::{Greeting, Group, Home, Moment, Place};
 use crate::config::{Consistency, PoolMode};
 use crate::metrics::{Metrics, PoolMetrics, TenantMetrics};
 use crate::net::buffer::{ReadBuffer, WriteBuffer};
@@ -41,7 +43,7 @@ use crate::wire::author;
 use crate::wire::error::PgError;
 use intake::Intake;
 use ledger::Ledger;
-use state::State;
+use state::{OWN_SETTINGS, State};
 use statements::{Change, Named, Names, Unnamed, Used};
 
 /// What all sessions of the process share.
@@ -105,6 +107,12 @@ pub struct Session {
     effects: Effects,
     /// When this session's last write was answered.
     last_write: Moment,
+    /// When anything was last answered: the session has seen nothing younger.
+    seen: Moment,
+    /// Where the session has read last.
+    home: Option<Home>,
+    /// Reads that went to the primary for want of a fresh replica, since one went to a replica.
+    fallbacks: u8,
     /// The client has closed its side.
     client_gone: bool,
     /// Servers that the batch at hand was tried on in vain.
@@ -254,6 +262,9 @@ impl Session {
             state: State::new(&greeting, ceiling),
             effects: Effects::NONE,
             last_write: Moment::NEVER,
+            seen: Moment::NEVER,
+            home: None,
+            fallbacks: 0,
             client_gone: false,
             attempts: 0,
             awaits_catalog: None,
@@ -304,6 +315,9 @@ impl Session {
             return Ok(());
         }
         let names = setting_names(text);
+        if let Some((name, value)) = names.values.iter().rev().find(|(name, _)| name.starts_with(OWN_SETTINGS)) {
+            state::own_setting(name, value)?;
+        }
         self.state.note_environment(&names, verdict.effects);
         let probe = probe || self.state.leaves_new(&names);
         if probe {

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use bytes::BufMut;
 
+use super::state::CONSISTENCY;
+use crate::config::Consistency;
 use crate::net::buffer::WriteBuffer;
 use crate::pool::AcquireError;
 use crate::wire::author;
@@ -125,6 +127,20 @@ pub(super) fn settings_refused(code: &str, message: &str) -> PgError {
 
 pub(super) fn shutting_down() -> PgError {
     PgError::fatal("57P01", "terminating connection due to administrator command").hint("Connect again.")
+}
+
+/// PostgreSQL's words for an enumerated setting (`parse_and_validate_value`).
+pub fn unknown_consistency(value: &str) -> PgError {
+    let names: Vec<_> = Consistency::NAMES.iter().map(|(name, _)| *name).collect();
+    PgError::error("22023", format!("invalid value for parameter \"{CONSISTENCY}\": \"{value}\""))
+        .hint(format!("Available values: {}.", names.join(", ")))
+}
+
+/// PostgreSQL's words for a setting of an extension that does not have it (`find_option`).
+pub(super) fn unknown_own_setting(name: &str) -> PgError {
+    PgError::error("42602", format!("invalid configuration parameter name \"{name}\""))
+        .detail("\"pgweir\" is a reserved prefix.")
+        .hint(format!("A session may set \"{CONSISTENCY}\"; the tenant is a startup option."))
 }
 
 fn lossy(name: &[u8]) -> std::borrow::Cow<'_, str> {

@@ -6,11 +6,18 @@ use std::time::Duration;
 
 use xxhash_rust::xxh3::Xxh3;
 
+use super::refusal;
 use crate::cluster::Greeting;
+use crate::config::Consistency;
 use crate::pool::{Environment, Held, Holdings, Settings};
 use crate::sql::{Class, Effects, SettingNames, Verdict};
 use crate::tenant::clamp;
+use crate::wire::error::PgError;
 
+/// The setting that says what a session's reads have to see.
+pub const CONSISTENCY: &str = "pgweir.consistency";
+/// What the names of settings begin with that mean something to pgweir.
+pub(super) const OWN_SETTINGS: &str = "pgweir.";
 /// The setting that a tier's ceiling is made of.
 const STATEMENT_TIMEOUT: &str = "statement_timeout";
 /// Milliseconds that a statement of the proxy's own, which takes some 50 µs, may need on a busy machine.
@@ -32,6 +39,8 @@ pub(super) struct State {
     mentioned: BTreeSet<String>,
     /// A setting was made of which we do not know the name.
     hidden: bool,
+    /// What the session's reads have to see, where it has said so.
+    pub consistency: Option<Consistency>,
     /// A hash of the settings that say how statements are parsed.
     environment: u64,
     /// One of those may have been changed.
@@ -56,6 +65,7 @@ impl State {
             held: None,
             mentioned: custom.collect(),
             hidden: false,
+            consistency: consistency(&greeting.settings),
             environment: 0,
             environment_touched: false,
             sticky: false,
@@ -158,6 +168,7 @@ impl State {
         self.settings = Arc::new(settings);
         let sticky = self.sticky.then_some(Held::Sticky);
         self.environment = environment(&self.settings);
+        self.consistency = consistency(&self.settings);
         self.held = sticky.or(holdings.held).or(self.hidden.then_some(Held::Hidden));
         self.clamp();
     }
@@ -184,6 +195,19 @@ impl State {
         if clamped != asked {
             Arc::make_mut(&mut self.settings).insert(STATEMENT_TIMEOUT.into(), clamped.to_string());
         }
+    }
+}
+
+fn consistency(settings: &Settings) -> Option<Consistency> {
+    settings.get(CONSISTENCY).and_then(|value| Consistency::named(value))
+}
+
+/// A setting of pgweir's own is to be made. The server keeps it, but knows no values of it.
+pub(super) fn own_setting(name: &str, value: &str) -> Result<(), PgError> {
+    match name {
+        CONSISTENCY if Consistency::named(value).is_some() => Ok(()),
+        CONSISTENCY => Err(refusal::unknown_consistency(value)),
+        _ => Err(refusal::unknown_own_setting(name)),
     }
 }
 

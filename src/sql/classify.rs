@@ -5,7 +5,7 @@ use quick_cache::sync::Cache;
 
 use super::catalog::{Catalog, Scope};
 use super::keyword::Keyword;
-use super::lexer::{Kind, Lexer, Reading, Token};
+use super::lexer::{Hints, Kind, Lexer, Reading, Token};
 use super::names::{self, ANYTHING, Found, Text};
 use super::statement::{Nature, Statement};
 use super::tokens::{Tokens, is_balanced};
@@ -52,7 +52,7 @@ impl Classifier {
         if judgement.reason == Reason::Read && self.vetoes(sql, &tokens) {
             judgement.reason = Reason::ParserVeto;
         }
-        judgement.verdict(tokens.hint)
+        judgement.verdict(tokens.hints)
     }
 
     fn vetoes(&self, sql: &[u8], tokens: &Tokens) -> bool {
@@ -75,9 +75,10 @@ pub(super) struct Judgement {
 }
 
 impl Judgement {
-    fn verdict(self, hint: Option<super::Hint>) -> Verdict {
+    fn verdict(self, hints: Hints) -> Verdict {
         let class = if matches!(self.reason, Reason::Read | Reason::Empty) { Class::Read } else { Class::Primary };
-        Verdict { class, reason: self.reason, hint, tx: self.tx, effects: self.effects }
+        let Hints { target: hint, consistency } = hints;
+        Verdict { class, reason: self.reason, hint, consistency, tx: self.tx, effects: self.effects }
     }
 }
 
@@ -190,7 +191,7 @@ fn oversized(sql: &[u8], catalog: &Catalog) -> Verdict {
     let mut judgement = whole.judgement();
     judgement.reason = judgement.reason.worse(Reason::Oversized);
     judgement.effects |= effects;
-    judgement.verdict(lexer.hint())
+    judgement.verdict(lexer.hints())
 }
 
 impl Whole {

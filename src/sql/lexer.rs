@@ -13,6 +13,7 @@
 use super::Hint;
 use super::keyword::{Keyword, keyword};
 use super::name;
+use crate::config::Consistency;
 
 /// What a token is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,12 +99,21 @@ impl Reading {
     ];
 }
 
+/// What comments asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hints {
+    /// `primary` wins over `replica`.
+    pub target: Option<Hint>,
+    /// The last one counts.
+    pub consistency: Option<Consistency>,
+}
+
 /// The scanner. An iterator over the tokens, which also notes what the comments and literals said.
 pub struct Lexer<'a> {
     sql: &'a [u8],
     at: usize,
     reading: Reading,
-    hint: Option<Hint>,
+    hints: Hints,
     ambiguous: bool,
 }
 
@@ -111,12 +121,12 @@ impl<'a> Lexer<'a> {
     /// Scans `sql`, at most `u32::MAX` bytes of it.
     pub fn new(sql: &'a [u8], reading: Reading) -> Self {
         let sql = &sql[..sql.len().min(u32::MAX as usize)];
-        Lexer { sql, at: 0, reading, hint: None, ambiguous: false }
+        Lexer { sql, at: 0, reading, hints: Hints::default(), ambiguous: false }
     }
 
-    /// The hint in the comments seen so far; `primary` wins over `replica`.
-    pub fn hint(&self) -> Option<Hint> {
-        self.hint
+    /// The hints in the comments seen so far.
+    pub fn hints(&self) -> Hints {
+        self.hints
     }
 
     /// Has there been a literal whose end depends on the [`Reading`]?
@@ -176,17 +186,24 @@ impl<'a> Lexer<'a> {
         true
     }
 
-    /// Looks for `pgweir: primary` or `pgweir: replica` in the comment from `start` to here.
+    /// Looks for `pgweir:` in the comment from `start` to here, and for `primary`, `replica` or `consistency=…` behind
+    /// it, several of them separated by commas.
     fn read_hint(&mut self, start: usize) {
         const MARK: &[u8] = b"pgweir:";
         let comment = &self.sql[start..self.at];
-        let Some(found) = comment.windows(MARK.len()).position(|w| w == MARK) else { return };
-        let value = comment[found + MARK.len()..].trim_ascii_start();
-        let end = value.iter().position(|b| !b.is_ascii_alphabetic()).unwrap_or(value.len());
-        match &value[..end] {
-            b"primary" => self.hint = Some(Hint::Primary),
-            b"replica" if self.hint.is_none() => self.hint = Some(Hint::Replica),
-            _ => {}
+        let Some(found) = memchr::memmem::find(comment, MARK) else { return };
+        for hint in comment[found + MARK.len()..].split(|&byte| byte == b',') {
+            let hint = hint.trim_ascii_start();
+            let end = hint.iter().position(|b| !b.is_ascii_alphabetic() && *b != b'=').unwrap_or(hint.len());
+            match &hint[..end] {
+                b"primary" => self.hints.target = Some(Hint::Primary),
+                b"replica" if self.hints.target.is_none() => self.hints.target = Some(Hint::Replica),
+                other => {
+                    let value = other.strip_prefix(b"consistency=").and_then(|value| str::from_utf8(value).ok());
+                    let Some(consistency) = value.and_then(Consistency::named) else { return };
+                    self.hints.consistency = Some(consistency);
+                }
+            }
         }
     }
 
@@ -574,13 +591,18 @@ mod tests {
         let hint = |sql: &str| {
             let mut lexer = Lexer::new(sql.as_bytes(), Reading::USUAL);
             lexer.by_ref().count();
-            lexer.hint()
+            lexer.hints()
         };
-        assert_eq!(hint("/* pgweir: replica */ SELECT 1"), Some(Hint::Replica));
-        assert_eq!(hint("SELECT 1 -- pgweir:primary"), Some(Hint::Primary));
-        assert_eq!(hint("/* pgweir: primary */ SELECT 1 /* pgweir: replica */"), Some(Hint::Primary));
-        assert_eq!(hint("SELECT '/* pgweir: primary */'"), None);
-        assert_eq!(hint("/* pgweir: primarily */ SELECT 1"), None);
+        let target = |sql| hint(sql).target;
+        assert_eq!(target("/* pgweir: replica */ SELECT 1"), Some(Hint::Replica));
+        assert_eq!(target("SELECT 1 -- pgweir:primary"), Some(Hint::Primary));
+        assert_eq!(target("/* pgweir: primary */ SELECT 1 /* pgweir: replica */"), Some(Hint::Primary));
+        assert_eq!(target("SELECT '/* pgweir: primary */'"), None);
+        assert_eq!(target("/* pgweir: primarily */ SELECT 1"), None);
+        let both = Hints { target: Some(Hint::Replica), consistency: Some(Consistency::Eventual) };
+        assert_eq!(hint("/* pgweir: replica, consistency=eventual */ SELECT 1"), both);
+        assert_eq!(hint("/* pgweir: consistency=tenant */ SELECT 1").consistency, Some(Consistency::Tenant));
+        assert_eq!(hint("/* pgweir: consistency=none */ SELECT 1"), Hints::default());
     }
 
     proptest! {

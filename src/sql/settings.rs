@@ -13,6 +13,8 @@ pub struct SettingNames {
     /// There are others whose names the text does not say: a computed `set_config()`, code, a text that
     /// can't be read. (`RESET ALL` and `DISCARD ALL` make none.)
     pub unknown: bool,
+    /// Names and values, where a single one is written out.
+    pub values: Vec<(String, String)>,
 }
 
 /// Finds the names of the settings that `sql` mentions in order to change them, `SET LOCAL` included. Not for
@@ -90,6 +92,12 @@ impl SettingNames {
             _ => {
                 let name = dotted(sql, tokens);
                 self.unknown |= name.is_none();
+                let assigned = tokens.iter().position(|token| is_assignment(sql, token));
+                if let Some(name) = &name
+                    && let Some([value]) = assigned.map(|at| &tokens[at + 1..])
+                {
+                    self.value(name, sql, value);
+                }
                 self.names.extend(name);
             }
         }
@@ -98,13 +106,24 @@ impl SettingNames {
     /// The arguments of `set_config`.
     fn call(&mut self, sql: &[u8], tokens: &[Token]) {
         match tokens {
-            [open, literal, comma, ..]
+            [open, literal, comma, value, ..]
                 if open.kind == Kind::LeftParen && literal.kind == Kind::Literal && comma.kind == Kind::Comma =>
             {
-                self.names.push(String::from_utf8_lossy(literal_value(literal.text(sql))).to_lowercase());
+                let name = String::from_utf8_lossy(literal_value(literal.text(sql))).to_lowercase();
+                self.value(&name, sql, value);
+                self.names.push(name);
             }
             _ => self.unknown = true,
         }
+    }
+
+    fn value(&mut self, name: &str, sql: &[u8], token: &Token) {
+        let text = match token.kind {
+            Kind::Literal => literal_value(token.text(sql)),
+            Kind::Word if token.keyword != Keyword::Default => token.text(sql),
+            _ => return,
+        };
+        self.values.push((name.to_owned(), String::from_utf8_lossy(text).into_owned()));
     }
 
     fn add(&mut self, name: &str) {
@@ -246,6 +265,16 @@ mod tests {
             assert_eq!(names(sql), expected, "{sql}");
         }
         assert_eq!(names("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY").len(), 3);
+    }
+
+    #[test]
+    fn values_are_known_where_they_are_written_out() {
+        let values = |sql: &str| setting_names(sql.as_bytes()).values;
+        let one = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
+        assert_eq!(values("SET pgweir.consistency = 'eventual'"), one("pgweir.consistency", "eventual"));
+        assert_eq!(values("set local Pgweir.\"consistency\" to Tenant;"), one("pgweir.consistency", "Tenant"));
+        assert_eq!(values("SELECT set_config('a.b', 'c', true)"), one("a.b", "c"));
+        assert_eq!(values("SET a.b TO DEFAULT; RESET a.b; SET a = b, c; SELECT set_config('a', $1, true)"), []);
     }
 
     #[test]

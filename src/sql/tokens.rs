@@ -4,14 +4,13 @@ use std::ops::Deref;
 
 use smallvec::SmallVec;
 
-use super::Hint;
-use super::lexer::{Kind, Lexer, Reading, Token};
+use super::lexer::{Hints, Kind, Lexer, Reading, Token};
 
 /// The tokens of one reading of a text, and what the lexer noted along the way.
 pub struct Tokens {
     list: SmallVec<[Token; 128]>,
-    /// The hint in its comments.
-    pub hint: Option<Hint>,
+    /// The hints in its comments.
+    pub hints: Hints,
     /// Another [`Reading`] would split it differently.
     pub ambiguous: bool,
     /// A quote or comment never ends: PostgreSQL refuses such a text whole, on any server.
@@ -23,14 +22,19 @@ pub struct Tokens {
 impl Tokens {
     pub fn read(sql: &[u8], reading: Reading) -> Tokens {
         let mut lexer = Lexer::new(sql, reading);
-        let mut tokens =
-            Tokens { list: SmallVec::new(), hint: None, ambiguous: false, unterminated: false, malformed: false };
+        let mut tokens = Tokens {
+            list: SmallVec::new(),
+            hints: Hints::default(),
+            ambiguous: false,
+            unterminated: false,
+            malformed: false,
+        };
         for token in lexer.by_ref() {
             tokens.unterminated |= token.kind == Kind::Unterminated;
             tokens.malformed |= token.kind == Kind::Malformed;
             tokens.list.push(token);
         }
-        tokens.hint = lexer.hint();
+        tokens.hints = lexer.hints();
         tokens.ambiguous = lexer.ambiguous();
         tokens
     }

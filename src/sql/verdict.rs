@@ -2,6 +2,8 @@
 
 use std::ops::{BitOr, BitOrAssign};
 
+use crate::config::Consistency;
+
 /// The classifier's answer about one query string; over several statements, the worst of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
@@ -11,6 +13,8 @@ pub struct Verdict {
     pub reason: Reason,
     /// What a comment in it asked for. [`crate::router::route`] decides whether that is granted.
     pub hint: Option<Hint>,
+    /// What it has to see, by a comment in it.
+    pub consistency: Option<Consistency>,
     /// What it does to the transaction.
     pub tx: TxControl,
     /// What it may leave behind. Complete also where the class is `Primary`.
@@ -26,7 +30,7 @@ impl Verdict {
     /// Of what was not looked at: it may do anything.
     pub const fn opaque(reason: Reason) -> Self {
         let effects = Effects::STATE.with(Effects::MAYBE_DDL);
-        Self { class: Class::Primary, reason, hint: None, tx: TxControl::None, effects }
+        Self { class: Class::Primary, reason, hint: None, consistency: None, tx: TxControl::None, effects }
     }
 }
 
@@ -39,7 +43,8 @@ pub enum Class {
     Primary,
 }
 
-/// `/* pgweir: primary */` or `/* pgweir: replica */`, in a comment anywhere in the text.
+/// `/* pgweir: primary */` or `/* pgweir: replica */`, in a comment anywhere in the text, also together with
+/// `consistency=…`, separated by commas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hint {
     Primary,
@@ -283,6 +288,7 @@ pub fn explain(verdict: Verdict) -> String {
         };
         format!("hint: {asked}")
     }));
+    lines.extend(verdict.consistency.map(|consistency| format!("consistency: {}, by a comment", consistency.name())));
     let effects = Effects::NAMES.iter().filter(|(effect, _)| verdict.effects.contains(*effect));
     lines.extend(effects.map(|(_, words)| format!("effect: {words}")));
     lines.join("\n")
@@ -314,6 +320,7 @@ mod tests {
             class: Class::Primary,
             reason: Reason::Write,
             hint: Some(Hint::Replica),
+            consistency: None,
             tx: TxControl::None,
             effects: Effects::SEQUENCE,
         };

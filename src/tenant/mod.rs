@@ -130,7 +130,12 @@ mod tests {
     use crate::config::{TenantConfig, from_env};
 
     fn tier(name: &str, seconds: u64, max_clients: Option<usize>) -> Arc<Tier> {
-        Arc::new(Tier { name: name.to_owned(), statement_timeout: Some(Duration::from_secs(seconds)), max_clients })
+        Arc::new(Tier {
+            name: name.to_owned(),
+            statement_timeout: Some(Duration::from_secs(seconds)),
+            max_clients,
+            consistency: None,
+        })
     }
 
     /// Name, (user, database, option), limits.

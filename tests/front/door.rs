@@ -70,7 +70,7 @@ impl Plan {
             };
             (name.to_owned(), Arc::new(user))
         };
-        let tier = Tier { name: "standard".into(), statement_timeout: None, max_clients: None };
+        let tier = Tier { name: "standard".into(), statement_timeout: None, max_clients: None, consistency: None };
         Config {
             listen: Listen {
                 addresses: vec!["127.0.0.1:0".parse().unwrap()],

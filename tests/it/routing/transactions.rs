@@ -1,10 +1,15 @@
 //! Explicit transactions, hints, and functions that are new.
 
+use std::time::Duration;
+
 use super::fixture::Fixture;
 use super::talk::{Way, rows, run, value};
 
 const SCHEMA: &str = "CREATE TABLE t AS SELECT 1 AS x; CREATE TABLE log (msg text);
     CREATE FUNCTION here() RETURNS text STABLE LANGUAGE sql AS $$ SELECT 'none' $$";
+
+/// No statement: replicas catch up meanwhile.
+const PAUSE: &str = "";
 
 /// Where the last statement with this mark ran.
 #[derive(Debug, PartialEq)]
@@ -20,6 +25,11 @@ async fn place(fixture: &Fixture, statements: &[&str], marked: &str) -> Ran {
     let client = fixture.connect().await;
     let mut watch = fixture.watch();
     for sql in statements {
+        if *sql == PAUSE {
+            // What `SET` says is a write of the session's for all that the proxy knows.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            continue;
+        }
         rows(&client, sql).await.unwrap_or_else(|error| panic!("{sql}: {}", crate::support::chain(&error)));
     }
     let seen = watch.take();
@@ -46,10 +56,7 @@ async fn a_transaction_runs_where_its_beginning_allows() {
         ("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", "BEGIN", OnStandby),
         ("SET default_transaction_isolation = serializable", "BEGIN READ ONLY", OnPrimary),
     ] {
-        // What `SET` says is a write of the session's for all that the proxy knows.
-        fixture.sandbox.wait_replayed().await.unwrap();
-        let statements = [before, "SELECT pg_sleep(0.2)", begin, "SELECT x FROM t", "COMMIT"];
-        let statements = statements.iter().filter(|sql| !sql.is_empty()).copied().collect::<Vec<_>>();
+        let statements = [before, PAUSE, begin, "SELECT x FROM t", "COMMIT"];
         assert_eq!(place(&fixture, &statements, "SELECT x FROM t").await, expected, "{before}; {begin}");
     }
 }
@@ -117,8 +124,9 @@ async fn what_a_standby_refuses_after_all_runs_on_the_primary() {
     let writing = "CREATE OR REPLACE FUNCTION here() RETURNS text LANGUAGE sql
         AS $$ INSERT INTO log VALUES ('healed') RETURNING msg $$";
     fixture.sql(writing).await;
-    let client = fixture.connect().await;
     for way in [Way::Simple, Way::Unnamed, Way::Named] {
+        // One that has not written yet.
+        let client = fixture.connect().await;
         let mut watch = fixture.watch();
         let hinted = "/* pgweir: replica */ SELECT here() AS healed";
         run(&client, way, hinted, &[]).await.unwrap_or_else(|error| panic!("{}", crate::support::chain(&error)));
