@@ -11,6 +11,7 @@ use super::catalog::CatalogKeeper;
 use super::freshness::{Clock, Moment};
 use super::greeting::Greeting;
 use super::host::{Host, Role};
+use super::refusals::Refusals;
 use crate::config::PoolSettings;
 use crate::metrics::Metrics;
 use crate::pool::{Pool, PoolCensus, PoolKey, Settings, Statements};
@@ -54,6 +55,7 @@ pub struct Group {
     primary: (Arc<Host>, Arc<Pool>),
     replicas: Vec<(Arc<Host>, Arc<Pool>)>,
     catalog: Arc<CatalogKeeper>,
+    refusals: Refusals,
     pub(super) greetings: Mutex<HashMap<Settings, Arc<Greeting>>>,
     /// Where the next search among equally loaded replicas begins.
     turn: AtomicU64,
@@ -87,6 +89,7 @@ impl Group {
             freshness_wait: cluster.config.freshness_wait,
             statements: Statements::default(),
             catalog,
+            refusals: Refusals::default(),
             greetings: Mutex::default(),
             turn: AtomicU64::new(0),
             last_read: AtomicU64::new(0),
@@ -211,6 +214,16 @@ impl Group {
     /// The schema may have changed, though it rarely does: whether it has is looked at soon.
     pub fn schema_suspected(&self) {
         self.catalog.suspect();
+    }
+
+    /// A replica has refused this statement, which was taken for a read.
+    pub fn refused(&self, text: &[u8]) {
+        self.refusals.add(text, self.schema_generation());
+    }
+
+    /// Whether a replica has refused one like it under the schema of now.
+    pub fn was_refused(&self, text: &[u8]) -> bool {
+        self.refusals.has(text, self.schema_generation())
     }
 
     /// Changes with the schema.

@@ -7,6 +7,7 @@ mod greeting;
 mod group;
 mod host;
 mod monitor;
+mod refusals;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -57,6 +57,8 @@ pub enum RouteReason {
     /// A replica refused or lost it before anything was answered, so it ran on the primary. Given by the
     /// caller.
     Healed,
+    /// It could have gone to a replica, but one has refused a statement of its form before. Given by the caller.
+    Refused,
     /// It could have gone to a replica, but it ends with `Flush` and has portals: what comes next belongs to the
     /// same transaction. Given by the caller.
     Unfinished,
@@ -64,7 +66,7 @@ pub enum RouteReason {
 
 impl RouteReason {
     /// The reasons that are not the statement's own.
-    const OWN: [RouteReason; 10] = [
+    const OWN: [RouteReason; 11] = [
         RouteReason::InTransaction,
         RouteReason::Pinned,
         RouteReason::HintPrimary,
@@ -74,6 +76,7 @@ impl RouteReason {
         RouteReason::NotFresh,
         RouteReason::ReplicaDown,
         RouteReason::Healed,
+        RouteReason::Refused,
         RouteReason::Unfinished,
     ];
 
@@ -108,6 +111,7 @@ impl RouteReason {
             RouteReason::NotFresh => "not_fresh",
             RouteReason::ReplicaDown => "replica_down",
             RouteReason::Healed => "healed",
+            RouteReason::Refused => "refused",
             RouteReason::Unfinished => "unfinished",
         }
     }
@@ -126,6 +130,7 @@ impl RouteReason {
             RouteReason::ReadOnlyTransaction => "it opens a read-only transaction",
             RouteReason::NotFresh => "it could go to a replica, but none is fresh enough",
             RouteReason::ReplicaDown => "it could go to a replica, but none is up",
+            RouteReason::Refused => "it could go to a replica, but one has refused a statement of its form before",
             RouteReason::Unfinished => "its batch goes on after a Flush, and what follows may write",
             RouteReason::Healed => {
                 "a replica refused or lost it before anything was answered, so it ran on the primary"

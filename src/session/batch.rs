@@ -13,6 +13,8 @@ pub struct Batch {
     pub calls: bool,
     /// Something in it needs a server: a batch of nothing but `Close` and `Sync` does not.
     pub needs_server: bool,
+    /// A replica has refused a statement like one of its.
+    pub refused: bool,
     /// There is an `Execute` in it.
     pub executes: bool,
     /// There is a portal in it, which lives until the end of the transaction.
@@ -34,6 +36,7 @@ impl Batch {
             verdict: None,
             calls: false,
             needs_server: false,
+            refused: false,
             executes: false,
             portals: false,
             describes: false,

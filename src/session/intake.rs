@@ -307,6 +307,7 @@ impl Session {
                 self.intake.verdicts.push_back(verdict);
                 batch.add(verdict);
                 batch.calls |= may_call(text, verdict);
+                batch.refused |= self.was_refused(text);
                 (batch.simple, batch.synced) = (true, true);
                 return true;
             }
@@ -320,6 +321,7 @@ impl Session {
                 self.intake.verdicts.push_back(verdict);
                 batch.add(verdict);
                 batch.calls |= may_call(parse.text, verdict);
+                batch.refused |= self.was_refused(parse.text);
             }
             Request::LongParse { .. } => batch.add(Verdict::opaque(Reason::Oversized)),
             Request::Bind(BindHead { statement, .. }) | Request::Describe(Target::Statement(statement)) => {
@@ -327,8 +329,10 @@ impl Session {
                 batch.portals |= matches!(request, Request::Bind(_));
                 if let Some(verdict) = self.verdict_of(statement) {
                     batch.add(verdict);
-                    batch.calls |=
-                        self.names.get(statement).is_some_and(|named| may_call(named.statement.text(), verdict));
+                    if let Some(named) = self.names.get(statement) {
+                        batch.calls |= may_call(named.statement.text(), verdict);
+                        batch.refused |= self.was_refused(named.statement.text());
+                    }
                 }
             }
             Request::Execute(_) => (batch.needs_server, batch.portals, batch.executes) = (true, true, true),
@@ -345,6 +349,15 @@ impl Session {
             Request::Terminate => {}
         }
         false
+    }
+
+    /// Has a replica refused a statement like this? Where it was this one, which is about to be run again, that is
+    /// remembered.
+    fn was_refused(&self, text: &[u8]) -> bool {
+        if self.refused {
+            self.group.refused(text);
+        }
+        self.group.was_refused(text)
     }
 
     fn place_batch(&mut self, batch: Batch) -> Option<Step> {

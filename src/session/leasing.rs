@@ -104,6 +104,9 @@ impl Session {
         if decision.target == Target::Replica && !batch.is_closed() && !view.default_read_only {
             return Decision { target: Target::Primary, reason: RouteReason::Unfinished };
         }
+        if decision.target == Target::Replica && batch.refused && !self.refused {
+            return Decision { target: Target::Primary, reason: RouteReason::Refused };
+        }
         decision
     }
 
@@ -308,6 +311,7 @@ impl Session {
         leased.ended_early = false;
         leased.parsed.clear();
         self.attempts = 0;
+        self.refused = false;
         self.inbound.release();
         self.intake.settled();
         if self.ledger.status() != Status::Idle {

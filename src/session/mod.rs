@@ -117,6 +117,8 @@ pub struct Session {
     client_gone: bool,
     /// Servers that the batch at hand was tried on in vain.
     attempts: u8,
+    /// The last of them has refused it.
+    refused: bool,
     /// The reading of the catalog that knows what this session has changed.
     awaits_catalog: Option<u64>,
 }
@@ -267,6 +269,7 @@ impl Session {
             fallbacks: 0,
             client_gone: false,
             attempts: 0,
+            refused: false,
             awaits_catalog: None,
             shared,
         };

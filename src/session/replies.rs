@@ -30,8 +30,11 @@ pub(super) enum Broken {
     Injection(PgError),
 }
 
-/// SQLSTATEs with which a replica says that a statement cannot run there, or not yet.
-const NOT_ON_A_REPLICA: [&str; 6] = ["25006", "0A000", "55000", "XX000", "42P01", "42883"];
+/// SQLSTATEs with which a replica says that a statement cannot run there.
+const REFUSED: [&str; 3] = ["25006", "0A000", "55000"];
+/// Those with which it says that it cannot run there now: what it names is not there yet, or its rows are about to go
+/// (a conflict with recovery, PostgreSQL, "Handling Query Conflicts").
+const NOT_NOW: [&str; 4] = ["XX000", "42P01", "42883", "40001"];
 
 /// What is looked at of an `ErrorResponse`.
 struct ServerError {
@@ -46,6 +49,12 @@ impl ServerError {
         let field = |code| String::from_utf8_lossy(view::error_field(frame, code).unwrap_or_default()).into_owned();
         let fatal = matches!(&*field(b'V'), "FATAL" | "PANIC");
         Self { code: field(b'C'), message: field(b'M'), fatal }
+    }
+
+    /// A replica's: the primary may have another answer.
+    fn is_for_the_primary(&self) -> bool {
+        let conflict = self.code == "57014" && self.message.contains("recovery");
+        REFUSED.contains(&&*self.code) || NOT_NOW.contains(&&*self.code) || conflict
     }
 
     /// A statement that the server connection has, but not in the shape that the schema has now; or
@@ -334,8 +343,9 @@ impl Session {
             self.forget_stale(leased, &used);
         } else if unseen && error.is_stale_plan() {
             leased.again = Some(Again::Prepared);
-        } else if unseen && on_replica && NOT_ON_A_REPLICA.contains(&&*error.code) {
+        } else if unseen && on_replica && error.is_for_the_primary() {
             leased.again = Some(Again::OnPrimary);
+            self.refused = REFUSED.contains(&&*error.code);
         }
         if leased.again.is_some() {
             self.ledger.mute();

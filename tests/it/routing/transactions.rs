@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::fixture::Fixture;
 use super::talk::{Way, rows, run, value};
+use crate::support::eventually;
 
 const SCHEMA: &str = "CREATE TABLE t AS SELECT 1 AS x; CREATE TABLE log (msg text);
     CREATE FUNCTION here() RETURNS text STABLE LANGUAGE sql AS $$ SELECT 'none' $$";
@@ -128,12 +129,45 @@ async fn what_a_standby_refuses_after_all_runs_on_the_primary() {
         // One that has not written yet.
         let client = fixture.connect().await;
         let mut watch = fixture.watch();
-        let hinted = "/* pgweir: replica */ SELECT here() AS healed";
-        run(&client, way, hinted, &[]).await.unwrap_or_else(|error| panic!("{}", crate::support::chain(&error)));
+        let hinted = format!("/* pgweir: replica */ SELECT here() AS healed_{way:?}");
+        run(&client, way, &hinted, &[]).await.unwrap_or_else(|error| panic!("{}", crate::support::chain(&error)));
         let seen = watch.take();
-        assert!(seen.on_a_standby(hinted) && seen.on_primary(hinted), "{way:?}");
+        assert!(seen.on_a_standby(&hinted) && seen.on_primary(&hinted), "{way:?}");
+        // The replica is not asked again, whoever asks.
+        let other = fixture.connect().await;
+        run(&other, way, &hinted, &[]).await.unwrap();
+        let seen = watch.take();
+        assert!(!seen.on_a_standby(&hinted) && seen.on_primary(&hinted), "{way:?}");
     }
-    assert_eq!(value(&fixture.direct().await, "SELECT count(*) FROM log WHERE msg = 'healed'").await, "3");
+    assert_eq!(value(&fixture.direct().await, "SELECT count(*) FROM log WHERE msg = 'healed'").await, "6");
+    let counted = |reason: &str| {
+        fixture.proxy.metric(&format!("pgweir_routing_decisions_total{{target=\"primary\",reason=\"{reason}\"}}"))
+    };
+    // The named one is prepared there as well.
+    assert_eq!((counted("healed"), counted("refused")), (3.0, 4.0));
+}
+
+/// A standby cancels whoever reads what it is about to remove. The primary knows no such conflict.
+#[tokio::test]
+async fn a_read_that_conflicts_with_recovery_runs_on_the_primary() {
+    let fixture = Fixture::start(1, SCHEMA, "", "").await;
+    let replica = &fixture.sandbox.replicas()[0];
+    replica.psql("ALTER SYSTEM SET max_standby_streaming_delay = '50ms'").await.unwrap();
+    replica.psql("SELECT pg_reload_conf()").await.unwrap();
+    for way in [Way::Simple, Way::Unnamed, Way::Named] {
+        let client = fixture.connect().await;
+        let mut watch = fixture.watch();
+        let sql = format!("/* pgweir: replica */ SELECT x, pg_sleep(1) FROM t AS t_{way:?}");
+        let mut read = std::pin::pin!(run(&client, way, &sql, &[]));
+        eventually("it runs on the standby", async || {
+            let _ = tokio::time::timeout(Duration::from_millis(5), &mut read).await;
+            watch.take().on_a_standby(&sql)
+        })
+        .await;
+        fixture.sql("BEGIN; LOCK TABLE t; COMMIT").await;
+        read.await.unwrap_or_else(|error| panic!("{way:?}: {}", crate::support::chain(&error)));
+        assert!(watch.take().on_primary(&sql), "{way:?}");
+    }
 }
 
 #[tokio::test]
