@@ -5,6 +5,7 @@ mod balance;
 mod cases;
 mod fixture;
 mod freshness;
+mod history;
 mod prepared;
 mod scenarios;
 mod talk;
