@@ -154,6 +154,10 @@ impl Group {
         }
     }
 
+    pub fn replicas(&self) -> impl Iterator<Item = &Arc<Host>> {
+        self.replicas.iter().map(|(host, _)| host)
+    }
+
     /// Some replica answers.
     pub fn has_live_replica(&self) -> bool {
         self.replicas.iter().any(|(host, _)| host.is_up())

@@ -17,4 +17,4 @@ pub use lease::Lease;
 pub use prepared::{Environment, OUR_NAMES, Prepared, Shape, Statement, Statements, server_name};
 pub use probe::{Held, Holdings, probe};
 pub use queue::{AcquireError, Pool, PoolCensus, PoolKey, Waiting};
-pub use settings::difference;
+pub use settings::{difference, literal};

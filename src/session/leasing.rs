@@ -90,7 +90,7 @@ impl Session {
         self.group = group;
     }
 
-    fn decide(&mut self, batch: &Batch) -> Decision {
+    pub(super) fn decide(&self, batch: &Batch) -> Decision {
         if self.mode == PoolMode::Session {
             return Decision { target: Target::Primary, reason: RouteReason::Pinned };
         }
@@ -144,10 +144,9 @@ impl Session {
         }
     }
 
-    /// What a batch has to see: by a comment in it, by the session's own word, or as configured.
-    fn wanted(&self, batch: &Batch) -> Wanted {
-        let own = batch.verdict.and_then(|verdict| verdict.consistency).or(self.state.consistency);
-        let written = match own.unwrap_or(self.consistency) {
+    /// What a batch has to see.
+    pub(super) fn wanted(&self, batch: &Batch) -> Wanted {
+        let written = match self.consistency_of(batch) {
             Consistency::Eventual => return Wanted::default(),
             Consistency::Session => self.last_write,
             Consistency::Tenant => self.last_write.max(Moment::from_raw(self.tenant.last_write())),

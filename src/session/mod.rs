@@ -7,6 +7,7 @@
 
 mod batch;
 mod deadline;
+mod explain;
 mod intake;
 mod leasing;
 pub mod ledger;
@@ -37,7 +38,9 @@ use crate::net::buffer::{ReadBuffer, WriteBuffer};
 use crate::net::stream::Stream;
 use crate::pool::Lease;
 use crate::router::RouteReason;
-use crate::sql::{Catalog, Class, Classifier, Effects, Reason, SettingNames, TxControl, Verdict, setting_names};
+use crate::sql::{
+    Catalog, Class, Classifier, Effects, Reason, SettingNames, TxControl, Verdict, explained_route, setting_names,
+};
 use crate::tenant::Tenant;
 use crate::wire::author;
 use crate::wire::error::PgError;
@@ -284,6 +287,10 @@ impl Session {
     fn classify(&mut self, text: &[u8]) -> Verdict {
         if self.shared.log_statements {
             tracing::info!(pid = self.slot.pid, statement = %String::from_utf8_lossy(text), "statement");
+        }
+        if explained_route(text).is_some() {
+            // What is sent in its place reads nothing.
+            return Verdict::harmless();
         }
         self.shared.classifier.classify(text, &self.catalog, Some(self.state.search_path()))
     }

@@ -68,8 +68,22 @@ impl Session {
                 self.note_unseen(leased);
                 Owed(Awaits::FunctionCall, None)
             }
-            Request::Parse(parse) if parse.name.is_empty() => self.parse_unnamed(leased, parse),
-            Request::Parse(parse) => Done(self.send_parse(leased, parse)),
+            Request::Parse(parse) => match self.explained(leased, parse.text) {
+                None => self.parse(leased, parse),
+                Some(text) => {
+                    let identity = [text.as_bytes(), NO_TYPES].concat();
+                    let parse = Parse { name: parse.name, text: text.as_bytes(), identity: &identity };
+                    match self.parse(leased, parse) {
+                        // The client's own words do not go on.
+                        Owed(awaits, change) => {
+                            put_parse(leased, b"", &identity);
+                            self.enter(leased, request, awaits, change);
+                            Done(Sent::Done)
+                        }
+                        other => other,
+                    }
+                }
+            },
             Request::LongParse { named: true } => Done(self.poison(leased, refusal::statement_too_long(len))),
             Request::LongParse { named: false } => {
                 self.note_unseen(leased);
@@ -125,10 +139,15 @@ impl Session {
             return Done(self.poison_query(leased, error));
         }
         self.unnamed = Unnamed::None;
-        let Some(text) = self.deallocate(leased, text, verdict) else { return Owed(Awaits::Query, None) };
+        let rewritten = self.deallocate(leased, text, verdict).or_else(|| self.explained(leased, text));
+        let Some(text) = rewritten else { return Owed(Awaits::Query, None) };
         author::query(leased.lease.outbound.bytes(), &text);
         self.enter(leased, Request::Query(b""), Awaits::Query, None);
         Done(Sent::Done)
+    }
+
+    fn parse(&mut self, leased: &mut Leased, parse: Parse<'_>) -> Course {
+        if parse.name.is_empty() { self.parse_unnamed(leased, parse) } else { Done(self.send_parse(leased, parse)) }
     }
 
     fn parse_unnamed(&mut self, leased: &mut Leased, parse: Parse<'_>) -> Course {
@@ -142,7 +161,7 @@ impl Session {
         let Some(text) = self.deallocate(leased, parse.text, verdict) else {
             return Owed(Awaits::Parse, Some(change));
         };
-        put_parse(leased, b"", &[text.as_bytes(), b"\0\0\0"].concat());
+        put_parse(leased, b"", &[text.as_bytes(), NO_TYPES].concat());
         self.enter(leased, Request::Parse(parse), Awaits::Parse, Some(change));
         Done(Sent::Done)
     }
@@ -294,6 +313,8 @@ impl Session {
     }
 }
 
+/// The end of a `Parse` without types for its parameters.
+const NO_TYPES: &[u8] = b"\0\0\0";
 /// A whole `Sync`.
 const SYNC: [u8; HEADER] = [frontend::SYNC, 0, 0, 0, 4];
 

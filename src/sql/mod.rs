@@ -11,6 +11,7 @@
 mod call;
 mod catalog;
 mod classify;
+mod explain_route;
 mod fingerprint;
 mod keyword;
 mod lexer;
@@ -24,6 +25,7 @@ mod veto;
 
 pub use catalog::{CATALOG_QUERIES, CATALOG_STAMP_QUERY, Catalog, CatalogRows, CatalogRowsError};
 pub use classify::{Classifier, MAX_TEXT};
+pub use explain_route::explained_route;
 pub use fingerprint::fingerprint;
 pub use settings::{SettingNames, setting_names};
 pub use verdict::{Class, Effects, Hint, Reason, TxControl, Verdict, explain};

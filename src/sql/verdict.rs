@@ -27,6 +27,12 @@ impl Verdict {
         Self { effects: self.effects | effects, ..self }
     }
 
+    /// Of what reads nothing and changes nothing.
+    pub const fn harmless() -> Self {
+        let (hint, consistency, tx, effects) = (None, None, TxControl::None, Effects::NONE);
+        Self { class: Class::Read, reason: Reason::Read, hint, consistency, tx, effects }
+    }
+
     /// Of what was not looked at: it may do anything.
     pub const fn opaque(reason: Reason) -> Self {
         let effects = Effects::STATE.with(Effects::MAYBE_DDL);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::fixture::Fixture;
-use super::talk::{Way, rows, run, value};
+use super::talk::{Way, prepared_rows, rows, run, value};
 use crate::support::eventually;
 
 const SCHEMA: &str = "CREATE TABLE t AS SELECT 1 AS x; CREATE TABLE log (msg text);
@@ -168,6 +168,43 @@ async fn a_read_that_conflicts_with_recovery_runs_on_the_primary() {
         read.await.unwrap_or_else(|error| panic!("{way:?}: {}", crate::support::chain(&error)));
         assert!(watch.take().on_primary(&sql), "{way:?}");
     }
+}
+
+/// `EXPLAIN ROUTE` in each way of asking says where the statement goes next, and runs nothing of it.
+#[tokio::test]
+async fn explain_route_says_where_and_why() {
+    let fixture = Fixture::start(1, SCHEMA, "", "").await;
+    let client = fixture.connect().await;
+    for (statement, host, reason) in [
+        ("SELECT x FROM t", "replica1 (replica)", "read: it only reads"),
+        ("SELECT x FROM t FOR UPDATE", "primary (primary)", "row_lock: "),
+        ("INSERT INTO t VALUES ('it''s \\ 2')", "primary (primary)", "write: "),
+        ("/* pgweir: primary */ SELECT 1", "primary (primary)", "hint_primary: "),
+        ("BEGIN READ ONLY", "replica1 (replica)", "read_only_transaction: "),
+        ("SELEC", "primary (primary)", "unknown_statement: "),
+    ] {
+        let sql = format!("EXPLAIN ROUTE {statement}");
+        let simple = rows(&client, &sql).await.unwrap();
+        let prepared = client.prepare(&sql).await.unwrap();
+        let named = prepared_rows(&client, &prepared, &[]).await.unwrap();
+        let unnamed = client.query_typed(&sql, &[]).await.unwrap();
+        assert_eq!((simple.len(), named.len(), unnamed.len()), (6, 6, 6), "{statement}");
+        for rows in [&simple, &named] {
+            assert_eq!(rows[0], [Some("host".to_owned()), Some(host.to_owned())], "{statement}");
+            assert!(rows[1][1].as_ref().is_some_and(|found| found.starts_with(reason)), "{statement}: {rows:?}");
+        }
+        assert_eq!(unnamed[0].get::<_, String>("value"), host, "{statement}");
+    }
+    assert_eq!(value(&client, "SELECT count(*) FROM t").await, "1");
+    fixture.sandbox.replicas()[0].pause_replay().await.unwrap();
+    client.batch_execute("UPDATE t SET x = 2").await.unwrap();
+    let why = rows(&client, "EXPLAIN ROUTE SELECT x FROM t").await.unwrap();
+    assert!(why[1][1].as_ref().is_some_and(|reason| reason.starts_with("not_fresh: ")), "{why:?}");
+    fixture.sandbox.replicas()[0].resume_replay().await.unwrap();
+    client.batch_execute("BEGIN").await.unwrap();
+    let why = rows(&client, "explain route SELECT x FROM t").await.unwrap();
+    assert!(why[1][1].as_ref().is_some_and(|reason| reason.starts_with("in_transaction: ")), "{why:?}");
+    client.batch_execute("ROLLBACK").await.unwrap();
 }
 
 #[tokio::test]
