@@ -19,8 +19,6 @@ pub struct Batch {
     pub executes: bool,
     /// There is a portal in it, which lives until the end of the transaction.
     pub portals: bool,
-    /// A portal is described in it.
-    pub describes: bool,
     /// It is a single simple `Query`: an error of ours is followed by `ReadyForQuery` at once.
     pub simple: bool,
     /// Its end (`Query`, `Sync`, `Flush`) is in the buffer; an open one goes on after it.
@@ -39,7 +37,6 @@ impl Batch {
             refused: false,
             executes: false,
             portals: false,
-            describes: false,
             simple: false,
             complete: false,
             synced: false,

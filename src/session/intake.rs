@@ -3,6 +3,8 @@
 
 use std::collections::VecDeque;
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use super::batch::Batch;
 use super::ledger::Status;
 use super::request::{Malformed, Read, Request, read};
@@ -39,8 +41,9 @@ pub(super) struct Intake {
     verdicts: VecDeque<Verdict>,
     /// After an error of ours: everything up to the next `Sync` is dropped.
     skipping: bool,
-    /// The admitted batch asks for the rows of what it executes.
-    describes: bool,
+    /// For each `Bind` among the admitted or gathered messages, in order: its portal, by a hash of the name, and whether
+    /// that is described before anything else is bound to it.
+    bound: VecDeque<(u64, bool)>,
 }
 
 /// What became of a message.
@@ -93,7 +96,6 @@ impl Intake {
     /// The batch is routed: its messages may be sent.
     pub(super) fn admit(&mut self, batch: &Batch) {
         self.admitted = batch.len;
-        self.describes = batch.describes;
         self.open = !batch.complete;
         self.batch = None;
     }
@@ -109,9 +111,9 @@ impl Intake {
         self.ungather();
     }
 
-    /// The message that is being sent belongs to a batch that asks for the rows of what it executes.
+    /// The client asks for the rows of the portal that is being bound.
     pub(super) fn describes_rows(&self) -> bool {
-        self.describes && self.admitted > 0
+        self.admitted > 0 && self.bound.front().is_some_and(|(_, described)| *described)
     }
 
     /// The end of the batch has been sent: what follows is a batch of its own.
@@ -135,6 +137,7 @@ impl Intake {
     pub(super) fn ungather(&mut self) {
         self.batch = None;
         self.verdicts.clear();
+        self.bound.clear();
     }
 }
 
@@ -162,6 +165,10 @@ impl Session {
             }
             if self.inbound.is_empty() {
                 return Ok(Step::NeedClient);
+            }
+            if self.intake.admitted == 0 && self.lease.as_ref().is_some_and(|leased| leased.again.is_some()) {
+                // What comes next waits until that is run again.
+                return Ok(Step::Stalled);
             }
             let taken = if self.intake.skipping {
                 self.skip()?
@@ -262,6 +269,7 @@ impl Session {
     fn gather_from(&mut self, inbound: &ReadBuffer) -> Result<Gathered, Malformed> {
         let mut batch = self.intake.batch.take().unwrap_or_else(|| {
             self.intake.verdicts.clear();
+            self.intake.bound.clear();
             Batch::empty()
         });
         if batch.complete {
@@ -326,7 +334,10 @@ impl Session {
             Request::LongParse { .. } => batch.add(Verdict::opaque(Reason::Oversized)),
             Request::Bind(BindHead { statement, .. }) | Request::Describe(Target::Statement(statement)) => {
                 batch.needs_server = true;
-                batch.portals |= matches!(request, Request::Bind(_));
+                if let Request::Bind(head) = request {
+                    batch.portals = true;
+                    self.intake.bound.push_back((xxh3_64(head.portal), false));
+                }
                 if let Some(verdict) = self.verdict_of(statement) {
                     batch.add(verdict);
                     if let Some(named) = self.names.get(statement) {
@@ -336,7 +347,13 @@ impl Session {
                 }
             }
             Request::Execute(_) => (batch.needs_server, batch.portals, batch.executes) = (true, true, true),
-            Request::Describe(_) => (batch.needs_server, batch.portals, batch.describes) = (true, true, true),
+            Request::Describe(Target::Portal(portal)) => {
+                (batch.needs_server, batch.portals) = (true, true);
+                let hash = xxh3_64(portal);
+                if let Some((_, described)) = self.intake.bound.iter_mut().rev().find(|(bound, _)| *bound == hash) {
+                    *described = true;
+                }
+            }
             Request::Close(Target::Portal(_)) | Request::CopyData | Request::CopyEnd => {
                 (batch.needs_server, batch.portals) = (true, true);
             }
@@ -421,12 +438,19 @@ impl Session {
                     }
                     None => self.answer_locally(request),
                 };
+                let taken = !matches!(sent, Sent::Not(_));
+                if taken && matches!(request, Request::Bind(_)) {
+                    self.intake.bound.pop_front();
+                }
                 Ok(Some((sent, len)))
             }
             Ok(Read::Partial { .. }) => Ok(None),
             Err(malformed) => Err(malformed),
         };
         self.inbound = inbound;
+        if self.lease.as_ref().is_none_or(|leased| !leased.repeatable) {
+            self.inbound.release();
+        }
         if let Some(mut leased) = self.lease.take_if(|_| self.ledger.has_undone()) {
             // The server skips: nothing that is sent to it is carried out.
             self.undo(&mut leased);
@@ -510,6 +534,7 @@ impl Session {
     /// More than one batch is under way: they cannot be run again as if they were one.
     fn not_repeatable(&mut self) {
         if let Some(leased) = &mut self.lease
+            && leased.again.is_none()
             && std::mem::take(&mut leased.repeatable)
         {
             self.inbound.release();

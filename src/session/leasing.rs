@@ -256,6 +256,8 @@ impl Session {
             checking: false,
             batch: 0,
             parsed: Vec::new(),
+            renamed: Vec::new(),
+            unnamed_changed: 0,
             schema: Schema::Same,
             writes: false,
             untouched: true,
@@ -309,6 +311,7 @@ impl Session {
         leased.repeatable = false;
         leased.ended_early = false;
         leased.parsed.clear();
+        leased.renamed.clear();
         self.attempts = 0;
         self.refused = false;
         self.inbound.release();
@@ -443,7 +446,8 @@ impl Session {
         }
         self.effects = Effects::NONE;
         self.intake.restart();
-        self.inbound.rewind();
+        let whole = self.inbound.rewind();
+        debug_assert!(whole, "what is to be sent again was let go");
     }
 
     /// What a client is told when its server connection is lost.

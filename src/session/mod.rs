@@ -157,6 +157,10 @@ struct Leased {
     batch: u32,
     /// Statements that the connection was given since the ledger was last empty, with the batch.
     parsed: Vec<(u64, u32)>,
+    /// Names whose meaning has changed since then, by a hash, with the batch.
+    renamed: Vec<(u64, u32)>,
+    /// The batch that changed the unnamed statement last, the session's or the connection's.
+    unnamed_changed: u32,
     /// What was sent and may have changed the schema.
     schema: Schema,
     /// Something that may have written was sent.
@@ -422,6 +426,16 @@ impl Withheld {
 }
 
 impl Leased {
+    /// Whether a batch was carried out is not known yet.
+    fn awaits(&self, batch: u32, ledger: &Ledger<Change>) -> bool {
+        batch < self.batch && (self.batch - batch) as usize <= ledger.ends_awaited()
+    }
+
+    /// The batch to which an error belongs that comes now.
+    fn failing_batch(&self, ledger: &Ledger<Change>) -> u32 {
+        self.batch.saturating_sub(ledger.ends_awaited() as u32)
+    }
+
     /// A replica's answer of which the client has seen nothing, to a batch that could be run again.
     fn may_move(&self) -> bool {
         self.repeatable && self.untouched && self.place != Place::Primary
@@ -431,6 +445,7 @@ impl Leased {
     fn forget_unnamed(&mut self, ledger: &mut Ledger<Change>) {
         const CLOSE_UNNAMED: &[u8] = b"C\0\0\0\x06S\0";
         if !self.has_unnamed {
+            self.unnamed_changed = self.batch;
             self.lease.outbound.push(CLOSE_UNNAMED);
             ledger.push(ledger::Awaits::Close, ledger::Fate::Swallow, Some(Change::HasUnnamed));
             self.has_unnamed = true;

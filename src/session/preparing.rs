@@ -21,8 +21,9 @@ use crate::wire::view::{self, BindHead, Parse};
 impl Session {
     /// `Parse` of a statement with a name.
     pub(super) fn send_parse(&mut self, leased: &mut Leased, parse: Parse<'_>) -> Sent {
-        if self.names.has(parse.name) && self.ledger.reaches_back() {
-            // An earlier batch may still fail and leave the name free.
+        let unsure = self.is_renamed(leased, parse.name) || self.names.has(parse.name);
+        if unsure && self.ledger.reaches_back() {
+            // An earlier batch may still fail and leave the name free, or taken.
             return Sent::Not(Step::Stalled);
         }
         let verdict = self.parse_verdict(&parse);
@@ -48,6 +49,7 @@ impl Session {
             Named { name, statement, parsed, told, verdict, generation, environment }
         };
         let before = self.names.set(parse.name, Some(named));
+        leased.renamed.push((xxh3_64(parse.name), leased.batch));
         if leased.repeatable {
             leased.names_before.push((name, before.clone()));
         }
@@ -111,13 +113,21 @@ impl Session {
     /// Whether the server connection has the statement is not known before an earlier batch is answered,
     /// which may fail before it comes to its `Parse`.
     pub(super) fn is_unsure(&mut self, leased: &mut Leased, name: &[u8]) -> bool {
-        if leased.parsed.is_empty() || self.ledger.is_empty() {
+        if self.ledger.is_empty() {
             leased.parsed.clear();
+            leased.renamed.clear();
             return false;
         }
         let Some(named) = self.names.get(name) else { return false };
-        let (id, batch) = (named.statement.id(), leased.batch);
-        leased.parsed.iter().any(|&(parsed, within)| parsed == id && within != batch) && self.ledger.reaches_back()
+        let id = named.statement.id();
+        let parsed = leased.parsed.iter().any(|&(parsed, batch)| parsed == id && leased.awaits(batch, &self.ledger));
+        parsed || self.is_renamed(leased, name)
+    }
+
+    /// Whether a name means what it seems to is not known before an earlier batch is answered.
+    pub(super) fn is_renamed(&self, leased: &Leased, name: &[u8]) -> bool {
+        let hash = if leased.renamed.is_empty() { 0 } else { xxh3_64(name) };
+        leased.renamed.iter().any(|&(renamed, batch)| renamed == hash && leased.awaits(batch, &self.ledger))
     }
 
     /// Makes sure that the server connection has the statement that the client calls `name`; a name
@@ -213,6 +223,7 @@ impl Session {
                     put_parse(leased, b"", identity);
                     self.ledger.push(Awaits::Parse, Fate::Swallow, Some(Change::HasUnnamed));
                     leased.has_unnamed = true;
+                    leased.unnamed_changed = leased.batch;
                 }
                 self.note(leased, verdict, b"")
             }
@@ -252,7 +263,8 @@ impl Session {
 
     /// What a message that changes the unnamed statement has to be able to take back. The first message
     /// of a batch is not skipped: it is carried out or fails.
-    pub(super) fn unnamed_changes(&mut self, leased: &Leased) -> Change {
+    pub(super) fn unnamed_changes(&mut self, leased: &mut Leased) -> Change {
+        leased.unnamed_changed = leased.batch;
         let before = self.ledger.is_unsynced().then(|| Box::new(std::mem::take(&mut self.unnamed)));
         Change::Unnamed { before, had: leased.has_unnamed }
     }

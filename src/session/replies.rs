@@ -11,6 +11,7 @@ use super::statements::{Change, Unnamed, Used};
 use super::{Again, Leased, Session, refusal};
 use crate::cluster::Place;
 use crate::pool::{OUR_NAMES, Shape};
+use crate::sql::Reason;
 use crate::wire::error::PgError;
 use crate::wire::frame::{HEADER, backend, backend_header};
 use crate::wire::view;
@@ -94,7 +95,7 @@ impl Session {
                 self.told(leased, &used, header.tag, told);
             }
             if header.tag == backend::ERROR {
-                self.portal_is_unsure(leased);
+                self.portal_fails(leased);
             }
             let rest = &leased.lease.inbound.data()[run..];
             let status = rest.get(HEADER).copied().filter(|_| header.len > HEADER);
@@ -296,7 +297,14 @@ impl Session {
         }
         // The name may stand for another by now.
         let named = self.names.get_mut(&used.name).filter(|named| named.statement.id() == used.id);
-        let Some(named) = named else { return };
+        let Some(named) = named.filter(|_| !self.ledger.muted()) else { return };
+        if has_no_shape(named.verdict.reason) {
+            return;
+        }
+        if leased.repeatable {
+            // Should it be run again, the client has not been told.
+            leased.names_before.push((used.name.clone(), Some(named.clone())));
+        }
         enter(&mut named.told, told);
         if let Some(kept) = leased.lease.prepared.touch(used.id, 0) {
             named.parsed = named.parsed.max(kept.generation);
@@ -310,10 +318,18 @@ impl Session {
         }
     }
 
-    /// An error: whether the unnamed portal was bound is not sure, unless that is being done behind it.
-    fn portal_is_unsure(&self, leased: &mut Leased) {
-        let behind = self.ledger.reaches_back() && leased.unnamed_portal == Some(leased.batch);
-        leased.unnamed_portal = leased.unnamed_portal.filter(|_| behind);
+    /// An error: the unnamed portal was not bound, or is of no use, if that was in the same batch.
+    fn portal_fails(&self, leased: &mut Leased) {
+        let failing = leased.failing_batch(&self.ledger);
+        leased.unnamed_portal = leased.unnamed_portal.filter(|&batch| batch != failing);
+    }
+
+    /// The server is asked for answers before the end of the batch: it cannot run elsewhere any more.
+    pub(super) fn stays(&mut self, leased: &mut Leased) {
+        if leased.again.is_none() {
+            leased.repeatable = false;
+            self.touch(leased);
+        }
     }
 
     /// What the client calls the statement of whose rows it was told, and whose use fails next.
@@ -361,6 +377,23 @@ impl Session {
         Verdict::Forward
     }
 
+    /// The unnamed statement is what it was before, unless a later batch has made it another: then that is what it
+    /// was before that.
+    fn undo_unnamed(&mut self, leased: &mut Leased, before: Option<Box<Unnamed>>, had: bool) {
+        match self.ledger.changes_mut().find_map(Change::unnamed_mut) {
+            Some((later_before, later_had)) => {
+                *later_had = had;
+                if let Some(later_before) = later_before {
+                    **later_before = before.map_or(Unnamed::None, |before| *before);
+                }
+            }
+            None => {
+                self.unnamed = before.map_or(Unnamed::None, |before| *before);
+                leased.has_unnamed = had;
+            }
+        }
+    }
+
     /// Nobody runs the statement again as it was parsed before a change of the schema.
     fn forget_stale(&mut self, leased: &mut Leased, used: &Used) {
         leased.lease.prepared.remove(used.id);
@@ -369,7 +402,8 @@ impl Session {
 
     /// Takes back what messages changed in our books that the server did not carry out.
     pub(super) fn undo(&mut self, leased: &mut Leased) {
-        for change in self.ledger.take_undone() {
+        let undone: Vec<_> = self.ledger.take_undone().collect();
+        for change in undone {
             match change {
                 Change::Name { name, before, prepared } => {
                     self.names.set(&name, before);
@@ -379,14 +413,19 @@ impl Session {
                 Change::Checks(_) => leased.checking = false,
                 Change::Prepared(id) => leased.lease.prepared.remove(id),
                 Change::Closed { id, cost } => leased.lease.prepared.restore(id, cost),
-                Change::Unnamed { before, had } => {
-                    self.unnamed = before.map_or(Unnamed::None, |before| *before);
-                    leased.has_unnamed = had;
-                }
-                Change::HasUnnamed => leased.has_unnamed = false,
+                Change::Unnamed { before, had } => self.undo_unnamed(leased, before, had),
+                Change::HasUnnamed => match self.ledger.changes_mut().find_map(Change::unnamed_mut) {
+                    Some((_, later_had)) => *later_had = false,
+                    None => leased.has_unnamed = false,
+                },
             }
         }
     }
+}
+
+/// `FETCH` and SQL's `EXECUTE` have the rows of what they name at the time, and PostgreSQL lets them.
+fn has_no_shape(reason: Reason) -> bool {
+    matches!(reason, Reason::Cursor | Reason::PreparedStatement)
 }
 
 fn is_description(tag: u8) -> bool {

@@ -107,7 +107,11 @@ impl Session {
                 self.ledger.copy_ended();
                 Unanswered
             }
-            Request::Flush | Request::CopyData => Unanswered,
+            Request::Flush => {
+                self.stays(leased);
+                Unanswered
+            }
+            Request::CopyData => Unanswered,
         }
     }
 
@@ -167,7 +171,7 @@ impl Session {
     }
 
     fn bind(&mut self, leased: &mut Leased, head: BindHead<'_>, len: usize) -> Course {
-        if head.portal.is_empty() {
+        if head.portal.is_empty() && !self.ledger.is_skipping() {
             leased.unnamed_portal = Some(leased.batch);
         }
         match self.knows(leased, head.statement) {
@@ -208,6 +212,7 @@ impl Session {
 
     fn knows(&mut self, leased: &mut Leased, name: &[u8]) -> Known {
         match name {
+            b"" if leased.awaits(leased.unnamed_changed, &self.ledger) => Known::Unsure,
             b"" => Known::Unnamed,
             // An earlier batch may still fail to close it.
             _ if !self.names.has(name) && !is_ours(name) && self.ledger.reaches_back() => Known::Unsure,
@@ -224,10 +229,14 @@ impl Session {
             self.unnamed = Unnamed::None;
             return Owed(Awaits::Close, Some(change));
         }
+        if self.is_renamed(leased, name) {
+            return Done(Sent::Not(Step::Stalled));
+        }
         if !self.names.has(name) && !is_ours(name) {
             return Owed(Awaits::Close, None);
         }
         let before = self.names.set(name, None);
+        leased.renamed.push((xxh3_64(name), leased.batch));
         if leased.repeatable {
             leased.names_before.push((name.into(), before.clone()));
         }
@@ -254,6 +263,7 @@ impl Session {
         self.begin_statement(leased);
         self.intake.ends();
         leased.lease.outbound.push(&SYNC);
+        leased.batch += 1;
         self.ledger.push(Awaits::Sync, Fate::Swallow, None);
         leased.ended_early = true;
         Done(Sent::Done)
@@ -286,6 +296,7 @@ impl Session {
         let name = deallocated(text)?;
         let named = self.ready_named(leased, name.as_bytes()).ok()?;
         self.names.set(name.as_bytes(), None);
+        leased.renamed.push((xxh3_64(name.as_bytes()), leased.batch));
         leased.lease.prepared.remove(named.statement.id());
         Some(format!("DEALLOCATE {}", named.statement.server_name()))
     }

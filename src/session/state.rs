@@ -123,7 +123,7 @@ impl State {
 
     /// Custom settings that are new to the session: even a `SET LOCAL` leaves them behind, empty.
     pub fn leaves_new(&self, names: &SettingNames) -> bool {
-        names.names.iter().any(|name| name.contains('.') && !self.mentioned.contains(name))
+        names.names.iter().any(|name| name.contains('.') && !self.settings.contains_key(name))
     }
 
     /// Remembers whether a statement may have changed how others are parsed, until that is known.

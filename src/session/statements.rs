@@ -69,6 +69,16 @@ pub enum Change {
     HasUnnamed,
 }
 
+impl Change {
+    /// Of the unnamed statement: what it was before, and whether the connection's was this session's.
+    pub fn unnamed_mut(&mut self) -> Option<(Option<&mut Box<Unnamed>>, &mut bool)> {
+        match self {
+            Self::Unnamed { before, had } => Some((before.as_mut(), had)),
+            _ => None,
+        }
+    }
+}
+
 /// The name in a text that is nothing but `DEALLOCATE [PREPARE] name`, as PostgreSQL would read it:
 /// unquoted names are folded to lower case (PostgreSQL, "Identifiers and Key Words").
 pub fn deallocated(text: &[u8]) -> Option<String> {

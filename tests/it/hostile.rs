@@ -84,7 +84,8 @@ async fn what_a_failed_query_left_behind_does_not_crash_the_server() {
     let parse = [say::parse("", &format!("SELECT '{}'", "x".repeat(12_000))), say::sync()].concat();
     let bind = [say::bind("", "", &[]), say::sync()].concat();
     let end = vec![[say::execute("", 0), say::sync()].concat()];
-    for refused in [vec![parse.clone(); 3], vec![parse.clone(), parse, bind]].iter().cycle().take(6) {
+    let flushed = [&parse[..parse.len() - 5], &say::flush()].concat();
+    for refused in [vec![parse.clone(); 3], vec![parse.clone(), parse, bind.clone()]].iter().cycle().take(6) {
         let batches = [&begin[..], refused, &end].concat();
         for together in [1, batches.len()] {
             let mut client = RawClient::welcome(&endpoint(proxy.port)).await;
@@ -97,6 +98,18 @@ async fn what_a_failed_query_left_behind_does_not_crash_the_server() {
             }
             let codes: Vec<_> = last.iter().filter_map(Frame::sqlstate).collect();
             assert_eq!(codes.last().map(String::as_str), Some("25P02"));
+        }
+    }
+    // A `Bind` is discarded where an error has been told of before.
+    for _ in 0..12 {
+        let mut client = RawClient::welcome(&endpoint(proxy.port)).await;
+        client.send(&begin.concat()).await.unwrap();
+        assert_eq!(client.until_ready(2).await.1, None);
+        client.send(&flushed).await.unwrap();
+        assert_eq!(client.reader.until(b'E', 1).await.1, None);
+        for message in [&bind, &end[0]] {
+            client.send(message).await.unwrap();
+            assert_eq!(client.until_ready(1).await.1, None);
         }
     }
     assert_eq!(witness.rows("SELECT 'alive'").await, ["alive"]);

@@ -87,6 +87,14 @@ struct Entry<C> {
     change: Option<C>,
 }
 
+impl<C> Entry<C> {
+    /// The end of one of the client's batches. A question of our own is none: it does not fail, or the session ends.
+    fn ends_batch(&self) -> bool {
+        let ours = self.awaits == Awaits::Query && matches!(self.fate, Fate::Swallow);
+        self.awaits.is_answered_by_ready() && !ours
+    }
+}
+
 /// What the front entry's reply has come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Front {
@@ -265,7 +273,17 @@ impl<C> Ledger<C> {
 
     /// Replies of an earlier batch are awaited.
     pub fn reaches_back(&self) -> bool {
-        self.entries.iter().any(|entry| entry.awaits.is_answered_by_ready())
+        self.entries.iter().any(Entry::ends_batch)
+    }
+
+    /// Ends of batches whose replies are awaited.
+    pub fn ends_awaited(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.ends_batch()).count()
+    }
+
+    /// The changes of what was sent and is not answered yet, in order.
+    pub fn changes_mut(&mut self) -> impl Iterator<Item = &mut C> {
+        self.entries.iter_mut().filter_map(|entry| entry.change.as_mut())
     }
 
     /// Nothing is owed: every message was answered and no implicit transaction is open.

@@ -101,6 +101,60 @@ fn names() -> Vec<Script> {
     let twice = "SELECT 'twice'";
     let authored = Compare::BytesSaveSource;
     vec![
+        script("a name closed and made anew behind an error")
+            .send([parse("a", "SELECT 'old'"), sync()])
+            .ready(1)
+            .send([
+                bind("", "nosuch", &[]),
+                close_statement("a"),
+                sync(),
+                close_statement("a"),
+                parse("a", "SELECT 'new'"),
+                sync(),
+            ])
+            .ready(2)
+            .send([again("a", &[])])
+            .ready(1),
+        script("a name that an error ahead leaves taken")
+            .compare(authored)
+            .send([parse("a", "SELECT 'old'"), sync()])
+            .ready(1)
+            .send([bind("", "nosuch", &[]), close_statement("a"), sync(), parse("a", "SELECT 'new'"), sync()])
+            .ready(2)
+            .send([again("a", &[])])
+            .ready(1),
+        script("a name that an error ahead leaves free")
+            .send([
+                bind("", "nosuch", &[]),
+                parse("a", "SELECT 'old'"),
+                sync(),
+                close_statement("a"),
+                parse("a", "SELECT 'new'"),
+                sync(),
+            ])
+            .ready(2)
+            .send([again("a", &[])])
+            .ready(1),
+        script("the unnamed statement behind an error ahead")
+            .send([parse("", "SELECT 1"), sync()])
+            .ready(1)
+            .send([bind("", "nosuch", &[]), parse("", "SELECT 3"), sync(), parse("", "SELECT 4"), sync()])
+            .ready(2)
+            .send([again("", &[])])
+            .ready(1)
+            .send([bind("", "nosuch", &[]), parse("", "SELECT 5"), sync(), again("", &[])])
+            .ready(2),
+        script("a ROLLBACK bound behind an error ahead")
+            .send([
+                query("BEGIN"),
+                query("SELECT 1 / 0"),
+                parse("", "ROLLBACK"),
+                bind("", "", &[]),
+                sync(),
+                execute("", 0),
+                sync(),
+            ])
+            .ready(4),
         script("a name that is taken")
             .compare(authored)
             .send([parse("s", "SELECT 1"), sync()])

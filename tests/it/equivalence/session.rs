@@ -167,6 +167,14 @@ fn settings() -> Vec<Script> {
             .query("SELECT current_setting('app.local')")
             .query("COMMIT")
             .query("SELECT current_setting('app.local', true)"),
+        script("a local setting that was prepared before")
+            .send([parse("s", "SET LOCAL app.prepared = '1'"), sync()])
+            .ready(1)
+            .query("BEGIN")
+            .send([again("s", &[])])
+            .ready(1)
+            .query("COMMIT")
+            .query("SELECT current_setting('app.prepared')"),
         script("wrong settings")
             .query("SET no_such_setting = 1")
             .query("SHOW no_such_setting")
