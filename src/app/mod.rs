@@ -6,6 +6,7 @@ mod error;
 mod files;
 mod readiness;
 mod reload;
+mod roles;
 mod shutdown;
 mod snapshot;
 
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Mutex, oneshot, watch};
 use tokio::task::JoinSet;
 
 pub use error::StartError;
@@ -29,6 +30,7 @@ use crate::session::{Shared, enforce_ceilings, leave_silent_replicas};
 use census::DoorCensus;
 use files::FilesNeeded;
 use readiness::Readiness;
+use roles::Snapshots;
 
 /// Bytes that the classifier may use to remember what it found out about statements.
 const CLASSIFIER_CACHE: usize = 16 << 20;
@@ -36,7 +38,7 @@ const CLASSIFIER_CACHE: usize = 16 << 20;
 /// A running proxy. Dropping it ends everything at once; [`App::shutdown`] in order.
 pub struct App {
     door: Arc<Door>,
-    snapshots: watch::Sender<Arc<Snapshot>>,
+    snapshots: Arc<Snapshots>,
     stopping: watch::Sender<bool>,
     secret: MockSecret,
     readiness: Arc<Readiness>,
@@ -79,11 +81,12 @@ impl App {
             http: JoinSet::new(),
             http_ends: None,
             door,
-            snapshots,
+            snapshots: Arc::new(Snapshots { current: snapshots, changing: Mutex::default() }),
             stopping,
             secret,
         };
         app.watches.spawn(enforce_ceilings(shared.clone()));
+        app.watches.spawn(roles::follow(app.door.clone(), app.snapshots.clone()));
         let door = app.door.clone();
         let replicas = move || {
             let snapshot = door.snapshot();

@@ -14,12 +14,13 @@ impl App {
         let metrics = &self.door.shared.metrics;
         let prepared = snapshot::prepare(config, self.secret.clone()).await;
         let handshake = prepared.inspect_err(|_| metrics.reloaded("failed"))?;
+        let _one_at_a_time = self.snapshots.changing.lock().await;
         let before = self.door.snapshot();
         let next = Arc::new(before.next(handshake, metrics));
         for setting in needs_restart(before.config(), next.config()) {
             tracing::warn!(setting, "this change takes effect at the next start of pgweir");
         }
-        self.snapshots.send_replace(next.clone());
+        self.snapshots.current.send_replace(next.clone());
         next.succeed(&before);
         next.warm();
         metrics.reloaded("ok");

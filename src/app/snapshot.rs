@@ -6,7 +6,9 @@ use std::sync::Arc;
 use crate::auth::{AccountError, MockSecret, ScramKeys};
 use crate::client::HandshakeContext;
 use crate::cluster::{Cluster, Place};
-use crate::config::{ClusterConfig, Config, Consistency, DatabaseConfig, PoolSettings, UserAuth, UserConfig};
+use crate::config::{
+    ClusterConfig, Config, Consistency, DatabaseConfig, HostConfig, PoolSettings, Roles, UserAuth, UserConfig,
+};
 use crate::metrics::Metrics;
 use crate::net::tls::{Acceptor, TlsError};
 use crate::pool::PoolKey;
@@ -20,8 +22,8 @@ const ANY_DATABASE: &str = "*";
 /// A configuration with what was made of it. Replaced as a whole by a reload; who holds one goes on
 /// with it to the end of its handshake.
 pub struct Snapshot {
-    pub handshake: HandshakeContext,
-    pub tenants: Tenants,
+    pub handshake: Arc<HandshakeContext>,
+    pub tenants: Arc<Tenants>,
     clusters: BTreeMap<String, Arc<Cluster>>,
 }
 
@@ -56,17 +58,31 @@ impl Snapshot {
         let make = |cluster: &Arc<ClusterConfig>| Cluster::new(cluster.clone(), metrics.clone());
         let configs = handshake.config.clusters.iter();
         let clusters = configs.map(|(name, cluster)| (name.clone(), make(cluster))).collect();
-        Self { tenants: Tenants::new(&handshake.config), handshake, clusters }
+        Self { tenants: Arc::new(Tenants::new(&handshake.config)), handshake: Arc::new(handshake), clusters }
     }
 
     /// What follows after a reload: clusters whose servers are the same stay, and tenants go on counting.
     pub fn next(&self, handshake: HandshakeContext, metrics: &Arc<Metrics>) -> Self {
         let keep_or_make = |(name, config): (&String, &Arc<ClusterConfig>)| {
-            let kept = self.clusters.get(name).filter(|running| is_served_by(config, &running.config)).cloned();
-            (name.clone(), kept.unwrap_or_else(|| Cluster::new(config.clone(), metrics.clone())))
+            let running = self.clusters.get(name);
+            let config = running.map_or_else(|| config.clone(), |running| as_found(config, &running.config));
+            let kept = running.filter(|running| is_served_by(&config, &running.config)).cloned();
+            (name.clone(), kept.unwrap_or_else(|| Cluster::new(config, metrics.clone())))
         };
         let clusters = handshake.config.clusters.iter().map(keep_or_make).collect();
-        Self { tenants: self.tenants.reload(&handshake.config), handshake, clusters }
+        let tenants = Arc::new(self.tenants.reload(&handshake.config));
+        Self { tenants, handshake: Arc::new(handshake), clusters }
+    }
+
+    /// What follows when another server of a cluster has become its primary, by [`Cluster::host`]'s number. `None`
+    /// when the cluster is not the one of this configuration any more.
+    pub fn with_primary(&self, cluster: &Arc<Cluster>, number: usize, metrics: &Arc<Metrics>) -> Option<Self> {
+        let name = &cluster.config.name;
+        self.clusters.get(name).filter(|running| Arc::ptr_eq(running, cluster))?;
+        let config = led_by(&cluster.config, &cluster.host(number).config);
+        let mut clusters = self.clusters.clone();
+        clusters.insert(name.clone(), Cluster::new(Arc::new(config), metrics.clone()));
+        Some(Self { tenants: self.tenants.clone(), handshake: self.handshake.clone(), clusters })
     }
 
     /// To be called once clients see this snapshot: gives the pools that stay their new sizes and
@@ -181,10 +197,31 @@ impl Snapshot {
     }
 }
 
+/// The same servers with this one as the primary.
+fn led_by(config: &ClusterConfig, primary: &HostConfig) -> ClusterConfig {
+    let others = std::iter::once(&config.primary).chain(&config.replicas).filter(|host| *host != primary);
+    ClusterConfig { primary: primary.clone(), replicas: others.cloned().collect(), ..config.clone() }
+}
+
+/// A configuration whose servers are asked for their roles, with the primary that was found.
+fn as_found(wanted: &Arc<ClusterConfig>, running: &ClusterConfig) -> Arc<ClusterConfig> {
+    let asked = wanted.roles == Roles::Asked && running.roles == Roles::Asked;
+    if asked && wanted.replicas.contains(&running.primary) {
+        return Arc::new(led_by(wanted, &running.primary));
+    }
+    wanted.clone()
+}
+
 /// Whether a cluster that was made for `running` serves `wanted` as well: everything but the
 /// consistency, which is each session's own.
 fn is_served_by(wanted: &ClusterConfig, running: &ClusterConfig) -> bool {
-    ClusterConfig { consistency: running.consistency, ..wanted.clone() } == *running
+    // The order of the others has no meaning.
+    let mut wanted = ClusterConfig { consistency: running.consistency, ..wanted.clone() };
+    let mut running = running.clone();
+    for config in [&mut wanted, &mut running] {
+        config.replicas.sort_by(|one, other| one.name.cmp(&other.name));
+    }
+    wanted == running
 }
 
 fn may_use(user: &UserConfig, database: &str) -> bool {
@@ -248,6 +285,25 @@ mod tests {
         let third = second.next(prepared(narrower).await, &metrics);
         third.succeed(&second);
         assert!(app.is_closed());
+    }
+
+    #[tokio::test]
+    async fn a_primary_that_was_found_stays_when_the_file_is_read_again() {
+        let mut config = config(5);
+        let cluster = Arc::make_mut(config.clusters.get_mut("main").unwrap());
+        let named = |name: &str| HostConfig { name: name.to_owned(), ..cluster.primary.clone() };
+        cluster.replicas = vec![named("second"), named("third")];
+        cluster.roles = Roles::Asked;
+        let (first, metrics) = first(config.clone()).await;
+        let running = first.clusters["main"].clone();
+        let promoted = first.with_primary(&running, 2, &metrics).unwrap();
+        assert_eq!(promoted.clusters["main"].primary.config.name, "third");
+        assert!(promoted.with_primary(&running, 1, &metrics).is_none(), "what is said of the old one is late");
+        let next = promoted.next(prepared(config.clone()).await, &metrics);
+        assert!(Arc::ptr_eq(&next.clusters["main"], &promoted.clusters["main"]));
+        Arc::make_mut(config.clusters.get_mut("main").unwrap()).replicas.pop();
+        let without = promoted.next(prepared(config).await, &metrics);
+        assert_ne!(without.clusters["main"].primary.config.name, "third");
     }
 
     #[tokio::test]

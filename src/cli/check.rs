@@ -8,7 +8,8 @@ use clap::Args;
 
 use super::ConfigArgs;
 use crate::config::{
-    Config, DatabaseConfig, HostAddress, HostConfig, PoolMode, SslMode, Tier, UserAuth, UserConfig, show_duration,
+    Config, DatabaseConfig, HostAddress, HostConfig, PoolMode, Roles, SslMode, Tier, UserAuth, UserConfig,
+    show_duration,
 };
 
 /// Check a configuration and show what it says
@@ -57,10 +58,16 @@ fn summary(config: &Config) -> String {
     let mut lines = vec![("clients", clients(config)), ("metrics", metrics(config))];
     lines.extend(config.clusters.values().map(|cluster| {
         let replicas: Vec<String> = cluster.replicas.iter().map(shown_host).collect();
-        let replicas = if replicas.is_empty() { "none".to_owned() } else { replicas.join(", ") };
         let consistency = cluster.consistency.name();
         let primary = shown_host(&cluster.primary);
-        ("cluster", format!("{}: primary {primary}; replicas {replicas}; consistency {consistency}", cluster.name))
+        let hosts = match cluster.roles {
+            Roles::Asked => {
+                format!("hosts {}, asked who is the primary", [vec![primary], replicas].concat().join(", "))
+            }
+            Roles::Configured if replicas.is_empty() => format!("primary {primary}; replicas none"),
+            Roles::Configured => format!("primary {primary}; replicas {}", replicas.join(", ")),
+        };
+        ("cluster", format!("{}: {hosts}; consistency {consistency}", cluster.name))
     }));
     lines.extend(config.databases.values().map(|database| ("database", shown_database(database))));
     lines.extend(config.users.values().map(|user| ("user", shown_user(user))));

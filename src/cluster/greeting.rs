@@ -2,6 +2,7 @@
 //! that it asked for at startup. Learned from a server once per distinct set of settings.
 
 use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
 use super::group::{Group, Place};
 use crate::pool::{AcquireError, Lease, Settings, difference, probe};
@@ -73,7 +74,14 @@ impl Group {
 
     /// On the primary, or on a replica while there is no primary.
     async fn any_lease(self: &Arc<Self>) -> Result<Lease, GreetingError> {
-        let outcome = self.pool(Place::Primary).wait().lease().await;
+        let patience = Instant::now() + self.failover_wait;
+        while self.lacks_primary() && !self.has_live_replica() && !self.is_closed() && Instant::now() < patience {
+            self.changes().await;
+        }
+        let outcome = match self.pick_replica(&super::Wanted::default()) {
+            Some(replica) if self.lacks_primary() => self.pool(replica).wait().lease().await,
+            _ => self.pool(Place::Primary).wait().lease().await,
+        };
         match (outcome, self.pick_replica(&super::Wanted::default())) {
             (Err(AcquireError::Connect(_)), Some(replica)) => self.pool(replica).wait().lease().await,
             (outcome, _) => outcome,

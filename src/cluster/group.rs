@@ -12,9 +12,12 @@ use super::freshness::{Clock, Moment};
 use super::greeting::Greeting;
 use super::host::{Host, Role};
 use super::refusals::Refusals;
-use crate::config::PoolSettings;
+use tokio::sync::Notify;
+
+use crate::config::{PoolSettings, Roles};
 use crate::metrics::Metrics;
-use crate::pool::{Pool, PoolCensus, PoolKey, Settings, Statements};
+use crate::pool::{AcquireError, Pool, PoolCensus, PoolKey, Settings, Statements};
+use crate::server::ConnectError;
 use crate::server::connect::Login;
 use crate::sql::Catalog;
 
@@ -52,6 +55,9 @@ pub struct Group {
     pub clock: Arc<Clock>,
     pub max_staleness: Option<Duration>,
     pub freshness_wait: Duration,
+    pub failover_wait: Duration,
+    roles: Roles,
+    closing: Notify,
     primary: (Arc<Host>, Arc<Pool>),
     replicas: Vec<(Arc<Host>, Arc<Pool>)>,
     catalog: Arc<CatalogKeeper>,
@@ -87,6 +93,9 @@ impl Group {
             clock: cluster.clock.clone(),
             max_staleness: cluster.config.max_staleness,
             freshness_wait: cluster.config.freshness_wait,
+            failover_wait: cluster.config.failover_wait,
+            roles: cluster.config.roles,
+            closing: Notify::new(),
             statements: Statements::default(),
             catalog,
             refusals: Refusals::default(),
@@ -151,6 +160,30 @@ impl Group {
             }
             self.clock.demand(wanted.written.max(wanted.seen));
             advanced.await;
+        }
+    }
+
+    /// No server is known to be the primary: where roles are asked, the one that was it does not say so any more, or
+    /// not yet.
+    pub fn lacks_primary(&self) -> bool {
+        self.roles == Roles::Asked && !self.primary.0.is_up()
+    }
+
+    /// What is said of that.
+    pub fn no_primary(&self) -> AcquireError {
+        let host = self.primary.0.config.name.clone();
+        let reason = "no server of its cluster says that it is the primary".to_owned();
+        AcquireError::Connect(Arc::new(ConnectError::Unreachable { host, reason }))
+    }
+
+    /// Returns after a moment, or as soon as another cluster takes the place of this one. Cancel safe.
+    pub async fn changes(&self) {
+        const MOMENT: Duration = Duration::from_millis(100);
+        let mut closing = std::pin::pin!(self.closing.notified());
+        closing.as_mut().enable();
+        if !self.is_closed() {
+            // Either will do.
+            let _ = tokio::time::timeout(MOMENT, closing).await;
         }
     }
 
@@ -261,6 +294,7 @@ impl Group {
 
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
+        self.closing.notify_waiters();
         self.pools().for_each(|(_, pool)| pool.close());
     }
 

@@ -1,11 +1,11 @@
 //! One PostgreSQL server of a cluster: its role, whether it answers, and how fresh it is.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::freshness::Moment;
-use crate::config::HostConfig;
+use super::freshness::{Lsn, Moment};
+use crate::config::{HostConfig, Roles};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
@@ -22,6 +22,18 @@ impl Role {
     }
 }
 
+/// What a server says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// It does not answer, or has not been asked.
+    Unknown,
+    Standby,
+    /// On which timeline (PostgreSQL, "Timelines").
+    Primary {
+        timeline: u32,
+    },
+}
+
 #[derive(Debug)]
 pub struct Host {
     pub config: Arc<HostConfig>,
@@ -31,20 +43,26 @@ pub struct Host {
     up: AtomicBool,
     fresh_as_of: AtomicU64,
     lag_bytes: AtomicU64,
+    claim: Mutex<Claim>,
+    /// How far its WAL was replayed when it was last asked, and when that was.
+    replayed: Mutex<(Moment, Lsn)>,
     /// How often it was lost.
     losses: AtomicU64,
 }
 
 impl Host {
-    /// A primary counts as up until it is known to be down; a replica only once it has answered.
-    pub fn new(config: Arc<HostConfig>, role: Role) -> Self {
+    /// A configured primary counts as up until it is known to be down; every other host only once it has answered.
+    pub fn new(config: Arc<HostConfig>, role: Role, roles: Roles) -> Self {
+        let up = role == Role::Primary && roles == Roles::Configured;
         Self {
             config,
             role,
             load: Arc::default(),
-            up: AtomicBool::new(role == Role::Primary),
+            up: AtomicBool::new(up),
             fresh_as_of: AtomicU64::new(0),
             lag_bytes: AtomicU64::new(0),
+            claim: Mutex::new(Claim::Unknown),
+            replayed: Mutex::new((Moment::NEVER, Lsn(0))),
             losses: AtomicU64::new(0),
         }
     }
@@ -61,6 +79,24 @@ impl Host {
             self.losses.fetch_add(1, Ordering::AcqRel);
         }
         changed
+    }
+
+    pub fn claim(&self) -> Claim {
+        *self.claim.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn claims(&self, claim: Claim) {
+        *self.claim.lock().unwrap_or_else(PoisonError::into_inner) = claim;
+    }
+
+    pub(super) fn set_replayed(&self, asked: Moment, replayed: Lsn) {
+        *self.replayed.lock().unwrap_or_else(PoisonError::into_inner) = (asked, replayed);
+    }
+
+    /// It has replayed what the primary, asked later, has not written: it follows another history.
+    pub(super) fn is_ahead_of(&self, asked: Moment, written: Lsn) -> bool {
+        let (when, replayed) = *self.replayed.lock().unwrap_or_else(PoisonError::into_inner);
+        when != Moment::NEVER && when < asked && replayed > written
     }
 
     /// Everything committed on the primary before this is visible here.

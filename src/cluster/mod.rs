@@ -17,9 +17,9 @@ pub use catalog::CatalogKeeper;
 pub use freshness::{Clock, Moment};
 pub use greeting::{Greeting, GreetingError};
 pub use group::{Group, Home, Place, Wanted};
-pub use host::{Host, Role};
+pub use host::{Claim, Host, Role};
 
-use crate::config::{ClusterConfig, PoolSettings};
+use crate::config::{ClusterConfig, PoolSettings, Roles};
 use crate::metrics::Metrics;
 use crate::pool::{PoolCensus, PoolKey};
 use crate::server::connect::Login;
@@ -49,7 +49,9 @@ impl Cluster {
     /// login it borrows unless the configuration names one.
     pub fn new(config: Arc<ClusterConfig>, metrics: Arc<Metrics>) -> Arc<Self> {
         let clock = Arc::new(Clock::default());
-        let host = |config: &crate::config::HostConfig, role| Arc::new(Host::new(Arc::new(config.clone()), role));
+        let roles = config.roles;
+        let host =
+            |config: &crate::config::HostConfig, role| Arc::new(Host::new(Arc::new(config.clone()), role, roles));
         let cluster = Arc::new(Self {
             primary: host(&config.primary, Role::Primary),
             replicas: config.replicas.iter().map(|replica| host(replica, Role::Replica)).collect(),
@@ -88,10 +90,24 @@ impl Cluster {
         groups.insert(key, group.clone());
         drop(groups);
         self.spawn(catalog::keep(Arc::downgrade(&group)));
-        if !self.replicas.is_empty() {
+        if !self.replicas.is_empty() || self.config.roles == Roles::Asked {
             self.monitored.call_once(|| self.monitor(login));
         }
         group
+    }
+
+    /// What each server says of itself, in the order of [`Self::host`].
+    pub fn claims(&self) -> Vec<Claim> {
+        self.hosts().map(|host| host.claim()).collect()
+    }
+
+    /// By number: 0 is the primary.
+    pub fn host(&self, number: usize) -> &Arc<Host> {
+        number.checked_sub(1).map_or(&self.primary, |replica| &self.replicas[replica])
+    }
+
+    fn hosts(&self) -> impl Iterator<Item = &Arc<Host>> {
+        std::iter::once(&self.primary).chain(&self.replicas)
     }
 
     /// Every group that has been used.
@@ -145,7 +161,7 @@ impl Cluster {
             },
             None => borrowed.clone(),
         };
-        for host in std::iter::once(&self.primary).chain(&self.replicas) {
+        for host in self.hosts() {
             self.spawn(monitor::watch(Arc::downgrade(self), host.clone(), login.clone()));
         }
     }

@@ -3,20 +3,26 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::freshness::Lsn;
-use super::host::{Host, Role};
-use super::{Clock, Cluster};
+use super::Cluster;
+use super::freshness::{Lsn, Moment};
+use super::host::{Claim, Host, Role};
+use crate::config::Roles;
 use crate::server::{ConnectError, Connected, Login, connect, simple_query};
 
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Where roles are asked, while no reads come.
+const ROLES_BEAT: Duration = Duration::from_millis(100);
 /// While no reads come, and between attempts to reach a host that is gone.
 const SLOW_BEAT: Duration = Duration::from_millis(500);
 
 /// Between two questions while a session waits for what a replica is about to show.
 const HURRY: Duration = Duration::from_millis(1);
 
-const PRIMARY: &str = "SELECT pg_catalog.pg_current_wal_insert_lsn() WHERE NOT pg_catalog.pg_is_in_recovery()";
-const REPLICA: &str = "SELECT pg_catalog.pg_last_wal_replay_lsn() WHERE pg_catalog.pg_is_in_recovery()";
+/// A position, and the primary's timeline: the first eight digits of a WAL file's name.
+const PRIMARY: &str = "SELECT pg_catalog.pg_current_wal_insert_lsn(), \
+    pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8) \
+    WHERE NOT pg_catalog.pg_is_in_recovery()";
+const REPLICA: &str = "SELECT pg_catalog.pg_last_wal_replay_lsn(), NULL WHERE pg_catalog.pg_is_in_recovery()";
 
 /// Runs until the cluster is gone.
 pub(super) async fn watch(cluster: Weak<Cluster>, host: Arc<Host>, login: Login) {
@@ -32,6 +38,7 @@ pub(super) async fn watch(cluster: Weak<Cluster>, host: Arc<Host>, login: Login)
             }
             (Some(cluster), Err(error)) => lost(&cluster, &host, error),
         }
+        host.claims(Claim::Unknown);
         tokio::time::sleep(SLOW_BEAT).await;
     }
 }
@@ -39,29 +46,31 @@ pub(super) async fn watch(cluster: Weak<Cluster>, host: Arc<Host>, login: Login)
 /// Asks again and again until the host does not answer as its role should: why it does not. `None` when
 /// the cluster is gone.
 async fn follow(cluster: &Weak<Cluster>, host: &Host, connection: &mut Connected) -> Option<&'static str> {
-    let sql = match host.role {
-        Role::Primary => PRIMARY,
-        Role::Replica => REPLICA,
-    };
     loop {
         let asked = cluster.upgrade()?.clock.now();
-        let answer = tokio::time::timeout(PATIENCE, simple_query(&mut connection.stream, sql, 4096)).await;
-        let answer = match answer {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => return Some("the monitor's connection was closed"),
-            Err(_) => return Some("it accepts connections and does not answer"),
+        let answer = match ask(connection, host.role).await {
+            Ok(answer) => answer,
+            Err(reason) => return Some(reason),
         };
-        let position = answer.sets.into_iter().flatten().flatten().flatten().next();
-        // The questions have no row for a host of the other role.
-        let Some(lsn) = position.as_deref().and_then(Lsn::parse) else {
-            return Some(match host.role {
-                Role::Primary => "it is a standby, and configured as the primary",
-                Role::Replica => "it is not a standby (or has replayed nothing yet), and configured as a replica",
-            });
-        };
-        let lsn = lsn.without_header();
         let cluster = cluster.upgrade()?;
-        note(&cluster.clock, host, asked, lsn);
+        let Some((lsn, timeline)) = answer else {
+            let other = match host.role {
+                Role::Primary => "it is a standby, and not the primary",
+                Role::Replica => "it is not a standby (or has replayed nothing yet)",
+            };
+            if cluster.config.roles == Roles::Configured {
+                return Some(other);
+            }
+            // Its own word on its role is what the cluster waits for.
+            let claim = if host.role == Role::Primary { Claim::Standby } else { other_role(connection).await.ok()? };
+            host.claims(claim);
+            lost(&cluster, host, ConnectError::Unreachable { host: host.config.name.clone(), reason: other.into() });
+            drop(cluster);
+            tokio::time::sleep(ROLES_BEAT).await;
+            continue;
+        };
+        host.claims(timeline.map_or(Claim::Standby, |timeline| Claim::Primary { timeline }));
+        note(&cluster, host, asked, lsn);
         let reaches = if host.role == Role::Primary { asked } else { host.fresh_as_of() };
         if host.set_up(true) {
             found(&cluster, host);
@@ -69,6 +78,7 @@ async fn follow(cluster: &Weak<Cluster>, host: &Host, connection: &mut Connected
         let beat = match cluster.clock_is_wanted() {
             true if cluster.clock.is_demanded_beyond(reaches) => HURRY.min(cluster.config.poll_interval),
             true => cluster.config.poll_interval,
+            false if cluster.config.roles == Roles::Asked => ROLES_BEAT,
             false => SLOW_BEAT,
         };
         let clock = cluster.clock.clone();
@@ -82,15 +92,48 @@ async fn follow(cluster: &Weak<Cluster>, host: &Host, connection: &mut Connected
     }
 }
 
-fn note(clock: &Clock, host: &Host, asked: super::Moment, lsn: Lsn) {
-    match host.role {
-        Role::Primary => clock.sample(asked, lsn),
-        Role::Replica => {
-            if let Some((moment, lag)) = clock.reached(lsn) {
-                host.set_fresh(moment, lag);
-                clock.advances();
-            }
+/// Where the host is in the WAL, and the timeline of a primary; `None` when it has another role.
+async fn ask(connection: &mut Connected, role: Role) -> Result<Option<(Lsn, Option<u32>)>, &'static str> {
+    let sql = match role {
+        Role::Primary => PRIMARY,
+        Role::Replica => REPLICA,
+    };
+    let answer = match tokio::time::timeout(PATIENCE, simple_query(&mut connection.stream, sql, 4096)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) => return Err("the monitor's connection was closed"),
+        Err(_) => return Err("it accepts connections and does not answer"),
+    };
+    let mut columns = answer.sets.into_iter().flatten().flatten();
+    let lsn = columns.next().flatten().as_deref().and_then(Lsn::parse);
+    let timeline = columns.next().flatten().and_then(|digits| u32::from_str_radix(&digits, 16).ok());
+    Ok(lsn.map(|lsn| (lsn.without_header(), timeline)))
+}
+
+/// What a host says that was taken for a replica.
+async fn other_role(connection: &mut Connected) -> Result<Claim, &'static str> {
+    let answer = ask(connection, Role::Primary).await?;
+    Ok(answer.and_then(|(_, timeline)| timeline).map_or(Claim::Standby, |timeline| Claim::Primary { timeline }))
+}
+
+fn note(cluster: &Cluster, host: &Host, asked: Moment, lsn: Lsn) {
+    let clock = &cluster.clock;
+    if host.role == Role::Primary {
+        clock.sample(asked, lsn);
+        for replica in cluster.replicas.iter().filter(|replica| replica.is_ahead_of(asked, lsn)) {
+            replica.set_replayed(Moment::NEVER, Lsn(0));
+            let reason = "it has replayed what the primary has not written: it must be made anew from the primary";
+            lost(
+                cluster,
+                replica,
+                ConnectError::Unreachable { host: replica.config.name.clone(), reason: reason.into() },
+            );
         }
+        return;
+    }
+    host.set_replayed(asked, lsn);
+    if let Some((moment, lag)) = clock.reached(lsn) {
+        host.set_fresh(moment, lag);
+        clock.advances();
     }
 }
 

@@ -5,12 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::defaults::{MONITOR_DATABASE, POLL_INTERVAL};
+use super::defaults::{FAILOVER_WAIT, MONITOR_DATABASE, POLL_INTERVAL};
 use super::listen::{DAY, MILLISECOND, is_readable, set};
 use super::reader::{Item, Section};
 use super::secrets::{Surroundings, plain_password};
 use super::server_url::ServerUrl;
-use super::{ClusterConfig, Consistency, HostAddress, HostConfig, MonitorConfig, ServerTls};
+use super::{ClusterConfig, Consistency, HostAddress, HostConfig, MonitorConfig, Roles, ServerTls};
 
 /// The clusters that could be read; the names of all are in the keys of the file.
 pub(super) fn clusters(item: &Item, around: &Surroundings) -> BTreeMap<String, Arc<ClusterConfig>> {
@@ -22,11 +22,37 @@ pub(super) fn clusters(item: &Item, around: &Surroundings) -> BTreeMap<String, A
 }
 
 fn cluster(name: String, section: Section, around: &Surroundings) -> Option<ClusterConfig> {
-    let primary = section.require("primary", "a URL such as \"postgres://10.0.0.1:5432\"");
+    let host_items = section.get("hosts").map(|item| item.list());
+    let roles = if host_items.is_some() { Roles::Asked } else { Roles::Configured };
+    let mut host_items = host_items.unwrap_or_default().into_iter();
+    let primary = match roles {
+        Roles::Asked => host_items.next(),
+        Roles::Configured => section.require("primary", "a URL such as \"postgres://10.0.0.1:5432\", or `hosts`"),
+    };
+    if roles == Roles::Asked && primary.is_none() {
+        section.error("`hosts` is empty: expected the URLs of the cluster's servers");
+    }
     let primary = primary.and_then(|item| host(&item, around));
-    let replica_items = section.get("replicas").map(|item| item.list()).unwrap_or_default();
+    let replica_items = match roles {
+        Roles::Asked => host_items.collect(),
+        Roles::Configured => section.get("replicas").map(|item| item.list()).unwrap_or_default(),
+    };
     let replicas: Vec<_> = replica_items.iter().map(|item| (item, host(item, around))).collect();
     report_twins(primary.as_ref(), &replicas);
+    if roles == Roles::Asked {
+        for key in ["primary", "replicas"] {
+            if let Some(item) = section.get(key) {
+                item.error(format!("`{key}` and `hosts` exclude each other: who is the primary is asked of `hosts`"));
+            }
+        }
+    }
+    let mut failover_wait = if roles == Roles::Asked { FAILOVER_WAIT } else { Duration::ZERO };
+    set(
+        &mut failover_wait,
+        section
+            .get("failover_wait")
+            .and_then(|item| item.duration_or_zero(MILLISECOND..=Duration::from_secs(600), "nobody waits")),
+    );
 
     let consistency = section.get("consistency").and_then(|item| item.choice(&Consistency::NAMES));
     let mut poll_interval = POLL_INTERVAL;
@@ -53,6 +79,8 @@ fn cluster(name: String, section: Section, around: &Surroundings) -> Option<Clus
         name,
         primary: primary?,
         replicas: replicas.into_iter().filter_map(|(_, host)| host).collect(),
+        roles,
+        failover_wait,
         consistency: consistency.unwrap_or(Consistency::Session),
         poll_interval,
         max_staleness,

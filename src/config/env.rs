@@ -14,7 +14,7 @@ use super::server_url::ServerUrl;
 use super::tenants::unlimited;
 use super::{
     ClusterConfig, Config, ConfigErrors, Consistency, DatabaseConfig, HostConfig, Http, Listen, Log, MonitorConfig,
-    PoolSettings, Secret, UserAuth, UserConfig,
+    PoolSettings, Roles, Secret, UserAuth, UserConfig,
 };
 
 const PRIMARY: &str = "DATABASE_URL";
@@ -88,6 +88,8 @@ fn config(login: Login, primary: ServerUrl, replicas: Vec<HostConfig>) -> Config
         poll_interval: POLL_INTERVAL,
         max_staleness: None,
         freshness_wait: std::time::Duration::ZERO,
+        roles: Roles::Configured,
+        failover_wait: std::time::Duration::ZERO,
         monitor: Some(monitor),
     };
     let user = UserConfig {

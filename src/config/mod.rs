@@ -145,8 +145,12 @@ pub struct PoolSettings {
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClusterConfig {
     pub name: String,
+    pub roles: Roles,
+    /// Where roles are asked: the first server, until another is found to be the primary.
     pub primary: HostConfig,
     pub replicas: Vec<HostConfig>,
+    /// How long who needs the primary waits for one, while there is none.
+    pub failover_wait: Duration,
     pub consistency: Consistency,
     /// How often the hosts are asked for their WAL positions while reads come.
     pub poll_interval: Duration,
@@ -163,6 +167,15 @@ pub struct MonitorConfig {
     pub user: String,
     pub password: Option<Secret>,
     pub database: String,
+}
+
+/// Who says which server of a cluster is the primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Roles {
+    /// `primary` and `replicas`.
+    Configured,
+    /// The servers of `hosts` themselves, again and again.
+    Asked,
 }
 
 /// Which writes a read has to see (design: freshness).

@@ -181,7 +181,7 @@ pgweir.toml:24:11: clusters.main.primary: unknown parameter `sslmod` in the URL:
 pgweir.toml:25:13: clusters.main.replicas[0]: expected another server: this address is in the cluster already
 pgweir.toml:25:41: clusters.main.replicas[1]: expected a URL that begins with postgres:// or postgresql://
 pgweir.toml:26:17: clusters.main.max_staleness: expected at least `poll_interval`, since staleness is known no better than that, found "1ms"
-pgweir.toml:28:1: clusters.other: `primary` is missing: expected a URL such as "postgres://10.0.0.1:5432"
+pgweir.toml:28:1: clusters.other: `primary` is missing: expected a URL such as "postgres://10.0.0.1:5432", or `hosts`
 pgweir.toml:29:1: clusters.other.replica: unknown key, did you mean `replicas`?
 pgweir.toml:32:11: databases.app.cluster: there is no cluster "mian", did you mean "main"?
 pgweir.toml:33:1: databases.app.pool: `min_idle` is 6, more than `size`, which is 5

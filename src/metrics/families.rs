@@ -40,6 +40,7 @@ pub(super) struct Families {
     pub(super) clients_refused: IntCounterVec,
     pub(super) cancels: IntCounterVec,
     pub(super) reloads: IntCounterVec,
+    pub(super) primary_changes: IntCounterVec,
 }
 
 impl Families {
@@ -122,6 +123,11 @@ impl Families {
                 &["reason"],
             ),
             cancels: counter("pgweir_cancel_requests_total", "Cancel requests from clients, by outcome.", &["outcome"]),
+            primary_changes: counter(
+                "pgweir_primary_changes_total",
+                "Times that another server was found to be a cluster's primary.",
+                &["cluster"],
+            ),
             reloads: counter("pgweir_config_reloads_total", "Reloads of the configuration, by outcome.", &["outcome"]),
         }
     }

@@ -167,6 +167,11 @@ impl Metrics {
         self.families.reloads.with_label_values(&[outcome]).inc();
     }
 
+    /// Another server of a cluster has become its primary.
+    pub fn primary_changed(&self, cluster: &str) {
+        self.families.primary_changes.with_label_values(&[cluster]).inc();
+    }
+
     /// Everything in Prometheus' text format, version 0.0.4.
     pub fn render(&self) -> String {
         let mut out = Vec::with_capacity(64 << 10);

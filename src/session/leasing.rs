@@ -69,8 +69,7 @@ impl Session {
             self.follow_configuration();
         }
         self.catalog = self.group.catalog();
-        let decision = self.decide(batch);
-        let (lease, place, reason) = self.find_lease(decision, &self.wanted(batch)).await?;
+        let (lease, place, reason) = self.find_lease(batch).await?;
         self.count_route(place, reason);
         let waited = asked.elapsed();
         self.metrics.wait_seconds.observe(waited.as_secs_f64());
@@ -112,17 +111,43 @@ impl Session {
 
     /// A read tries the replicas one after the other, and then the primary: one that is gone never
     /// costs a read.
-    async fn find_lease(
+    ///
+    /// While there is no primary, whoever needs it waits for one, and goes on with the servers of a new configuration.
+    async fn find_lease(&mut self, batch: &Batch) -> Result<(Lease, Place, RouteReason), NoLease> {
+        let patience = Instant::now() + self.group.failover_wait;
+        loop {
+            let decision = self.decide(batch);
+            match self.try_lease(decision, &self.wanted(batch)).await {
+                Ok(found) => return Ok(found),
+                Err(Err(no_lease)) => return Err(no_lease),
+                Err(Ok((AcquireError::Closed, _))) if self.group.successor().is_some() => {}
+                Err(Ok((AcquireError::Connect(_), Place::Primary))) if Instant::now() < patience => {
+                    self.slot.waits();
+                    let group = self.group.clone();
+                    let waited = self.wait(async move { group.changes().await }).await;
+                    self.slot.rests();
+                    waited?;
+                }
+                Err(Ok((error, place))) => return Err(self.not_acquired(&error, place)),
+            }
+            if self.group.is_closed() {
+                self.follow_configuration();
+            }
+        }
+    }
+
+    /// The inner error is that of the pool at a place, the outer one what happened to the client meanwhile.
+    async fn try_lease(
         &mut self,
         decision: Decision,
         wanted: &Wanted,
-    ) -> Result<(Lease, Place, RouteReason), NoLease> {
+    ) -> Result<(Lease, Place, RouteReason), Result<(AcquireError, Place), NoLease>> {
         let mut reason = decision.reason;
         if decision.target == Target::Replica && self.attempts >= MOST_ATTEMPTS {
             reason = RouteReason::Healed;
         } else if decision.target == Target::Replica {
             loop {
-                let Some(place) = self.pick_replica(wanted).await? else {
+                let Some(place) = self.pick_replica(wanted).await.map_err(Err)? else {
                     reason =
                         if self.group.has_live_replica() { RouteReason::NotFresh } else { RouteReason::ReplicaDown };
                     break;
@@ -132,15 +157,16 @@ impl Session {
                     Err(Ok(AcquireError::Connect(_))) => {
                         self.group.host(place).set_up(false);
                     }
-                    Err(Ok(error)) => return Err(self.not_acquired(&error, place)),
-                    Err(Err(no_lease)) => return Err(no_lease),
+                    Err(error) => return Err(error.map(|error| (error, place))),
                 }
             }
         }
+        if self.group.lacks_primary() {
+            return Err(Ok((self.group.no_primary(), Place::Primary)));
+        }
         match self.acquire(Place::Primary).await {
             Ok(lease) => Ok((lease, Place::Primary, reason)),
-            Err(Ok(error)) => Err(self.not_acquired(&error, Place::Primary)),
-            Err(Err(no_lease)) => Err(no_lease),
+            Err(error) => Err(error.map(|error| (error, Place::Primary))),
         }
     }
 

@@ -31,12 +31,12 @@ pub use refusal::unknown_consistency;
 pub use slot::{Activity, Registry, Signal, Slot};
 pub use state::CONSISTENCY;
 
-use crate::cluster::{Greeting, Group, Home, Moment, Place};
+use crate::cluster::{Greeting, GreetingError, Group, Home, Moment, Place};
 use crate::config::{Consistency, PoolMode};
 use crate::metrics::{Metrics, PoolMetrics, TenantMetrics};
 use crate::net::buffer::{ReadBuffer, WriteBuffer};
 use crate::net::stream::Stream;
-use crate::pool::Lease;
+use crate::pool::{AcquireError, Lease};
 use crate::router::RouteReason;
 use crate::sql::{
     Catalog, Class, Classifier, Effects, Reason, SettingNames, TxControl, Verdict, explained_route, setting_names,
@@ -235,9 +235,15 @@ enum Again {
 impl Session {
     /// Greets the client and serves it until it leaves. What ends a session early has been said to the
     /// client; the reason is returned for the log.
-    pub async fn serve(shared: Arc<Shared>, group: Arc<Group>, arrival: Arrival) -> Result<(), PgError> {
+    pub async fn serve(shared: Arc<Shared>, mut group: Arc<Group>, arrival: Arrival) -> Result<(), PgError> {
         let Arrival { mut stream, mut out, .. } = arrival;
-        let greeting = match group.greeting(&arrival.settings).await {
+        let greeting = loop {
+            match (group.greeting(&arrival.settings).await, group.successor()) {
+                (Err(GreetingError::Acquire(AcquireError::Closed)), Some(successor)) => group = successor,
+                (outcome, _) => break outcome,
+            }
+        };
+        let greeting = match greeting {
             Ok(greeting) => greeting,
             Err(error) => {
                 let error = leasing::not_greeted(error, &group);

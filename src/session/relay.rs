@@ -222,7 +222,7 @@ impl Session {
     /// Signals that matter in the state that the session is in.
     fn heeded(&self) -> u32 {
         let between = self.lease.is_none() || (self.ledger.settled() && self.ledger.status() == Status::Idle);
-        let always = Signal::Kill as u32 | Signal::End as u32 | Signal::HostLost as u32;
+        let always = Signal::Kill as u32 | Signal::End as u32 | Signal::HostLost as u32 | Signal::Fenced as u32;
         if between && self.intake.at_boundary() { always | Signal::Shutdown as u32 } else { always }
     }
 
@@ -233,6 +233,9 @@ impl Session {
             refusal::shutting_down()
         } else if is(Signal::HostLost) && self.lease.as_ref().is_some_and(movable) {
             return self.server_lost(&io::ErrorKind::TimedOut.into());
+        } else if is(Signal::Fenced) && self.lease.is_some() {
+            let in_transaction = self.ledger.status() != Status::Idle;
+            self.lost(Place::Primary, "another server has become the primary", in_transaction)
         } else if is(Signal::Kill) && self.lease.is_some() {
             self.tenant_timed_out();
             // The cancel had no effect: the server connection is closed, and with it the client's, which

@@ -35,6 +35,8 @@ pub enum Signal {
     End = 8,
     /// The server at work does not answer any more: what can run elsewhere goes there.
     HostLost = 16,
+    /// The server at work is not the primary any more.
+    Fenced = 32,
 }
 
 /// What a session is doing.
@@ -262,10 +264,19 @@ impl Registry {
 
     /// Tells every session that waits for an answer of this server that there may be none.
     pub fn host_is_lost(&self, host: &Arc<HostConfig>) {
+        self.signal_at_work(host, Signal::HostLost);
+    }
+
+    /// Ends every session that is at work on a server which is not the primary any more.
+    pub fn fence(&self, host: &Arc<HostConfig>) {
+        self.signal_at_work(host, Signal::Fenced);
+    }
+
+    fn signal_at_work(&self, host: &Arc<HostConfig>, signal: Signal) {
         for slot in self.all() {
             let at_work = matches!(&*slot.place(), Place::Leased(target) if Arc::ptr_eq(&target.host, host));
             if at_work {
-                slot.send(Signal::HostLost);
+                slot.send(signal);
             }
         }
     }

@@ -8,6 +8,7 @@ mod freshness;
 mod history;
 mod pipelines;
 mod prepared;
+mod roles;
 mod scenarios;
 mod talk;
 mod transactions;
