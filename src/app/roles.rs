@@ -13,6 +13,8 @@ use crate::listener::Door;
 
 /// How often the monitors' findings are looked at.
 const BEAT: Duration = Duration::from_millis(20);
+/// Where no cluster is asked: a reload may bring one.
+const SLOW_BEAT: Duration = Duration::from_millis(500);
 
 /// What clients are let in with, and who may change it: one at a time.
 pub struct Snapshots {
@@ -24,9 +26,9 @@ pub struct Snapshots {
 pub async fn follow(door: Arc<Door>, snapshots: Arc<Snapshots>) {
     let mut contested = Vec::new();
     loop {
-        tokio::time::sleep(BEAT).await;
         let asked: Vec<_> =
             door.snapshot().clusters().filter(|one| one.config.roles == Roles::Asked).cloned().collect();
+        let any = !asked.is_empty();
         for cluster in asked {
             let claims = cluster.claims();
             tell_contest(&cluster, &claims, &mut contested);
@@ -34,6 +36,7 @@ pub async fn follow(door: Arc<Door>, snapshots: Arc<Snapshots>) {
                 promote(&door, &snapshots, &cluster, elected).await;
             }
         }
+        tokio::time::sleep(if any { BEAT } else { SLOW_BEAT }).await;
     }
 }
 

@@ -3,6 +3,8 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::Cluster;
 use super::freshness::{Lsn, Moment};
 use super::host::{Claim, Host, Role};
@@ -85,10 +87,11 @@ async fn follow(cluster: &Weak<Cluster>, host: &Host, connection: &mut Connected
         drop(cluster);
         let mut demanded = std::pin::pin!(clock.demanded());
         demanded.as_mut().enable();
-        // A host that was asked just now is not asked again at once, whoever demands it.
-        tokio::time::sleep(HURRY.min(beat)).await;
-        // Timely or in a hurry, it is asked.
-        let _ = tokio::time::timeout(beat.saturating_sub(HURRY), demanded).await;
+        let answered = Instant::now();
+        if tokio::time::timeout(beat, demanded).await.is_ok() {
+            // A host that was asked just now is not asked again at once, whoever demands it.
+            tokio::time::sleep_until(answered + HURRY.min(beat)).await;
+        }
     }
 }
 
