@@ -7,6 +7,7 @@ use super::catalog::{Catalog, Scope};
 use super::keyword::Keyword;
 use super::lexer::{Hints, Kind, Lexer, Reading, Token};
 use super::names::{self, ANYTHING, Found, Text};
+use super::recent::Key;
 use super::statement::{Nature, Statement};
 use super::tokens::{Tokens, is_balanced};
 use super::{Class, Effects, Reason, TxControl, Verdict, fingerprint, veto};
@@ -19,6 +20,8 @@ pub struct Classifier {
     /// Fingerprint → did the parser veto? The answer depends on nothing else, so entries outlive changes of
     /// the catalog.
     parsed: Cache<u128, bool, PerEntry>,
+    /// See [`Key::new`].
+    seed: u64,
 }
 
 /// An entry costs its key, value, and place in the cache, about this many bytes.
@@ -37,7 +40,8 @@ impl Classifier {
     /// A classifier whose cache takes about `cache_bytes` at most.
     pub fn new(cache_bytes: usize) -> Self {
         let entries = (cache_bytes as u64 / ENTRY_BYTES).max(1);
-        Classifier { parsed: Cache::with_weighter(entries as usize, entries * ENTRY_BYTES, PerEntry) }
+        let parsed = Cache::with_weighter(entries as usize, entries * ENTRY_BYTES, PerEntry);
+        Classifier { parsed, seed: rand::random() }
     }
 
     /// Where may `sql` run? `sql` is the text of a `Query` or `Parse` as the client sent it, in any encoding and
@@ -47,6 +51,16 @@ impl Classifier {
         if sql.len() > MAX_TEXT {
             return oversized(sql, catalog);
         }
+        let key = Key::new(self.seed, catalog.id(), search_path, sql);
+        if let Some(verdict) = key.recall() {
+            return verdict;
+        }
+        let verdict = self.judge(sql, catalog, scope);
+        key.remember(verdict);
+        verdict
+    }
+
+    fn judge(&self, sql: &[u8], catalog: &Catalog, scope: Scope<'_>) -> Verdict {
         let tokens = Tokens::read(sql, Reading::USUAL);
         let mut judgement = judge_readings(sql, &tokens, catalog, scope);
         if judgement.reason == Reason::Read && self.vetoes(sql, &tokens) {

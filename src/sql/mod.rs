@@ -3,7 +3,8 @@
 //! [`Classifier::classify`] takes three steps, each able to say only "primary" where the one before said
 //! "read": the lexer and the grammar of first keywords (`lexer`, `statement`), the names that the
 //! database's [`Catalog`] has tainted (`names`, `call`), and a parse with `sqlparser` as a second opinion
-//! (`veto`), cached by `fingerprint`. No I/O, nothing asynchronous.
+//! (`veto`), cached by `fingerprint`. A text that was judged a moment ago is not judged again (`recent`). No I/O, nothing
+//! asynchronous.
 //!
 //! Deliberately absent: a grammar of PostgreSQL. What the lexer sees is enough to be sure of a read, and what
 //! it isn't sure of goes to the primary.
@@ -17,6 +18,7 @@ mod keyword;
 mod lexer;
 mod name;
 mod names;
+mod recent;
 mod settings;
 mod statement;
 mod tokens;

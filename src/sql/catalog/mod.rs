@@ -21,6 +21,8 @@ use super::{Effects, Reason};
 /// The tainted names of one database.
 #[derive(Clone, Debug)]
 pub struct Catalog {
+    /// No other catalog's.
+    id: u64,
     generation: u64,
     loaded: bool,
     names: NameTable<Entry>,
@@ -138,6 +140,11 @@ impl Catalog {
         fixpoint::build(generation, &rows)
     }
 
+    /// A number that no other catalog has, this one's successors included.
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
     /// The number that [`Catalog::build`] was given; 0 for an unloaded one.
     pub fn generation(&self) -> u64 {
         self.generation
@@ -160,6 +167,7 @@ impl Catalog {
 
     fn empty(generation: u64) -> Catalog {
         Catalog {
+            id: rand::random(),
             generation,
             loaded: true,
             names: NameTable::default(),
