@@ -374,3 +374,62 @@ fn run(command: &mut Command) {
     let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
+
+/// What may be written otherwise in a statement that keeps its fingerprint: literals, numbers, case, white space.
+fn written_otherwise(sql: &str, random: &mut impl rand::RngExt) -> String {
+    let mut other = String::with_capacity(sql.len() + 16);
+    let mut chars = sql.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            ' ' if random.random_bool(0.2) => other += ["  ", "\n", " /* x */ ", "\t"][random.random_range(0..4)],
+            '0'..='9' if random.random_bool(0.2) => other.push(char::from(b'0' + random.random_range(0..10))),
+            'a'..='z' if random.random_bool(0.05) => other.push(c.to_ascii_uppercase()),
+            '\'' if random.random_bool(0.3) => {
+                // Something else between two quotes, or as much of it as there is.
+                other.push('\'');
+                other +=
+                    ["", "a", "nextval", "''", "server_version", "; DELETE FROM x", "\\"][random.random_range(0..7)];
+                while chars.peek().is_some_and(|next| *next != '\'') {
+                    chars.next();
+                }
+            }
+            _ => other.push(c),
+        }
+    }
+    if random.random_bool(0.1) {
+        other.insert_str(random.random_range(0..=1) * other.len(), " ; ");
+    }
+    other
+}
+
+/// Statements of one fingerprint are of one class: what is remembered of one holds for all.
+#[tokio::test]
+async fn statements_of_one_fingerprint_are_of_one_class() {
+    use rand::SeedableRng;
+
+    let server = Server::start();
+    let client = server.connect().await;
+    client.batch_execute(SCHEMA).await.expect("the schema loads");
+    let catalog = load(&client).await;
+    let mut random = rand::rngs::StdRng::seed_from_u64(7);
+    let cases = cases();
+    let (mut same, mut seen) = (0u32, std::collections::HashMap::new());
+    while same < 100_000 {
+        let case = &cases[rand::RngExt::random_range(&mut random, 0..cases.len())];
+        let sql = written_otherwise(&case.sql, &mut random);
+        let mark = pgweir::sql::fingerprint(sql.as_bytes());
+        // A cache would answer by the fingerprint.
+        let class = Classifier::new(0).classify(sql.as_bytes(), &catalog, None).class;
+        match seen.entry(mark) {
+            std::collections::hash_map::Entry::Vacant(entry) => {
+                entry.insert((class, sql));
+            }
+            std::collections::hash_map::Entry::Occupied(entry) => {
+                same += 1;
+                let (known, like) = entry.get();
+                assert_eq!(*known, class, "{like:?} and {sql:?} share a fingerprint");
+            }
+        }
+    }
+    assert!(seen.len() > cases.len(), "only {} forms", seen.len());
+}

@@ -6,6 +6,7 @@ mod cases;
 mod fixture;
 mod freshness;
 mod history;
+mod lexing;
 mod pipelines;
 mod prepared;
 mod roles;
