@@ -93,9 +93,8 @@ fn depth_and_length_cost_no_stack() {
             for length in [MAX_TEXT - 10, 1 << 20] {
                 let sql = format!("SELECT {}", part.repeat(length / part.len() - 8));
                 let verdict = classifier.classify(sql.as_bytes(), &catalog, None);
-                // Quotes in pairs are one literal or name, and there may be any number of nothings.
-                let whole = length < MAX_TEXT && [";", "'", "\"", "$a$"].contains(&part);
-                assert!(whole || verdict.class == Class::Primary, "{part:?} {length}");
+                // What is a mistake is one on every server; what is too long is not looked at.
+                assert!(length < MAX_TEXT || verdict.class == Class::Primary, "{part:?} {length}");
             }
         }
     };
