@@ -57,6 +57,11 @@
 //!   makes of it ([`pool::Shape`]). Where a change of the schema has made it otherwise it is prepared again unseen
 //!   only if nobody was told; else it fails as PostgreSQL lets it fail (`0A000`), for which drivers have their
 //!   remedies.
+//! - **Time runs forward within a session.** Each batch that is answered moves the moment up that its next read must
+//!   show ([`cluster::Wanted`]); only the replica that it has just read from is excused from proving it. What a session
+//!   has written it reads by the same clock ([`cluster::Clock`]).
+//! - **A cluster has one primary for all its life.** When another server is promoted, a new [`cluster::Cluster`] takes
+//!   its place (`app/roles.rs`), as after a reload: sessions go on there, and those at work on the old one end.
 //! - **Only a read that nobody has seen an answer to is ever run again**, and a batch that failed as a
 //!   whole because a replica could not run it or a plan was out of date.
 //! - **A batch that ends with `Flush` keeps its server connection only for a portal's sake**: what was merely
