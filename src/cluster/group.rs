@@ -29,6 +29,9 @@ pub enum Place {
     Replica(usize),
 }
 
+/// A replica that is this much staler than another one takes no reads, whatever they have to see.
+const FAR_BEHIND: Duration = Duration::from_secs(2);
+
 /// What a read has to see.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Wanted {
@@ -131,7 +134,7 @@ impl Group {
     pub fn pick_replica(&self, wanted: &Wanted) -> Option<Place> {
         let now = self.clock.now();
         self.last_read.store(now.raw(), Ordering::Relaxed);
-        let oldest = self.max_staleness.map_or(Moment::NEVER, |limit| now.minus(limit));
+        let oldest = self.max_staleness.map_or(Moment::NEVER, |limit| now.minus(limit)).max(self.laggards_before());
         let home = wanted.home.filter(|home| self.is_home(*home));
         let is_home = |index| home.is_some_and(|home| home.replica == index);
         // Only who may go anywhere takes a turn, or sessions with as many reads as replicas would all begin with the
@@ -148,6 +151,14 @@ impl Group {
             })
             .min_by_key(|&index| (self.replicas[index].0.load.load(Ordering::Relaxed), !is_home(index)))
             .map(Place::Replica)
+    }
+
+    /// Replicas that show only what was there before this are far behind the freshest one.
+    fn laggards_before(&self) -> Moment {
+        let up = self.replicas.iter().filter(|(host, _)| host.is_up());
+        let freshest = up.map(|(host, _)| host.fresh_as_of()).max().unwrap_or(Moment::NEVER);
+        // The freshest one is none.
+        freshest.minus(FAR_BEHIND)
     }
 
     /// The same, waiting until there is one. The caller bounds the wait. Cancel safe.
