@@ -202,6 +202,14 @@ impl Group {
         self.replicas.iter().map(|(host, _)| host)
     }
 
+    /// Everything that was written before this is visible there.
+    pub fn shows(&self, place: Place, written: Moment) -> bool {
+        match place {
+            Place::Primary => true,
+            Place::Replica(_) => written == Moment::NEVER || self.host(place).fresh_as_of() > written,
+        }
+    }
+
     /// Some replica answers.
     pub fn has_live_replica(&self) -> bool {
         self.replicas.iter().any(|(host, _)| host.is_up())

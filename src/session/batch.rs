@@ -13,6 +13,8 @@ pub struct Batch {
     pub calls: bool,
     /// Something in it needs a server: a batch of nothing but `Close` and `Sync` does not.
     pub needs_server: bool,
+    /// What a name in it stands for is not known before what was sent is answered.
+    pub unsure: bool,
     /// A replica has refused a statement like one of its.
     pub refused: bool,
     /// There is an `Execute` in it.
@@ -34,6 +36,7 @@ impl Batch {
             verdict: None,
             calls: false,
             needs_server: false,
+            unsure: false,
             refused: false,
             executes: false,
             portals: false,

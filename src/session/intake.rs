@@ -13,7 +13,7 @@ use super::statements::Unnamed;
 use super::{Session, refusal};
 use crate::cluster::Place;
 use crate::net::buffer::ReadBuffer;
-use crate::sql::{Class, Effects, Reason, Verdict};
+use crate::sql::{Class, Effects, Reason, TxControl, Verdict};
 use crate::wire::frame::HEADER;
 use crate::wire::view::{BindHead, Parse, Target};
 
@@ -131,6 +131,11 @@ impl Intake {
     pub(super) fn settled(&mut self) {
         self.open = false;
         self.ungather();
+    }
+
+    /// A statement that has been judged is not taken yet.
+    pub(super) fn judged(&mut self, verdict: Verdict) {
+        self.verdicts.push_front(verdict);
     }
 
     /// What has been gathered will be gathered and judged again.
@@ -334,6 +339,7 @@ impl Session {
             Request::LongParse { .. } => batch.add(Verdict::opaque(Reason::Oversized)),
             Request::Bind(BindHead { statement, .. }) | Request::Describe(Target::Statement(statement)) => {
                 batch.needs_server = true;
+                batch.unsure |= self.is_speculative(statement);
                 if let Request::Bind(head) = request {
                     batch.portals = true;
                     self.intake.bound.push_back((xxh3_64(head.portal), false));
@@ -368,6 +374,15 @@ impl Session {
         false
     }
 
+    /// What a statement's name stands for depends on a batch that may still fail.
+    fn is_speculative(&self, name: &[u8]) -> bool {
+        let Some(leased) = &self.lease else { return false };
+        match name {
+            b"" => self.intake.verdicts.is_empty() && leased.awaits(leased.unnamed_changed, &self.ledger),
+            _ => self.is_renamed(leased, name),
+        }
+    }
+
     /// Has a replica refused a statement like this? Where it was this one, which is about to be run again, that is
     /// remembered.
     fn was_refused(&self, text: &[u8]) -> bool {
@@ -387,21 +402,31 @@ impl Session {
             self.intake.admit(&batch);
             return None;
         }
-        let verdict = batch.verdict();
-        let ended_early = self.lease.as_ref().is_some_and(|leased| leased.ended_early);
-        let rides = !settled
-            && !ended_early
-            && !self.may_reset()
-            && batch.is_closed()
-            && batch.needs_server
-            && verdict.class == Class::Read;
-        self.not_repeatable();
-        if rides && verdict.tx == crate::sql::TxControl::None && !crate::session::batch::needs_probe(verdict.effects) {
+        if !settled && self.rides(&batch) {
+            self.not_repeatable();
             self.intake.admit(&batch);
             return None;
         }
         self.intake.batch = Some(batch);
         Some(Step::Stalled)
+    }
+
+    /// May a batch go where the one before it is still being answered, without being routed? It would go there anyway.
+    fn rides(&self, batch: &Batch) -> bool {
+        let Some(leased) = &self.lease else { return false };
+        let verdict = batch.verdict();
+        let plain = verdict.class == Class::Read
+            && verdict.tx == TxControl::None
+            && verdict.hint.is_none()
+            && !super::batch::needs_probe(verdict.effects);
+        plain
+            && !leased.ended_early
+            && !self.may_reset()
+            && batch.is_closed()
+            && batch.needs_server
+            && !batch.refused
+            && !batch.unsure
+            && self.group.shows(leased.place, self.wanted(batch).written)
     }
 
     /// A client may pipeline as much as it likes, but our books are bounded. The server may be sitting on

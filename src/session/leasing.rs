@@ -12,8 +12,7 @@ use bytes::BufMut;
 use super::batch::{self, Batch};
 use super::ledger::{Awaits, Fate, Status};
 use super::slot::Signal;
-use super::statements::Named;
-use super::{Again, Leased, Schema, Session, Withheld, refusal};
+use super::{Again, Before, Leased, Schema, Session, Withheld, refusal};
 use crate::cluster::{GreetingError, Group, Moment, Place, Wanted};
 use crate::config::{Consistency, PoolMode};
 use crate::net::buffer::WriteBuffer;
@@ -291,7 +290,7 @@ impl Session {
             holding_back: false,
             repeatable,
             again: None,
-            names_before: Vec::new(),
+            before: None,
             withheld: Withheld::default(),
             active: false,
             said_fatal: false,
@@ -447,7 +446,7 @@ impl Session {
     pub(super) async fn repeat(&mut self, again: Again) {
         let Some(mut leased) = self.lease.take() else { return };
         self.slot.rests();
-        let names_before = std::mem::take(&mut leased.names_before);
+        let before = std::mem::take(&mut leased.before);
         match again {
             Again::OnPrimary => {
                 self.attempts = MOST_ATTEMPTS;
@@ -462,13 +461,17 @@ impl Session {
                 }
             }
         }
-        self.start_over(names_before);
+        self.start_over(before);
     }
 
     /// Forgets what was sent of the batch whose bytes are still held: it is routed again.
-    pub(super) fn start_over(&mut self, names_before: Vec<(Arc<[u8]>, Option<Named>)>) {
-        for (name, before) in names_before.into_iter().rev() {
-            self.names.set(&name, before);
+    pub(super) fn start_over(&mut self, before: Option<Box<Before>>) {
+        let before = before.map_or_else(Before::default, |before| *before);
+        if let Some(unnamed) = before.unnamed {
+            self.unnamed = unnamed;
+        }
+        for (name, named) in before.names.into_iter().rev() {
+            self.names.set(&name, named);
         }
         self.effects = Effects::NONE;
         self.intake.restart();

@@ -175,8 +175,8 @@ struct Leased {
     repeatable: bool,
     /// Why the batch has to be run again.
     again: Option<Again>,
-    /// What names stood for before a repeatable batch changed them, oldest first.
-    names_before: Vec<(Arc<[u8]>, Option<Named>)>,
+    /// What a repeatable batch has changed in the session's statements.
+    before: Option<Box<Before>>,
     /// What the client is told once its settings are right again.
     withheld: Withheld,
     /// Something was sent that nobody has been told is settled.
@@ -190,6 +190,14 @@ struct Leased {
     answered: Instant,
     /// What the proxy itself had spent on the batch by then.
     overhead: Duration,
+}
+
+/// What a session's statements were before a batch that may be run again.
+#[derive(Debug, Default)]
+struct Before {
+    /// What names stood for, oldest first.
+    names: Vec<(Arc<[u8]>, Option<Named>)>,
+    unnamed: Option<Unnamed>,
 }
 
 /// What the statements of a transaction have done to the schema.
@@ -343,7 +351,8 @@ impl Session {
         if probe {
             self.effects |= Effects::STATE;
             self.state.note(text, names, verdict.effects, self.ledger.status() != ledger::Status::Idle);
-            if state::drops_statements(text) {
+            let carried_out = self.ledger.status() != ledger::Status::Failed && !self.ledger.is_skipping();
+            if carried_out && state::drops_statements(text) {
                 self.names.clear();
                 leased.lease.prepared.clear();
                 leased.has_unnamed = false;

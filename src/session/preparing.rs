@@ -51,7 +51,7 @@ impl Session {
         let before = self.names.set(parse.name, Some(named));
         leased.renamed.push((xxh3_64(parse.name), leased.batch));
         if leased.repeatable {
-            leased.names_before.push((name, before.clone()));
+            leased.before.get_or_insert_default().names.push((name, before.clone()));
         }
         let change = |prepared| Some(Change::Name { name: parse.name.into(), before, prepared });
         let known = leased.lease.prepared.touch_silent(statement.id(), parsed);
@@ -119,7 +119,12 @@ impl Session {
             return false;
         }
         let Some(named) = self.names.get(name) else { return false };
-        let id = named.statement.id();
+        let mut id = named.statement.id();
+        let environment = self.state.environment();
+        if !named.statement.environment().is(environment) && leased.lease.prepared.touch(id, 0).is_none() {
+            // Under the settings of now it is another.
+            id = self.group.statements.intern(named.statement.identity(), environment).id();
+        }
         let parsed = leased.parsed.iter().any(|&(parsed, batch)| parsed == id && leased.awaits(batch, &self.ledger));
         parsed || self.is_renamed(leased, name)
     }
@@ -265,6 +270,10 @@ impl Session {
     /// of a batch is not skipped: it is carried out or fails.
     pub(super) fn unnamed_changes(&mut self, leased: &mut Leased) -> Change {
         leased.unnamed_changed = leased.batch;
+        if leased.repeatable {
+            let before = leased.before.get_or_insert_default();
+            before.unnamed.get_or_insert_with(|| self.unnamed.clone());
+        }
         let before = self.ledger.is_unsynced().then(|| Box::new(std::mem::take(&mut self.unnamed)));
         Change::Unnamed { before, had: leased.has_unnamed }
     }

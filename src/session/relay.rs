@@ -259,10 +259,10 @@ impl Session {
         self.undo(&mut leased);
         let place = leased.place;
         if leased.may_move() {
-            let names_before = std::mem::take(&mut leased.names_before);
+            let before = std::mem::take(&mut leased.before);
             drop(leased);
             self.attempts += 1;
-            self.start_over(names_before);
+            self.start_over(before);
             return None;
         }
         if leased.said_fatal {

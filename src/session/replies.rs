@@ -303,7 +303,7 @@ impl Session {
         }
         if leased.repeatable {
             // Should it be run again, the client has not been told.
-            leased.names_before.push((used.name.clone(), Some(named.clone())));
+            leased.before.get_or_insert_default().names.push((used.name.clone(), Some(named.clone())));
         }
         enter(&mut named.told, told);
         if let Some(kept) = leased.lease.prepared.touch(used.id, 0) {

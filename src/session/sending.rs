@@ -61,8 +61,9 @@ impl Session {
             Request::Query(text) => self.query(leased, text),
             Request::LongQuery => {
                 self.note_unseen(leased);
+                let change = self.unnamed_changes(leased);
                 self.unnamed = Unnamed::None;
-                Owed(Awaits::Query, None)
+                Owed(Awaits::Query, Some(change))
             }
             Request::FunctionCall => {
                 self.note_unseen(leased);
@@ -139,14 +140,19 @@ impl Session {
 
     fn query(&mut self, leased: &mut Leased, text: &[u8]) -> Course {
         let verdict = self.next_verdict(text);
+        if self.waits_to_deallocate(verdict) {
+            self.intake.judged(verdict);
+            return Done(Sent::Not(Step::Stalled));
+        }
         if let Err(error) = self.note(leased, verdict, text) {
             return Done(self.poison_query(leased, error));
         }
+        let change = self.unnamed_changes(leased);
         self.unnamed = Unnamed::None;
         let rewritten = self.deallocate(leased, text, verdict).or_else(|| self.explained(leased, text));
-        let Some(text) = rewritten else { return Owed(Awaits::Query, None) };
+        let Some(text) = rewritten else { return Owed(Awaits::Query, Some(change)) };
         author::query(leased.lease.outbound.bytes(), &text);
-        self.enter(leased, Request::Query(b""), Awaits::Query, None);
+        self.enter(leased, Request::Query(b""), Awaits::Query, Some(change));
         Done(Sent::Done)
     }
 
@@ -156,6 +162,10 @@ impl Session {
 
     fn parse_unnamed(&mut self, leased: &mut Leased, parse: Parse<'_>) -> Course {
         let verdict = self.parse_verdict(&parse);
+        if self.waits_to_deallocate(verdict) {
+            self.intake.judged(verdict);
+            return Done(Sent::Not(Step::Stalled));
+        }
         if let Err(error) = self.note(leased, verdict, parse.text) {
             return Done(self.poison(leased, error));
         }
@@ -238,7 +248,7 @@ impl Session {
         let before = self.names.set(name, None);
         leased.renamed.push((xxh3_64(name), leased.batch));
         if leased.repeatable {
-            leased.names_before.push((name.into(), before.clone()));
+            leased.before.get_or_insert_default().names.push((name.into(), before.clone()));
         }
         let change = before.is_some().then(|| Change::Name { name: name.into(), before, prepared: None });
         self.ledger.push(Awaits::Close, Fate::Synthesise, change);
@@ -287,18 +297,37 @@ impl Session {
             }
     }
 
+    /// Whether `DEALLOCATE` will be carried out is known once everything before it is answered.
+    fn waits_to_deallocate(&self, verdict: Verdict) -> bool {
+        verdict.reason == Reason::PreparedStatement && self.ledger.reaches_back()
+    }
+
     /// SQL's `DEALLOCATE` of a statement that was prepared by the protocol (they share their names): the
-    /// server knows it by another name, and is made to have it.
+    /// server knows it by another name, or is given one that it can drop.
     fn deallocate(&mut self, leased: &mut Leased, text: &[u8], verdict: Verdict) -> Option<String> {
-        if verdict.reason != Reason::PreparedStatement || self.ledger.status() == Status::Failed {
+        const STAND_IN: &[u8] = b"pgweir_deallocated";
+        let carried_out = self.ledger.status() != Status::Failed && !self.ledger.is_skipping();
+        if verdict.reason != Reason::PreparedStatement || !carried_out {
             return None;
         }
         let name = deallocated(text)?;
-        let named = self.ready_named(leased, name.as_bytes()).ok()?;
-        self.names.set(name.as_bytes(), None);
+        let named = self.names.get(name.as_bytes())?.clone();
+        let id = named.statement.id();
+        let dropped = if leased.lease.prepared.touch(id, 0).is_some() {
+            leased.lease.prepared.remove(id);
+            named.statement.server_name().to_owned()
+        } else {
+            put_parse(leased, STAND_IN, &[b"SELECT", NO_TYPES].concat());
+            self.ledger.push(Awaits::Parse, Fate::Swallow, None);
+            String::from_utf8_lossy(STAND_IN).into_owned()
+        };
+        let before = self.names.set(name.as_bytes(), None);
         leased.renamed.push((xxh3_64(name.as_bytes()), leased.batch));
-        leased.lease.prepared.remove(named.statement.id());
-        Some(format!("DEALLOCATE {}", named.statement.server_name()))
+        // Nothing has this name: what is sent is undone with it where an error ahead makes the server skip it.
+        put_target(leased, frontend::CLOSE, b"pgweir_nothing");
+        let change = Change::Name { name: name.as_bytes().into(), before, prepared: None };
+        self.ledger.push(Awaits::Close, Fate::Swallow, Some(change));
+        Some(format!("DEALLOCATE {dropped}"))
     }
 
     /// Makes the server fail where the client's message would have failed, so that it skips and

@@ -144,6 +144,70 @@ fn names() -> Vec<Script> {
             .ready(1)
             .send([bind("", "nosuch", &[]), parse("", "SELECT 5"), sync(), again("", &[])])
             .ready(2),
+        script("the unnamed statement behind a simple query")
+            .send([parse("", "INSERT INTO journal VALUES ('again')"), sync()])
+            .ready(1)
+            .send([
+                bind("p", "nosuch", &[]),
+                parse("", "SELECT 2"),
+                sync(),
+                query("SELECT 1"),
+                bind("", "", &[]),
+                execute("", 0),
+                sync(),
+            ])
+            .ready(3)
+            .send([again("", &[])])
+            .ready(1),
+        script("a write that a failing batch would have made a read")
+            .send([parse("a", "INSERT INTO journal VALUES ('once')"), sync()])
+            .ready(1)
+            .send([
+                parse("x", "SELECT a FROM nonesuch"),
+                close_statement("a"),
+                parse("a", "SELECT * FROM journal"),
+                sync(),
+                again("a", &[]),
+            ])
+            .ready(2),
+        script("a statement that goes on under other settings behind an error ahead")
+            .send([parse("c", "SELECT 5 AS x"), sync()])
+            .ready(1)
+            .query("SET TimeZone = 'Asia/Tokyo'")
+            .send([bind("", "nosuch", &[]), parse("a", "SELECT 5 AS x"), sync(), again("c", &[])])
+            .ready(2)
+            .send([again("c", &[])])
+            .ready(1),
+        script("DEALLOCATE of what can no longer be prepared")
+            .query("BEGIN")
+            .query("CREATE TABLE gone (a int)")
+            .send([parse("a", "SELECT * FROM gone"), sync()])
+            .ready(1)
+            .query("ROLLBACK")
+            .query("DEALLOCATE a")
+            .query("SELECT 1")
+            .send([again("a", &[])])
+            .ready(1),
+        script("DEALLOCATE in a failed transaction")
+            .send([parse("a", "SELECT 5"), sync()])
+            .ready(1)
+            .send([query("BEGIN"), query("SELECT 1/0"), query("DEALLOCATE a"), query("ROLLBACK")])
+            .ready(4)
+            .send([again("a", &[])])
+            .ready(1)
+            .query("BEGIN")
+            .query("SELECT 1/0")
+            .query("DEALLOCATE ALL")
+            .query("ROLLBACK")
+            .send([again("a", &[])])
+            .ready(1)
+            .send([bind("", "nosuch", &[]), parse("", "DEALLOCATE a"), bind("", "", &[]), execute("", 0), sync()])
+            .ready(1)
+            .send([again("a", &[])])
+            .ready(1)
+            .batch("DEALLOCATE a", &[])
+            .send([again("a", &[])])
+            .ready(1),
         script("a ROLLBACK bound behind an error ahead")
             .send([
                 query("BEGIN"),

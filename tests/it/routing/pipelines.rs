@@ -154,6 +154,59 @@ async fn rows_that_a_driver_does_not_know_are_not_sent_to_it() {
     assert_eq!(talk(&mut own, &asks, 1).await, "2 T D(1) C Z");
 }
 
+/// A batch goes where the one before it is only if it would go there by itself.
+#[tokio::test]
+async fn reads_behind_a_read_see_what_they_have_to_see() {
+    let fixture = Fixture::start(1, "CREATE TABLE t (x int)", "", "").await;
+    let count = "SELECT count(*) FROM t";
+    let (mut own, mut other) = (client(&fixture).await, client(&fixture).await);
+    fixture.sandbox.replicas()[0].pause_replay().await.unwrap();
+    talk(&mut own, &[say::query("INSERT INTO t VALUES (1)")], 1).await;
+    let lax = format!("/* pgweir: consistency=eventual */ {count}");
+    let both = [say::query(&lax), say::query(count)];
+    assert_eq!(talk(&mut own, &both, 2).await, "T D(0) C Z T D(1) C Z");
+    let both = [say::batch(&lax, &[]), say::batch(count, &[])];
+    assert_eq!(talk(&mut own, &both, 2).await, "1 2 D(0) C Z 1 2 D(1) C Z");
+    let hinted = [say::query(count), say::query(&format!("/* pgweir: primary */ {count}"))];
+    assert_eq!(talk(&mut other, &hinted, 2).await, "T D(0) C Z T D(1) C Z");
+    let mut third = client(&fixture).await;
+    let strict = [say::query("SELECT 1"), say::query(&format!("/* pgweir: consistency=tenant */ {count}"))];
+    assert_eq!(talk(&mut third, &strict, 2).await, "T D(1) C Z T D(1) C Z");
+    fixture.sandbox.replicas()[0].resume_replay().await.unwrap();
+}
+
+/// What a replica cannot run yet runs on the primary, also where more is waiting behind it.
+#[tokio::test]
+async fn a_read_is_healed_with_others_behind_it() {
+    let fixture = Fixture::start(1, "CREATE TABLE w (x int)", "", "").await;
+    fixture.sandbox.replicas()[0].pause_replay().await.unwrap();
+    fixture.sql("CREATE TABLE late AS SELECT 1 AS a").await;
+    let mut own = client(&fixture).await;
+    let both = [say::batch("SELECT a FROM late", &[]), say::query("INSERT INTO w VALUES (1)")];
+    assert_eq!(talk(&mut own, &both, 2).await, "1 2 D(1) C Z C Z");
+    fixture.sandbox.replicas()[0].resume_replay().await.unwrap();
+}
+
+/// A batch that is run again binds what it has bound before.
+#[tokio::test]
+async fn a_batch_that_runs_again_finds_the_unnamed_statement_as_it_was() {
+    let fixture = Fixture::start(1, "CREATE TABLE t AS SELECT 'WRONG' AS a", "", "").await;
+    let mut own = client(&fixture).await;
+    talk(&mut own, &[say::parse("", "SELECT 'right'"), say::sync()], 1).await;
+    fixture.sandbox.replicas()[0].pause_replay().await.unwrap();
+    fixture.sql("CREATE TABLE late AS SELECT 'WRONG' AS a").await;
+    let batch = [
+        say::bind("p", "", &[]),
+        say::parse("", "SELECT a FROM late"),
+        say::bind("", "", &[]),
+        say::execute("", 0),
+        say::execute("p", 0),
+        say::sync(),
+    ];
+    assert_eq!(talk(&mut own, &batch, 1).await, "2 1 2 D(WRONG) C D(right) C Z");
+    fixture.sandbox.replicas()[0].resume_replay().await.unwrap();
+}
+
 /// What `FETCH` returns is a matter of the cursor that has the name at the time.
 #[tokio::test]
 async fn a_fetch_has_the_rows_of_its_cursor() {
