@@ -146,8 +146,7 @@ impl Group {
             .filter(|&index| {
                 let host = &self.replicas[index].0;
                 let floor = if is_home(index) { wanted.written } else { wanted.written.max(wanted.seen) };
-                let floor = floor.max(oldest);
-                host.is_up() && (floor == Moment::NEVER || host.fresh_as_of() > floor)
+                host.is_up() && host.shows(floor.max(oldest))
             })
             .min_by_key(|&index| (self.replicas[index].0.load.load(Ordering::Relaxed), !is_home(index)))
             .map(Place::Replica)
@@ -204,10 +203,7 @@ impl Group {
 
     /// Everything that was written before this is visible there.
     pub fn shows(&self, place: Place, written: Moment) -> bool {
-        match place {
-            Place::Primary => true,
-            Place::Replica(_) => written == Moment::NEVER || self.host(place).fresh_as_of() > written,
-        }
+        place == Place::Primary || self.host(place).shows(written)
     }
 
     /// Some replica answers.

@@ -46,6 +46,8 @@ pub struct Host {
     claim: Mutex<Claim>,
     /// How far its WAL was replayed when it was last asked, and when that was.
     replayed: Mutex<(Moment, Lsn)>,
+    /// It has replayed what the primary has not written: it follows another history.
+    ahead: AtomicBool,
     /// How often it was lost.
     losses: AtomicU64,
 }
@@ -63,6 +65,7 @@ impl Host {
             lag_bytes: AtomicU64::new(0),
             claim: Mutex::new(Claim::Unknown),
             replayed: Mutex::new((Moment::NEVER, Lsn(0))),
+            ahead: AtomicBool::new(false),
             losses: AtomicU64::new(0),
         }
     }
@@ -89,14 +92,27 @@ impl Host {
         *self.claim.lock().unwrap_or_else(PoisonError::into_inner) = claim;
     }
 
+    /// Everything that was committed before `moment` is visible here.
+    pub fn shows(&self, moment: Moment) -> bool {
+        moment == Moment::NEVER || self.fresh_as_of() > moment
+    }
+
     pub(super) fn set_replayed(&self, asked: Moment, replayed: Lsn) {
         *self.replayed.lock().unwrap_or_else(PoisonError::into_inner) = (asked, replayed);
     }
 
-    /// It has replayed what the primary, asked later, has not written: it follows another history.
-    pub(super) fn is_ahead_of(&self, asked: Moment, written: Lsn) -> bool {
+    /// Compares it with what the primary has written that was asked later; true when it is found to be ahead now.
+    pub(super) fn compare(&self, asked: Moment, written: Lsn) -> bool {
         let (when, replayed) = *self.replayed.lock().unwrap_or_else(PoisonError::into_inner);
-        when != Moment::NEVER && when < asked && replayed > written
+        if when == Moment::NEVER || when >= asked {
+            return false;
+        }
+        let ahead = replayed > written;
+        !self.ahead.swap(ahead, Ordering::AcqRel) && ahead
+    }
+
+    pub(super) fn is_ahead(&self) -> bool {
+        self.ahead.load(Ordering::Acquire)
     }
 
     /// Everything committed on the primary before this is visible here.

@@ -64,8 +64,13 @@ async fn follow(cluster: &Weak<Cluster>, host: &Host, connection: &mut Connected
                 return Some(other);
             }
             // Its own word on its role is what the cluster waits for.
-            let claim = if host.role == Role::Primary { Claim::Standby } else { other_role(connection).await.ok()? };
-            host.claims(claim);
+            match host.role {
+                Role::Primary => host.claims(Claim::Standby),
+                Role::Replica => match other_role(connection).await {
+                    Ok(claim) => host.claims(claim),
+                    Err(reason) => return Some(reason),
+                },
+            }
             lost(&cluster, host, ConnectError::Unreachable { host: host.config.name.clone(), reason: other.into() });
             drop(cluster);
             tokio::time::sleep(ROLES_BEAT).await;
@@ -74,7 +79,7 @@ async fn follow(cluster: &Weak<Cluster>, host: &Host, connection: &mut Connected
         host.claims(timeline.map_or(Claim::Standby, |timeline| Claim::Primary { timeline }));
         note(&cluster, host, asked, lsn);
         let reaches = if host.role == Role::Primary { asked } else { host.fresh_as_of() };
-        if host.set_up(true) {
+        if !host.is_ahead() && host.set_up(true) {
             found(&cluster, host);
         }
         let beat = match cluster.clock_is_wanted() {
@@ -122,14 +127,12 @@ fn note(cluster: &Cluster, host: &Host, asked: Moment, lsn: Lsn) {
     let clock = &cluster.clock;
     if host.role == Role::Primary {
         clock.sample(asked, lsn);
-        for replica in cluster.replicas.iter().filter(|replica| replica.is_ahead_of(asked, lsn)) {
-            replica.set_replayed(Moment::NEVER, Lsn(0));
-            let reason = "it has replayed what the primary has not written: it must be made anew from the primary";
-            lost(
-                cluster,
-                replica,
-                ConnectError::Unreachable { host: replica.config.name.clone(), reason: reason.into() },
-            );
+        for replica in &cluster.replicas {
+            if replica.compare(asked, lsn) {
+                let reason = "it has replayed what the primary has not written: it must be made anew from the primary";
+                let host = replica.config.name.clone();
+                lost(cluster, replica, ConnectError::Unreachable { host, reason: reason.into() });
+            }
         }
         return;
     }

@@ -270,12 +270,26 @@ impl Session {
     /// of a batch is not skipped: it is carried out or fails.
     pub(super) fn unnamed_changes(&mut self, leased: &mut Leased) -> Change {
         leased.unnamed_changed = leased.batch;
+        let before = self.ledger.is_unsynced().then(|| Box::new(std::mem::take(&mut self.unnamed)));
+        Change::Unnamed { before, had: leased.has_unnamed }
+    }
+
+    /// Should the batch be run again, it finds the unnamed statement as it is now.
+    pub(super) fn remember_unnamed(&self, leased: &mut Leased) {
         if leased.repeatable {
             let before = leased.before.get_or_insert_default();
             before.unnamed.get_or_insert_with(|| self.unnamed.clone());
         }
-        let before = self.ledger.is_unsynced().then(|| Box::new(std::mem::take(&mut self.unnamed)));
-        Change::Unnamed { before, had: leased.has_unnamed }
+    }
+
+    /// The unnamed statement goes. A session that has none, as most that send simple queries, pays nothing.
+    pub(super) fn drop_unnamed(&mut self, leased: &mut Leased) -> Change {
+        if !matches!(self.unnamed, Unnamed::None) {
+            self.remember_unnamed(leased);
+        }
+        let change = self.unnamed_changes(leased);
+        self.unnamed = Unnamed::None;
+        change
     }
 
     pub(super) fn keep_unnamed(&mut self, identity: &[u8], verdict: Verdict) {

@@ -61,33 +61,20 @@ impl Session {
             Request::Query(text) => self.query(leased, text),
             Request::LongQuery => {
                 self.note_unseen(leased);
-                let change = self.unnamed_changes(leased);
-                self.unnamed = Unnamed::None;
-                Owed(Awaits::Query, Some(change))
+                Owed(Awaits::Query, Some(self.drop_unnamed(leased)))
             }
             Request::FunctionCall => {
                 self.note_unseen(leased);
                 Owed(Awaits::FunctionCall, None)
             }
             Request::Parse(parse) => match self.explained(leased, parse.text) {
+                Some(query) => self.parse_instead(leased, parse, &query),
                 None => self.parse(leased, parse),
-                Some(text) => {
-                    let identity = [text.as_bytes(), NO_TYPES].concat();
-                    let parse = Parse { name: parse.name, text: text.as_bytes(), identity: &identity };
-                    match self.parse(leased, parse) {
-                        // The client's own words do not go on.
-                        Owed(awaits, change) => {
-                            put_parse(leased, b"", &identity);
-                            self.enter(leased, request, awaits, change);
-                            Done(Sent::Done)
-                        }
-                        other => other,
-                    }
-                }
             },
             Request::LongParse { named: true } => Done(self.poison(leased, refusal::statement_too_long(len))),
             Request::LongParse { named: false } => {
                 self.note_unseen(leased);
+                self.remember_unnamed(leased);
                 let change = self.unnamed_changes(leased);
                 self.unnamed = Unnamed::TooLong;
                 leased.has_unnamed = true;
@@ -147,8 +134,7 @@ impl Session {
         if let Err(error) = self.note(leased, verdict, text) {
             return Done(self.poison_query(leased, error));
         }
-        let change = self.unnamed_changes(leased);
-        self.unnamed = Unnamed::None;
+        let change = self.drop_unnamed(leased);
         let rewritten = self.deallocate(leased, text, verdict).or_else(|| self.explained(leased, text));
         let Some(text) = rewritten else { return Owed(Awaits::Query, Some(change)) };
         author::query(leased.lease.outbound.bytes(), &text);
@@ -160,6 +146,20 @@ impl Session {
         if parse.name.is_empty() { self.parse_unnamed(leased, parse) } else { Done(self.send_parse(leased, parse)) }
     }
 
+    /// `query` in place of the client's text.
+    fn parse_instead(&mut self, leased: &mut Leased, parse: Parse<'_>, query: &str) -> Course {
+        let identity = [query.as_bytes(), NO_TYPES].concat();
+        let parse = Parse { name: parse.name, text: query.as_bytes(), identity: &identity };
+        match self.parse(leased, parse) {
+            Owed(awaits, change) => {
+                put_parse(leased, b"", &identity);
+                self.enter(leased, Request::Parse(parse), awaits, change);
+                Done(Sent::Done)
+            }
+            other => other,
+        }
+    }
+
     fn parse_unnamed(&mut self, leased: &mut Leased, parse: Parse<'_>) -> Course {
         let verdict = self.parse_verdict(&parse);
         if self.waits_to_deallocate(verdict) {
@@ -169,6 +169,7 @@ impl Session {
         if let Err(error) = self.note(leased, verdict, parse.text) {
             return Done(self.poison(leased, error));
         }
+        self.remember_unnamed(leased);
         let change = self.unnamed_changes(leased);
         self.keep_unnamed(parse.identity, verdict);
         leased.has_unnamed = true;
@@ -235,9 +236,7 @@ impl Session {
     /// `Close` of a statement; the server connection keeps those with names for others.
     fn close(&mut self, leased: &mut Leased, name: &[u8]) -> Course {
         if name.is_empty() {
-            let change = self.unnamed_changes(leased);
-            self.unnamed = Unnamed::None;
-            return Owed(Awaits::Close, Some(change));
+            return Owed(Awaits::Close, Some(self.drop_unnamed(leased)));
         }
         if self.is_renamed(leased, name) {
             return Done(Sent::Not(Step::Stalled));

@@ -124,6 +124,33 @@ async fn of_two_primaries_the_one_that_was_promoted_last_is_used() {
     assert_eq!(fixture.sandbox.primary().psql("SELECT count(*) FROM t").await.unwrap().trim(), "0");
 }
 
+/// A standby that has more of the old primary than the one that was promoted follows another history.
+#[tokio::test]
+async fn a_standby_of_another_history_takes_no_reads() {
+    let fixture = Fixture::start(2, 0).await;
+    let [heir, other] = fixture.sandbox.replicas() else { panic!("two standbys") };
+    let client = fixture.connect().await;
+    client.batch_execute("INSERT INTO t VALUES (1, 1)").await.unwrap();
+    fixture.sandbox.wait_replayed().await.unwrap();
+    heir.kill9().await.unwrap();
+    client.batch_execute("INSERT INTO t SELECT 2, n FROM generate_series(1, 20000) n").await.unwrap();
+    eventually("the other standby has it", async || {
+        other.psql("SELECT count(*) FROM t").await.unwrap().trim() == "20001"
+    })
+    .await;
+    fixture.sandbox.primary().kill9().await.unwrap();
+    heir.start().await.unwrap();
+    heir.promote().await.unwrap();
+    let seen = fixture.connect().await;
+    eventually("the lost rows are seen no more", async || value(&seen, "SELECT count(*) FROM t").await == "1").await;
+    let up = format!("pgweir_replica_up{{host=\"{}\"}}", other.name);
+    eventually("it is out", async || fixture.proxy.metric(&up) == 0.0).await;
+    for _ in 0..100 {
+        assert_eq!(value(&fixture.connect().await, "SELECT count(*) FROM t").await, "1");
+        assert_eq!(fixture.proxy.metric(&up), 0.0);
+    }
+}
+
 /// Clients that write one row after the other, each of them once, whatever becomes of it.
 struct Writers {
     ending: Arc<AtomicBool>,
