@@ -101,6 +101,14 @@ impl Clock {
         Moment(instant.saturating_duration_since(self.base).as_micros() as u64)
     }
 
+    /// The next whole multiple of `beat`: hosts that are asked on it are asked with one waking up.
+    pub fn next(&self, beat: Duration) -> Instant {
+        let beat = beat.max(Duration::from_millis(1));
+        let elapsed = self.base.elapsed().as_nanos();
+        let beats = elapsed / beat.as_nanos() + 1;
+        self.base + Duration::from_nanos((beats * beat.as_nanos()) as u64)
+    }
+
     /// The primary was at `lsn` at some time after `asked`.
     pub fn sample(&self, asked: Moment, lsn: Lsn) {
         let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
@@ -186,6 +194,15 @@ mod tests {
         (1..100).for_each(|moment| clock.sample(Moment(moment), Lsn(7)));
         assert_eq!(clock.reached(Lsn(7)), Some((Moment(99), 0)));
         assert_eq!(clock.samples.lock().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn beats_fall_together() {
+        let clock = Clock::default();
+        let beat = Duration::from_secs(3600);
+        let next = clock.next(beat);
+        assert_eq!(next, clock.base + beat);
+        assert_eq!(next, clock.next(beat));
     }
 
     #[test]

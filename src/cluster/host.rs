@@ -4,6 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
 use super::freshness::{Lsn, Moment};
 use crate::config::{HostConfig, Roles};
 
@@ -50,6 +53,8 @@ pub struct Host {
     ahead: AtomicBool,
     /// How often it was lost.
     losses: AtomicU64,
+    /// The primary has written what this replica is not known to have replayed.
+    lags: Notify,
 }
 
 impl Host {
@@ -67,6 +72,7 @@ impl Host {
             replayed: Mutex::new((Moment::NEVER, Lsn(0))),
             ahead: AtomicBool::new(false),
             losses: AtomicU64::new(0),
+            lags: Notify::new(),
         }
     }
 
@@ -78,7 +84,10 @@ impl Host {
     pub fn set_up(&self, up: bool) -> bool {
         let changed = self.up.swap(up, Ordering::AcqRel) != up;
         if changed && !up {
+            let mut replayed = self.replayed.lock().unwrap_or_else(PoisonError::into_inner);
+            *replayed = (Moment::NEVER, Lsn(0));
             self.fresh_as_of.store(0, Ordering::Release);
+            drop(replayed);
             self.losses.fetch_add(1, Ordering::AcqRel);
         }
         changed
@@ -99,6 +108,24 @@ impl Host {
 
     pub(super) fn set_replayed(&self, asked: Moment, replayed: Lsn) {
         *self.replayed.lock().unwrap_or_else(PoisonError::into_inner) = (asked, replayed);
+    }
+
+    /// Whether it is known to have replayed what the primary had written at `asked`: it is then as fresh as that,
+    /// without being asked again. Otherwise its monitor is told to ask.
+    pub(super) fn keeps_up(&self, asked: Moment, written: Lsn) -> bool {
+        // Under the lock, so that a host that is lost meanwhile is not called fresh again.
+        let replayed = self.replayed.lock().unwrap_or_else(PoisonError::into_inner);
+        let keeps_up = self.is_up() && replayed.0 != Moment::NEVER && replayed.1 >= written;
+        match keeps_up {
+            true => self.set_fresh(asked, 0),
+            false => self.lags.notify_one(),
+        }
+        keeps_up
+    }
+
+    /// Until the primary has written more than this replica is known to have replayed.
+    pub(super) fn lags(&self) -> Notified<'_> {
+        self.lags.notified()
     }
 
     /// Compares it with what the primary has written that was asked later; true when it is found to be ahead now.
@@ -135,5 +162,45 @@ impl Host {
         let fresh = self.fresh_as_of();
         let lag = (fresh != Moment::NEVER).then(|| now.since(fresh));
         (lag, self.lag_bytes.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{HostAddress, ServerTls, SslMode};
+
+    fn replica() -> Host {
+        let tls = ServerTls { mode: SslMode::Disable, root_cert: None, cert: None, key: None };
+        let config = HostConfig { name: "b".into(), address: HostAddress::Unix("/b".into()), tls };
+        Host::new(Arc::new(config), Role::Replica, Roles::Configured)
+    }
+
+    fn at(moment: u64) -> Moment {
+        Moment::from_raw(moment)
+    }
+
+    #[test]
+    fn a_replica_that_has_replayed_all_is_fresh_unasked() {
+        let host = replica();
+        host.set_up(true);
+        assert!(!host.keeps_up(at(1), Lsn(100)), "nothing is known of it yet");
+        host.set_replayed(at(2), Lsn(100));
+        assert!(host.keeps_up(at(3), Lsn(100)));
+        assert_eq!(host.fresh_as_of(), at(3));
+        assert!(!host.keeps_up(at(4), Lsn(101)));
+        assert_eq!(host.fresh_as_of(), at(3));
+    }
+
+    #[test]
+    fn what_a_lost_replica_had_replayed_is_forgotten() {
+        let host = replica();
+        host.set_up(true);
+        host.set_replayed(at(2), Lsn(100));
+        host.set_up(false);
+        assert!(!host.keeps_up(at(3), Lsn(100)));
+        host.set_up(true);
+        assert!(!host.keeps_up(at(4), Lsn(100)), "it may have started again from less");
+        assert_eq!(host.fresh_as_of(), Moment::NEVER);
     }
 }

@@ -3,13 +3,15 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::time::Instant;
 
 use super::Cluster;
 use super::freshness::{Lsn, Moment};
 use super::host::{Claim, Host, Role};
 use crate::config::Roles;
-use crate::server::{ConnectError, Connected, Login, connect, simple_query};
+use crate::net::Stream;
+use crate::server::{ConnectError, Login, connect, simple_query};
 
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Where roles are asked, while no reads come.
@@ -17,8 +19,15 @@ const ROLES_BEAT: Duration = Duration::from_millis(100);
 /// While no reads come, and between attempts to reach a host that is gone.
 const SLOW_BEAT: Duration = Duration::from_millis(500);
 
+/// A replica that is fresh, as long as the primary writes nothing.
+const ALIVE_BEAT: Duration = Duration::from_millis(100);
+
 /// Between two questions while a session waits for what a replica is about to show.
 const HURRY: Duration = Duration::from_millis(1);
+
+/// Room for a whole answer: it is read with one call.
+const ANSWER: usize = 512;
+type Connection = BufReader<Stream>;
 
 /// A position, and the primary's timeline: the first eight digits of a WAL file's name.
 const PRIMARY: &str = "SELECT pg_catalog.pg_current_wal_insert_lsn(), \
@@ -32,8 +41,9 @@ pub(super) async fn watch(cluster: Weak<Cluster>, host: Arc<Host>, login: Login)
         let outcome = connect(&host.config, &login, PATIENCE).await;
         match (cluster.upgrade(), outcome) {
             (None, _) => return,
-            (Some(_), Ok(mut connection)) => {
-                let Some(reason) = follow(&cluster, &host, &mut connection).await else { return };
+            (Some(_), Ok(connection)) => {
+                let connection = BufReader::with_capacity(ANSWER, connection.stream);
+                let Some(reason) = follow(&cluster, &host, connection).await else { return };
                 let Some(cluster) = cluster.upgrade() else { return };
                 let reason = reason.into();
                 lost(&cluster, &host, ConnectError::Unreachable { host: host.config.name.clone(), reason });
@@ -47,10 +57,10 @@ pub(super) async fn watch(cluster: Weak<Cluster>, host: Arc<Host>, login: Login)
 
 /// Asks again and again until the host does not answer as its role should: why it does not. `None` when
 /// the cluster is gone.
-async fn follow(cluster: &Weak<Cluster>, host: &Host, connection: &mut Connected) -> Option<&'static str> {
+async fn follow(cluster: &Weak<Cluster>, host: &Host, mut connection: Connection) -> Option<&'static str> {
     loop {
         let asked = cluster.upgrade()?.clock.now();
-        let answer = match ask(connection, host.role).await {
+        let answer = match ask(&mut connection, host.role).await {
             Ok(answer) => answer,
             Err(reason) => return Some(reason),
         };
@@ -66,7 +76,7 @@ async fn follow(cluster: &Weak<Cluster>, host: &Host, connection: &mut Connected
             // Its own word on its role is what the cluster waits for.
             match host.role {
                 Role::Primary => host.claims(Claim::Standby),
-                Role::Replica => match other_role(connection).await {
+                Role::Replica => match other_role(&mut connection).await {
                     Ok(claim) => host.claims(claim),
                     Err(reason) => return Some(reason),
                 },
@@ -78,35 +88,49 @@ async fn follow(cluster: &Weak<Cluster>, host: &Host, connection: &mut Connected
         };
         host.claims(timeline.map_or(Claim::Standby, |timeline| Claim::Primary { timeline }));
         note(&cluster, host, asked, lsn);
-        let reaches = if host.role == Role::Primary { asked } else { host.fresh_as_of() };
         if !host.is_ahead() && host.set_up(true) {
             found(&cluster, host);
         }
-        let beat = match cluster.clock_is_wanted() {
-            true if cluster.clock.is_demanded_beyond(reaches) => HURRY.min(cluster.config.poll_interval),
-            true => cluster.config.poll_interval,
-            false if cluster.config.roles == Roles::Asked => ROLES_BEAT,
-            false => SLOW_BEAT,
-        };
-        let clock = cluster.clock.clone();
-        drop(cluster);
-        let mut demanded = std::pin::pin!(clock.demanded());
-        demanded.as_mut().enable();
-        let answered = Instant::now();
-        if tokio::time::timeout(beat, demanded).await.is_ok() {
-            // A host that was asked just now is not asked again at once, whoever demands it.
-            tokio::time::sleep_until(answered + HURRY.min(beat)).await;
-        }
+        rest(cluster, host, asked, &mut connection).await;
     }
 }
 
+/// Until the host is to be asked again.
+async fn rest(cluster: Arc<Cluster>, host: &Host, asked: Moment, connection: &mut Connection) {
+    let poll = cluster.config.poll_interval;
+    let clock = cluster.clock.clone();
+    let is_replica = host.role == Role::Replica;
+    let reaches = if is_replica { host.fresh_as_of() } else { asked };
+    let beat = match cluster.clock_is_wanted() {
+        true if clock.is_demanded_beyond(reaches) => HURRY.min(poll),
+        // Whenever the primary is found to have written more, it is asked all the same.
+        true if is_replica => ALIVE_BEAT.max(poll),
+        true => poll,
+        false if cluster.config.roles == Roles::Asked => ROLES_BEAT,
+        false => SLOW_BEAT,
+    };
+    drop(cluster);
+    let mut demanded = std::pin::pin!(clock.demanded());
+    demanded.as_mut().enable();
+    let answered = Instant::now();
+    tokio::select! {
+        () = tokio::time::sleep_until(clock.next(beat).into()) => return,
+        () = demanded => {}
+        () = host.lags(), if is_replica => {}
+        // A server says nothing unasked but that it goes, or is gone: the next question finds out.
+        _ = connection.fill_buf() => {}
+    }
+    // A host that was asked just now is not asked again at once, whoever demands it.
+    tokio::time::sleep_until(answered + HURRY.min(beat)).await;
+}
+
 /// Where the host is in the WAL, and the timeline of a primary; `None` when it has another role.
-async fn ask(connection: &mut Connected, role: Role) -> Result<Option<(Lsn, Option<u32>)>, &'static str> {
+async fn ask(connection: &mut Connection, role: Role) -> Result<Option<(Lsn, Option<u32>)>, &'static str> {
     let sql = match role {
         Role::Primary => PRIMARY,
         Role::Replica => REPLICA,
     };
-    let answer = match tokio::time::timeout(PATIENCE, simple_query(&mut connection.stream, sql, 4096)).await {
+    let answer = match tokio::time::timeout(PATIENCE, simple_query(connection, sql, 4096)).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(_)) => return Err("the monitor's connection was closed"),
         Err(_) => return Err("it accepts connections and does not answer"),
@@ -118,7 +142,7 @@ async fn ask(connection: &mut Connected, role: Role) -> Result<Option<(Lsn, Opti
 }
 
 /// What a host says that was taken for a replica.
-async fn other_role(connection: &mut Connected) -> Result<Claim, &'static str> {
+async fn other_role(connection: &mut Connection) -> Result<Claim, &'static str> {
     let answer = ask(connection, Role::Primary).await?;
     Ok(answer.and_then(|(_, timeline)| timeline).map_or(Claim::Standby, |timeline| Claim::Primary { timeline }))
 }
@@ -132,6 +156,8 @@ fn note(cluster: &Cluster, host: &Host, asked: Moment, lsn: Lsn) {
                 let reason = "it has replayed what the primary has not written: it must be made anew from the primary";
                 let host = replica.config.name.clone();
                 lost(cluster, replica, ConnectError::Unreachable { host, reason: reason.into() });
+            } else if replica.keeps_up(asked, lsn) {
+                clock.advances();
             }
         }
         return;

@@ -1,10 +1,9 @@
 //! Our own questions to a server: catalog, probes, the monitor (PostgreSQL, "Simple Query").
 
 use bytes::BytesMut;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::reply::{ReadError, Replies, Reply};
-use crate::net::Stream;
 use crate::wire::{author, guard};
 
 /// A column in text format; `None` is NULL. Text that is not UTF-8 has its bad bytes replaced.
@@ -46,7 +45,10 @@ impl QueryError {
 /// `limit_bytes` bounds the rows together: more than that breaks the connection.
 ///
 /// Not cancel-safe: close the connection of a dropped future.
-pub async fn simple_query(stream: &mut Stream, sql: &str, limit_bytes: usize) -> Result<Answer, QueryError> {
+pub async fn simple_query<S>(stream: &mut S, sql: &str, limit_bytes: usize) -> Result<Answer, QueryError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let mut out = BytesMut::new();
     author::query(&mut out, sql);
     stream.write_all(&out).await.map_err(broken)?;
@@ -161,7 +163,7 @@ mod tests {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(answer).await.unwrap();
         theirs.shutdown().await.unwrap();
-        let mut stream = Stream::Unix(ours);
+        let mut stream = ours;
         let result = simple_query(&mut stream, "SELECT", limit).await;
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).await.unwrap();
