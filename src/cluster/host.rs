@@ -134,8 +134,13 @@ impl Host {
         if when == Moment::NEVER || when >= asked {
             return false;
         }
-        let ahead = replayed > written;
-        !self.ahead.swap(ahead, Ordering::AcqRel) && ahead
+        replayed > written && !self.ahead.swap(true, Ordering::AcqRel)
+    }
+
+    /// It has been connected to: a standby that was ahead may have been made anew. Without a restart it stays what it
+    /// was, even when the primary has come to where it is.
+    pub(super) fn is_met_again(&self) {
+        self.ahead.store(false, Ordering::Release);
     }
 
     pub(super) fn is_ahead(&self) -> bool {

@@ -42,6 +42,7 @@ pub(super) async fn watch(cluster: Weak<Cluster>, host: Arc<Host>, login: Login)
         match (cluster.upgrade(), outcome) {
             (None, _) => return,
             (Some(_), Ok(connection)) => {
+                host.is_met_again();
                 let connection = BufReader::with_capacity(ANSWER, connection.stream);
                 let Some(reason) = follow(&cluster, &host, connection).await else { return };
                 let Some(cluster) = cluster.upgrade() else { return };

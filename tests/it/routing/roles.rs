@@ -149,6 +149,12 @@ async fn a_standby_of_another_history_takes_no_reads() {
         assert_eq!(value(&fixture.connect().await, "SELECT count(*) FROM t").await, "1");
         assert_eq!(fixture.proxy.metric(&up), 0.0);
     }
+    // Nor when the new primary has come to where it is.
+    seen.batch_execute("INSERT INTO t SELECT 3, n FROM generate_series(1, 40000) n").await.unwrap();
+    for _ in 0..100 {
+        assert_eq!(value(&fixture.connect().await, "SELECT count(*) FROM t").await, "40001");
+        assert_eq!(fixture.proxy.metric(&up), 0.0);
+    }
 }
 
 /// Clients that write one row after the other, each of them once, whatever becomes of it.
