@@ -3,6 +3,7 @@
 
 mod balance;
 mod cases;
+mod failover;
 mod fixture;
 mod freshness;
 mod history;

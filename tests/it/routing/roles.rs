@@ -14,14 +14,14 @@ use crate::support::{chain, connect, eventually, start};
 const WRITERS: usize = 6;
 const PRIMARY_CHANGES: &str = "pgweir_primary_changes_total{cluster=\"main\"}";
 
-struct Fixture {
-    proxy: Proxy,
-    sandbox: Sandbox,
+pub struct Fixture {
+    pub proxy: Proxy,
+    pub sandbox: Sandbox,
 }
 
 impl Fixture {
     /// `first` is the number of the server that is listed first; 0 is the primary.
-    async fn start(replicas: usize, first: usize) -> Self {
+    pub async fn start(replicas: usize, first: usize) -> Self {
         let sandbox = start(SandboxOptions { replicas, ..Default::default() }).await;
         sandbox.primary().psql("CREATE TABLE t (writer int, number int)").await.unwrap();
         sandbox.wait_replayed().await.unwrap();
@@ -42,7 +42,7 @@ impl Fixture {
         connect(&self.url()).await
     }
 
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         self.proxy.url(&self.sandbox, "postgres", "postgres")
     }
 
