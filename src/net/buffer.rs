@@ -57,6 +57,12 @@ impl ReadBuffer {
         self.give_back();
     }
 
+    /// Lets the first `count` of the bytes go that are held and were consumed.
+    pub fn let_go(&mut self, count: usize) {
+        self.held = self.held.map(|held| held + count);
+        debug_assert!(self.held.is_none_or(|held| held <= self.start), "let go before they were consumed");
+    }
+
     /// Makes the held bytes unread again; false when they were let go.
     pub fn rewind(&mut self) -> bool {
         match self.held {

@@ -403,7 +403,7 @@ impl Session {
             return None;
         }
         if !settled && self.rides(&batch) {
-            self.not_repeatable();
+            self.join(&batch);
             self.intake.admit(&batch);
             return None;
         }
@@ -420,6 +420,7 @@ impl Session {
             && verdict.hint.is_none()
             && !super::batch::needs_probe(verdict.effects);
         plain
+            && leased.flights.bytes() + batch.len <= LONGEST_BATCH
             && !leased.ended_early
             && !self.may_reset()
             && batch.is_closed()
@@ -473,7 +474,7 @@ impl Session {
             Err(malformed) => Err(malformed),
         };
         self.inbound = inbound;
-        if self.lease.as_ref().is_none_or(|leased| !leased.repeatable) {
+        if self.lease.as_ref().is_none_or(|leased| leased.flights.is_empty()) {
             self.inbound.release();
         }
         if let Some(mut leased) = self.lease.take_if(|_| self.ledger.has_undone()) {
@@ -556,12 +557,20 @@ impl Session {
         Some(verdict)
     }
 
-    /// More than one batch is under way: they cannot be run again as if they were one.
+    /// The batch goes behind those that are being answered, and can be run again like them.
+    fn join(&mut self, batch: &Batch) {
+        let Some(leased) = &mut self.lease else { return };
+        if leased.flights.is_empty() {
+            self.inbound.hold();
+            leased.untouched = false;
+        }
+        leased.flights.join(batch.len);
+    }
+
+    /// What follows is not routed: nothing of it can be run again by itself.
     fn not_repeatable(&mut self) {
-        if let Some(leased) = &mut self.lease
-            && leased.again.is_none()
-            && std::mem::take(&mut leased.repeatable)
-        {
+        if let Some(leased) = self.lease.as_mut().filter(|leased| leased.again.is_none()) {
+            leased.flights.clear();
             self.inbound.release();
         }
     }

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use bytes::BufMut;
 
 use super::batch::{self, Batch};
+use super::flights::Flights;
 use super::ledger::{Awaits, Fate, Status};
 use super::slot::Signal;
-use super::{Again, Before, Leased, Schema, Session, Withheld, refusal};
+use super::{Again, Leased, Schema, Session, Withheld, refusal};
 use crate::cluster::{GreetingError, Group, Moment, Place, Wanted};
 use crate::config::{Consistency, PoolMode};
 use crate::net::buffer::WriteBuffer;
@@ -264,11 +265,9 @@ impl Session {
         let repeatable = batch.is_closed()
             && batch.verdict.is_none_or(|verdict| verdict.tx == TxControl::None)
             && self.mode != PoolMode::Session;
-        let prepared_limit = lease.pool().prepared_limit();
         let mut leased = Leased {
             lease,
             place,
-            prepared_limit,
             passing: 0,
             swallowing: false,
             has_unnamed: false,
@@ -288,9 +287,8 @@ impl Session {
             untouched: true,
             held_back: WriteBuffer::default(),
             holding_back: false,
-            repeatable,
+            flights: if repeatable { Flights::first(batch.len) } else { Flights::default() },
             again: None,
-            before: None,
             withheld: Withheld::default(),
             active: false,
             said_fatal: false,
@@ -333,7 +331,7 @@ impl Session {
         self.seen = self.group.clock.at(leased.answered);
         self.home = self.group.home(leased.place);
         leased.active = false;
-        leased.repeatable = false;
+        leased.flights.clear();
         leased.ended_early = false;
         leased.parsed.clear();
         leased.renamed.clear();
@@ -446,7 +444,7 @@ impl Session {
     pub(super) async fn repeat(&mut self, again: Again) {
         let Some(mut leased) = self.lease.take() else { return };
         self.slot.rests();
-        let before = std::mem::take(&mut leased.before);
+        self.start_over(std::mem::take(&mut leased.flights));
         match again {
             Again::OnPrimary => {
                 self.attempts = MOST_ATTEMPTS;
@@ -461,17 +459,17 @@ impl Session {
                 }
             }
         }
-        self.start_over(before);
     }
 
-    /// Forgets what was sent of the batch whose bytes are still held: it is routed again.
-    pub(super) fn start_over(&mut self, before: Option<Box<Before>>) {
-        let before = before.map_or_else(Before::default, |before| *before);
-        if let Some(unnamed) = before.unnamed {
-            self.unnamed = unnamed;
-        }
-        for (name, named) in before.names.into_iter().rev() {
-            self.names.set(&name, named);
+    /// Forgets what was sent of the batches whose bytes are still held: they are routed again.
+    pub(super) fn start_over(&mut self, flights: Flights) {
+        for before in flights.undo() {
+            if let Some(unnamed) = before.unnamed {
+                self.unnamed = unnamed;
+            }
+            for (name, named) in before.names.into_iter().rev() {
+                self.names.set(&name, named);
+            }
         }
         self.effects = Effects::NONE;
         self.intake.restart();

@@ -8,6 +8,7 @@
 mod batch;
 mod deadline;
 mod explain;
+mod flights;
 mod intake;
 mod leasing;
 pub mod ledger;
@@ -44,10 +45,11 @@ use crate::sql::{
 use crate::tenant::Tenant;
 use crate::wire::author;
 use crate::wire::error::PgError;
+use flights::Flights;
 use intake::Intake;
 use ledger::Ledger;
 use state::{OWN_SETTINGS, State};
-use statements::{Change, Named, Names, Unnamed, Used};
+use statements::{Change, Names, Unnamed, Used};
 
 /// What all sessions of the process share.
 pub struct Shared {
@@ -130,8 +132,6 @@ pub struct Session {
 struct Leased {
     lease: Lease,
     place: Place,
-    /// Bytes of statement text that the connection may keep prepared.
-    prepared_limit: usize,
     /// Bytes of the server's current frame that are still to come.
     passing: usize,
     /// That frame is not for the client.
@@ -165,18 +165,16 @@ struct Leased {
     schema: Schema,
     /// Something that may have written was sent.
     writes: bool,
-    /// Nothing of an answer has reached the client.
+    /// Nothing of the answer that comes next has reached the client.
     untouched: bool,
     /// The beginning of an answer that tells nothing yet, while the batch may still run elsewhere.
     held_back: WriteBuffer,
     /// The server's current frame belongs to that.
     holding_back: bool,
-    /// The client's bytes are still held, and running them again elsewhere changes nothing.
-    repeatable: bool,
+    /// Batches whose bytes are still held: running them again elsewhere changes nothing.
+    flights: Flights,
     /// Why the batch has to be run again.
     again: Option<Again>,
-    /// What a repeatable batch has changed in the session's statements.
-    before: Option<Box<Before>>,
     /// What the client is told once its settings are right again.
     withheld: Withheld,
     /// Something was sent that nobody has been told is settled.
@@ -190,14 +188,6 @@ struct Leased {
     answered: Instant,
     /// What the proxy itself had spent on the batch by then.
     overhead: Duration,
-}
-
-/// What a session's statements were before a batch that may be run again.
-#[derive(Debug, Default)]
-struct Before {
-    /// What names stood for, oldest first.
-    names: Vec<(Arc<[u8]>, Option<Named>)>,
-    unnamed: Option<Unnamed>,
 }
 
 /// What the statements of a transaction have done to the schema.
@@ -453,7 +443,7 @@ impl Leased {
 
     /// A replica's answer of which the client has seen nothing, to a batch that could be run again.
     fn may_move(&self) -> bool {
-        self.repeatable && self.untouched && self.place != Place::Primary
+        !self.flights.is_empty() && self.untouched && self.place != Place::Primary
     }
 
     /// The session has no unnamed statement: nor may the connection, on which it would be another's.

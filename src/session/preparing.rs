@@ -50,8 +50,8 @@ impl Session {
         };
         let before = self.names.set(parse.name, Some(named));
         leased.renamed.push((xxh3_64(parse.name), leased.batch));
-        if leased.repeatable {
-            leased.before.get_or_insert_default().names.push((name, before.clone()));
+        if let Some(flight) = leased.flights.before() {
+            flight.names.push((name, before.clone()));
         }
         let change = |prepared| Some(Change::Name { name: parse.name.into(), before, prepared });
         let known = leased.lease.prepared.touch_silent(statement.id(), parsed);
@@ -255,7 +255,7 @@ impl Session {
         leased.parsed.push((statement.id(), leased.batch));
         let generation = self.generation(leased);
         leased.lease.prepared.insert(statement, generation);
-        let limit = leased.prepared_limit;
+        let limit = leased.lease.pool().prepared_limit();
         while let Some((id, cost)) = leased.lease.prepared.evict(limit) {
             self.put_close(leased, server_name(id).as_bytes(), Some(Change::Closed { id, cost }));
         }
@@ -276,8 +276,7 @@ impl Session {
 
     /// Should the batch be run again, it finds the unnamed statement as it is now.
     pub(super) fn remember_unnamed(&self, leased: &mut Leased) {
-        if leased.repeatable {
-            let before = leased.before.get_or_insert_default();
+        if let Some(before) = leased.flights.before() {
             before.unnamed.get_or_insert_with(|| self.unnamed.clone());
         }
     }

@@ -213,9 +213,9 @@ impl Session {
 
     /// The client has got a part of the answer: what it asked cannot be asked again.
     fn inbound_is_answered(&mut self, leased: &mut Leased) {
-        if leased.repeatable && !leased.untouched {
-            leased.repeatable = false;
-            self.inbound.release();
+        if !leased.untouched && !leased.flights.is_empty() {
+            let seen = leased.flights.front_stays();
+            self.let_go(leased, seen);
         }
     }
 
@@ -228,7 +228,7 @@ impl Session {
 
     fn signalled(&mut self, signals: u32) -> Option<Result<(), PgError>> {
         let is = |signal| signals & signal as u32 != 0;
-        let movable = |leased: &Leased| leased.repeatable && leased.untouched && leased.place != Place::Primary;
+        let movable = |leased: &Leased| leased.may_move();
         let error = if is(Signal::Shutdown) || is(Signal::End) {
             refusal::shutting_down()
         } else if is(Signal::HostLost) && self.lease.as_ref().is_some_and(movable) {
@@ -259,10 +259,10 @@ impl Session {
         self.undo(&mut leased);
         let place = leased.place;
         if leased.may_move() {
-            let before = std::mem::take(&mut leased.before);
+            let flights = std::mem::take(&mut leased.flights);
             drop(leased);
             self.attempts += 1;
-            self.start_over(before);
+            self.start_over(flights);
             return None;
         }
         if leased.said_fatal {

@@ -122,6 +122,9 @@ impl Session {
                     if !leased.holding_back {
                         self.touch(leased);
                     }
+                    if header.tag == backend::READY {
+                        self.next_flight(leased);
+                    }
                     if let Some(renamed) = renamed {
                         self.flush_run(leased, &mut run);
                         self.outbound.push(&renamed);
@@ -185,6 +188,23 @@ impl Session {
     fn touch(&mut self, leased: &mut Leased) {
         leased.untouched = false;
         self.outbound.append(&mut leased.held_back);
+    }
+
+    /// The client has the whole answer to a batch: that to the next one can still be another's.
+    fn next_flight(&mut self, leased: &mut Leased) {
+        if !leased.flights.is_empty() {
+            let answered = leased.flights.front_is_over();
+            leased.untouched = !leased.flights.is_empty();
+            self.let_go(leased, answered);
+        }
+    }
+
+    /// So many of the bytes that are held for the batches under way are needed no longer.
+    pub(super) fn let_go(&mut self, leased: &Leased, count: usize) {
+        match leased.flights.is_empty() {
+            true => self.inbound.release(),
+            false => self.inbound.let_go(count),
+        }
     }
 
     /// Moves the run into the client's buffer, so that something else can follow it.
@@ -301,9 +321,9 @@ impl Session {
         if has_no_shape(named.verdict.reason) {
             return;
         }
-        if leased.repeatable {
+        if let Some(before) = leased.flights.front_before() {
             // Should it be run again, the client has not been told.
-            leased.before.get_or_insert_default().names.push((used.name.clone(), Some(named.clone())));
+            before.names.push((used.name.clone(), Some(named.clone())));
         }
         enter(&mut named.told, told);
         if let Some(kept) = leased.lease.prepared.touch(used.id, 0) {
@@ -327,7 +347,7 @@ impl Session {
     /// The server is asked for answers before the end of the batch: it cannot run elsewhere any more.
     pub(super) fn stays(&mut self, leased: &mut Leased) {
         if leased.again.is_none() {
-            leased.repeatable = false;
+            leased.flights.clear();
             self.touch(leased);
         }
     }
@@ -348,7 +368,7 @@ impl Session {
     fn judge_error(&mut self, leased: &mut Leased, error: &ServerError, failed: Option<Used>) -> Verdict {
         self.shared.metrics.error(&error.code);
         let on_replica = leased.place != Place::Primary;
-        let unseen = leased.untouched && leased.repeatable && self.attempts < MOST_ATTEMPTS;
+        let unseen = leased.untouched && !leased.flights.is_empty() && self.attempts < MOST_ATTEMPTS;
         if unseen && on_replica && error.fatal {
             // The connection is about to close: the batch then runs elsewhere.
             return Verdict::Swallow;

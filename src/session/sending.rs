@@ -246,8 +246,8 @@ impl Session {
         }
         let before = self.names.set(name, None);
         leased.renamed.push((xxh3_64(name), leased.batch));
-        if leased.repeatable {
-            leased.before.get_or_insert_default().names.push((name.into(), before.clone()));
+        if let Some(flight) = leased.flights.before() {
+            flight.names.push((name.into(), before.clone()));
         }
         let change = before.is_some().then(|| Change::Name { name: name.into(), before, prepared: None });
         self.ledger.push(Awaits::Close, Fate::Synthesise, change);

@@ -90,7 +90,8 @@ impl Pgbench {
     async fn end(self, servers: &[&Server]) {
         let Output { stdout, stderr, .. } = self.process.wait_with_output().await.unwrap();
         let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
-        let processed = stdout.lines().find_map(|line| line.strip_prefix("number of transactions actually processed: "));
+        let processed =
+            stdout.lines().find_map(|line| line.strip_prefix("number of transactions actually processed: "));
         let processed: usize = processed.unwrap_or_else(|| panic!("{stdout}\n{stderr}")).trim().parse().unwrap();
 
         let aborted: Vec<_> = stderr.lines().filter(|line| line.contains(" aborted in command ")).collect();

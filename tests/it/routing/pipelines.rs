@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::fixture::{DATABASE, Fixture};
 use crate::support::raw::{Endpoint, Frame, RawClient};
-use crate::support::say;
+use crate::support::{eventually, say};
 
 const ONE_CONNECTION: &str = "[pool]\nsize = 1";
 /// For replicas to show what a session has just written or read.
@@ -185,6 +185,61 @@ async fn a_read_is_healed_with_others_behind_it() {
     let both = [say::batch("SELECT a FROM late", &[]), say::query("INSERT INTO w VALUES (1)")];
     assert_eq!(talk(&mut own, &both, 2).await, "1 2 D(1) C Z C Z");
     fixture.sandbox.replicas()[0].resume_replay().await.unwrap();
+}
+
+/// Of reads that were sent together those run again from the first on that a standby cannot run, and no other.
+#[tokio::test]
+async fn a_read_is_healed_behind_others() {
+    let fixture = Fixture::start(1, "", ONE_CONNECTION, "").await;
+    let replica = &fixture.sandbox.replicas()[0];
+    let mut own = client(&fixture).await;
+    talk(&mut own, &parse_and_describe("w", "SELECT 7"), 1).await;
+    for round in 0..3 {
+        let table = format!("late{round}");
+        replica.pause_replay().await.unwrap();
+        fixture.sql(&format!("CREATE TABLE {table} AS SELECT 5 AS a")).await;
+        let name = format!("s{round}");
+        let pipeline = [
+            say::batch("SELECT 1", &[]),
+            say::again("w", &[]),
+            say::parse(&name, &format!("SELECT a FROM {table}")),
+            say::again(&name, &[]),
+            say::close_statement("w"),
+            say::parse("w", "SELECT 8"),
+            say::sync(),
+            say::batch("SELECT 3", &[]),
+            say::again("w", &[]),
+            say::again(&name, &[]),
+        ];
+        let mut watch = fixture.watch();
+        let expected = "1 2 D(1) C Z 2 D(7) C Z 1 2 D(5) C Z 3 1 Z 1 2 D(3) C Z 2 D(8) C Z 2 D(5) C Z";
+        assert_eq!(talk(&mut own, &pipeline, 7).await, expected, "round {round}");
+        let seen = watch.take();
+        assert!(seen.on_standby(1, "SELECT 1") && !seen.on_primary("SELECT 1"), "round {round}");
+        assert!(seen.on_standby(1, &table) && seen.on_primary(&table), "round {round}");
+        talk(&mut own, &[say::close_statement("w"), say::parse("w", "SELECT 7"), say::sync()], 1).await;
+        assert_eq!(talk(&mut own, &[say::again("w", &[])], 1).await, "2 D(7) C Z");
+        replica.resume_replay().await.unwrap();
+        fixture.sandbox.wait_replayed().await.unwrap();
+        tokio::time::sleep(CATCH_UP).await;
+    }
+}
+
+/// A standby that goes while it works on the second of three: the first is not asked again.
+#[tokio::test]
+async fn a_read_behind_others_survives_its_standby() {
+    let fixture = Fixture::start(1, "", ONE_CONNECTION, "").await;
+    let replica = &fixture.sandbox.replicas()[0];
+    let mut own = client(&fixture).await;
+    let mut watch = fixture.watch();
+    let pipeline = [say::batch("SELECT 11", &[]), say::query("SELECT 12, pg_sleep(1)"), say::batch("SELECT 13", &[])];
+    own.send(&pipeline.concat()).await.unwrap();
+    eventually("the second is at work", async || watch.take().on_standby(1, "SELECT 12")).await;
+    replica.kill9().await.unwrap();
+    let (frames, end) = own.until_ready(3).await;
+    assert_eq!((shown(&frames).as_str(), end), ("1 2 D(11) C Z T D(12,) C Z 1 2 D(13) C Z", None));
+    let seen = watch.take();
+    assert!(!seen.on_primary("SELECT 11") && seen.on_primary("SELECT 12") && seen.on_primary("SELECT 13"));
 }
 
 /// A batch that is run again binds what it has bound before.
