@@ -55,6 +55,28 @@ CREATE TABLE typed (x logged_text);
 CREATE TYPE pair AS (a int);
 CREATE FUNCTION pair_text(pair) RETURNS text LANGUAGE plpgsql AS 'BEGIN INSERT INTO log(msg) VALUES (1); RETURN 1; END';
 CREATE CAST (pair AS text) WITH FUNCTION pair_text(pair);
+CREATE TABLE typed_array (id int, tags logged_text[]);
+CREATE TYPE wrapped AS (d logged_text);
+CREATE FUNCTION ticket_number(ticket) RETURNS int LANGUAGE plpgsql AS 'BEGIN PERFORM nextval(''order_no_seq''); RETURN 1; END';
+CREATE CAST (ticket AS int) WITH FUNCTION ticket_number(ticket) AS IMPLICIT;
+CREATE FUNCTION my_lock(bigint) RETURNS void LANGUAGE internal IMMUTABLE STRICT AS 'pg_advisory_lock_int8';
+CREATE FUNCTION lie_true() RETURNS bool LANGUAGE plpgsql IMMUTABLE AS 'BEGIN PERFORM f_write(''lie''); RETURN true; END';
+CREATE TABLE planned_index (id int, k int); CREATE INDEX ON planned_index (k) WHERE lie_true();
+CREATE TABLE planned_check (id int, CHECK (lie_true())); CREATE TABLE planned_child () INHERITS (planned_check);
+CREATE TABLE planned_statistics (id int, k text); CREATE STATISTICS st ON (k || lie_true()::text), id FROM planned_statistics;
+CREATE TABLE indexed (id int, k text); CREATE INDEX ON indexed (lower(k)) WHERE id > 3;
+CREATE FUNCTION same(text, text) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT $1 = $2';
+CREATE FUNCTION differs(text, text) RETURNS bool LANGUAGE plpgsql AS 'BEGIN INSERT INTO log(msg) VALUES (1); RETURN true; END';
+CREATE OPERATOR =% (LEFTARG = text, RIGHTARG = text, FUNCTION = same, NEGATOR = <>%);
+CREATE OPERATOR <>% (LEFTARG = text, RIGHTARG = text, FUNCTION = differs, NEGATOR = =%);
+CREATE TYPE graded AS ENUM ('p', 'q');
+CREATE FUNCTION graded_eq(graded, graded) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS 'BEGIN PERFORM f_write(''eq''); RETURN true; END';
+CREATE FUNCTION graded_lt(graded, graded) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT text_lt($1::text, $2::text)';
+CREATE FUNCTION graded_cmp(graded, graded) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT bttextcmp($1::text, $2::text)';
+CREATE OPERATOR audit.= (LEFTARG = graded, RIGHTARG = graded, FUNCTION = graded_eq);
+CREATE OPERATOR audit.< (LEFTARG = graded, RIGHTARG = graded, FUNCTION = graded_lt);
+CREATE OPERATOR CLASS graded_ops DEFAULT FOR TYPE graded USING btree AS OPERATOR 1 audit.<, OPERATOR 3 audit.=, FUNCTION 1 graded_cmp(graded, graded);
+CREATE TABLE grades (id int, g graded);
 CREATE FUNCTION "zählen"() RETURNS bigint LANGUAGE sql AS $$SELECT nextval('order_no_seq')$$;
 "#;
 
@@ -219,6 +241,39 @@ async fn a_search_path_brings_shadows_into_sight() {
         ("SELECT id FROM v_shadow", None, Class::Read),
         ("SELECT id FROM parted", None, Class::Primary),
         ("SELECT x FROM typed", None, Class::Read),
+        ("SELECT id FROM typed_array WHERE tags = '{x}'", None, Class::Primary),
+        ("SELECT DISTINCT g FROM grades", None, Class::Primary),
+        ("SELECT my_lock(42)", None, Class::Primary),
+        ("SELECT id FROM planned_index", None, Class::Primary),
+        ("SELECT id FROM planned_check", None, Class::Primary),
+        ("SELECT id FROM planned_child", None, Class::Primary),
+        ("SELECT id FROM planned_statistics WHERE k = 'a'", None, Class::Primary),
+        ("SELECT id FROM indexed WHERE lower(k) = 'a'", None, Class::Read),
+        ("SELECT id FROM orgs WHERE NOT (name =% ANY (ARRAY['a']))", None, Class::Primary),
+        // Names and rows that are none of the tainted.
+        ("WITH x AS (SELECT id, email FROM users) SELECT upper(x.email) FROM x", None, Class::Read),
+        ("WITH x AS MATERIALIZED (SELECT email FROM users) SELECT upper(email) FROM x", None, Class::Read),
+        ("WITH u AS (SELECT u FROM users u) SELECT upper(u.u) FROM u", None, Class::Primary),
+        ("SELECT id FROM users WHERE (id, org_id) IN ((1, 2), (2, 3)) AND upper(email) = 'X'", None, Class::Read),
+        ("SELECT upper(b) FROM (VALUES (1, 'a'), (2, 'b')) v(a, b)", None, Class::Read),
+        ("SELECT upper(b) FROM (VALUES (1, (2, 3)), (2, (3, 4))) v(a, b)", None, Class::Primary),
+        ("SELECT upper(name) FROM orgs WHERE 'sad'::mood = 'sad'", None, Class::Read),
+        ("SELECT upper(name), '1'::pg_catalog.jsonb FROM orgs", None, Class::Read),
+        ("SELECT upper(name), g FROM orgs, generate_series(1, 2) g", None, Class::Read),
+        ("SELECT upper(name), g FROM orgs, generate_series(1, 2) WITH ORDINALITY g", None, Class::Primary),
+        ("SELECT upper(word) FROM orgs, regexp_split_to_table(name, ' ') AS word", None, Class::Read),
+        ("SELECT upper(u) FROM f_stable_rs(1) u", None, Class::Primary),
+        ("SELECT id AS ticket FROM orgs", None, Class::Read),
+        ("SELECT id ticket FROM orgs", None, Class::Read),
+        ("SELECT ticket.id FROM orgs ticket", None, Class::Read),
+        ("SELECT CAST(5 AS ticket)", None, Class::Primary),
+        ("SELECT ticket '(5)'", None, Class::Primary),
+        ("SELECT * FROM json_to_recordset('[]') AS t(a int, b logged_text)", None, Class::Primary),
+        ("SELECT '{}'::ticket[]", None, Class::Primary),
+        ("SELECT max(\"delete\"), count(delete) FROM \"update\"", None, Class::Read),
+        ("WITH x AS (SELECT 1 AS update) SELECT update FROM x", None, Class::Read),
+        ("WITH x AS (SELECT 1), y AS MATERIALIZED (DELETE FROM kv RETURNING k) SELECT 1", None, Class::Primary),
+        ("WITH RECURSIVE t(i) AS (SELECT 1) CYCLE i SET c USING p DELETE FROM kv", None, Class::Primary),
         ("SELECT '(x)'::typed", None, Class::Primary),
         ("SELECT CAST('{}' AS public.typed[])", None, Class::Primary),
         ("SELECT 'größe', zähler FROM orgs", None, Class::Read),
@@ -236,10 +291,14 @@ async fn columns_that_hold_rows_take_the_certainty_away() {
     let client = server.connect().await;
     client.batch_execute(SCHEMA).await.expect("the schema loads");
     client.batch_execute(MORE).await.expect("more objects load");
-    client.batch_execute("CREATE TABLE casting (id int, x pair)").await.expect("a column of a composite type");
+    let tables = "CREATE TABLE casting (id int, x pair); CREATE TABLE typed_field (id int, c wrapped);
+        CREATE TABLE tickets (id int, ts ticket[])";
+    client.batch_execute(tables).await.expect("columns of composite types");
     let catalog = load(&client).await;
     let class = |sql: &str| Classifier::new(1 << 16).classify(sql.as_bytes(), &catalog, None).class;
     assert_eq!(class("SELECT x::text FROM casting"), Class::Primary);
+    assert_eq!(class("SELECT coalesce(c, '(1,x)') FROM typed_field"), Class::Primary);
+    assert_eq!(class("SELECT ts[1] + 1 FROM tickets"), Class::Primary);
     assert_eq!(class("SELECT upper(email) FROM users"), Class::Primary);
     assert_eq!(class("SELECT upper(email::text) FROM users"), Class::Read);
 }
@@ -264,6 +323,9 @@ async fn the_stamp_changes_with_the_catalog_and_not_with_data() {
         "ALTER TABLE t SET LOGGED",
         "CREATE POLICY p ON t USING (f() = 1)",
         "CREATE OPERATOR ==~ (LEFTARG = text, RIGHTARG = text, FUNCTION = texteq)",
+        "CREATE INDEX ON t ((id + 1))",
+        "ALTER TABLE t ADD CHECK (id > 0)",
+        "CREATE STATISTICS st ON (id + 1), (id + 2) FROM t",
         "CREATE SCHEMA s",
         "DROP FUNCTION f() CASCADE",
     ] {

@@ -268,9 +268,14 @@ impl Group {
         self.catalog.suspect();
     }
 
-    /// A replica has refused this statement, which was taken for a read.
-    pub fn refused(&self, text: &[u8]) {
-        self.refusals.add(text, self.schema_generation());
+    /// A replica has refused this statement of the session with this process id, which was taken for a read.
+    pub fn refused(&self, text: &[u8], by: i32) {
+        self.refusals.add(text, self.schema_generation(), by);
+    }
+
+    /// The primary has refused it as well.
+    pub fn refused_anywhere(&self, by: i32) {
+        self.refusals.take_back(by);
     }
 
     /// Whether a replica has refused one like it under the schema of now.

@@ -17,8 +17,16 @@ const KEPT: NonZero<usize> = NonZero::new(1024).unwrap();
 pub struct Refusals {
     /// There are any: whoever reads does not pay for an empty set.
     any: AtomicBool,
-    /// By fingerprint, with the schema's generation: a function may have been made anew since.
-    kept: Mutex<LruCache<u128, u64>>,
+    /// By fingerprint.
+    kept: Mutex<LruCache<u128, Refusal>>,
+}
+
+#[derive(Debug)]
+struct Refusal {
+    /// Of the schema: a function may have been made anew since.
+    generation: u64,
+    /// The process id of the session that was refused.
+    by: i32,
 }
 
 impl Default for Refusals {
@@ -28,8 +36,9 @@ impl Default for Refusals {
 }
 
 impl Refusals {
-    pub fn add(&self, text: &[u8], generation: u64) {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).put(fingerprint(text), generation);
+    pub fn add(&self, text: &[u8], generation: u64, by: i32) {
+        let refusal = Refusal { generation, by };
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).put(fingerprint(text), refusal);
         self.any.store(true, Ordering::Release);
     }
 
@@ -38,7 +47,17 @@ impl Refusals {
             return false;
         }
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.get(&fingerprint(text)) == Some(&generation)
+        kept.get(&fingerprint(text)).is_some_and(|refusal| refusal.generation == generation)
+    }
+
+    /// The primary has refused what this session was refused by a replica: it was no replica's matter.
+    pub fn take_back(&self, by: i32) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_session: Vec<_> =
+            kept.iter().filter(|(_, refusal)| refusal.by == by).map(|(fingerprint, _)| *fingerprint).collect();
+        for fingerprint in of_session {
+            kept.pop(&fingerprint);
+        }
     }
 }
 
@@ -50,8 +69,17 @@ mod tests {
     fn a_statement_is_known_by_its_form_until_the_schema_changes() {
         let refusals = Refusals::default();
         assert!(!refusals.has(b"SELECT f(1)", 7));
-        refusals.add(b"SELECT f(1)", 7);
+        refusals.add(b"SELECT f(1)", 7, 1);
         assert!(refusals.has(b"select f(2) -- again", 7));
         assert!(!refusals.has(b"SELECT g(1)", 7) && !refusals.has(b"SELECT f(1)", 8));
+    }
+
+    #[test]
+    fn what_the_primary_refuses_as_well_is_forgotten() {
+        let refusals = Refusals::default();
+        refusals.add(b"SELECT f(1)", 7, 1);
+        refusals.add(b"SELECT g(1)", 7, 2);
+        refusals.take_back(1);
+        assert!(!refusals.has(b"SELECT f(1)", 7) && refusals.has(b"SELECT g(1)", 7));
     }
 }

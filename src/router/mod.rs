@@ -166,7 +166,7 @@ fn for_replica(verdict: &Verdict, view: &SessionView) -> Option<RouteReason> {
         }
         (_, TxControl::Begin) if plain_begin && view.default_read_only => Some(RouteReason::ReadOnlyTransaction),
         (Class::Read, _) => Some(RouteReason::Statement(verdict.reason)),
-        (Class::Primary, TxControl::None) if verdict.hint == Some(Hint::Replica) && verdict.reason.yields_to_hint() => {
+        (Class::Primary, TxControl::None) if verdict.hint == Some(Hint::Replica) && verdict.yields_to_hint() => {
             Some(RouteReason::HintReplica)
         }
         _ => None,

@@ -7,6 +7,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::batch::Batch;
 use super::ledger::Status;
+use super::moving::belongs_on_primary;
 use super::request::{Malformed, Read, Request, read};
 use super::sending::FLUSH;
 use super::statements::Unnamed;
@@ -116,6 +117,11 @@ impl Intake {
         self.admitted > 0 && self.bound.front().is_some_and(|(_, described)| *described)
     }
 
+    /// `Bind` messages that are gathered.
+    pub(super) fn binds(&self) -> usize {
+        self.bound.len()
+    }
+
     /// The end of the batch has been sent: what follows is a batch of its own.
     pub(super) fn ends(&mut self) {
         self.open = false;
@@ -195,6 +201,9 @@ impl Session {
     /// Messages go where those before them went, without being routed.
     fn follows(&self) -> bool {
         let Some(leased) = &self.lease else { return false };
+        if self.is_opened() {
+            return false;
+        }
         let waiting = !self.ledger.settled();
         let held_up = leased.ended_early || (waiting || leased.withheld.ready) && self.may_reset();
         let over = waiting && leased.ending && self.may_reset();
@@ -387,7 +396,7 @@ impl Session {
     /// remembered.
     fn was_refused(&self, text: &[u8]) -> bool {
         if self.refused {
-            self.group.refused(text);
+            self.group.refused(text, self.slot.pid);
         }
         self.group.was_refused(text)
     }
@@ -400,6 +409,21 @@ impl Session {
             }
             // `Close` and `Sync` outside any transaction: nothing that a server knows of.
             self.intake.admit(&batch);
+            return None;
+        }
+        if settled && self.is_opened() {
+            if batch.complete && belongs_on_primary(batch.verdict()) {
+                return Some(Step::NeedLease(batch));
+            }
+            if !batch.needs_server && batch.complete {
+                // Names of statements that are given up.
+                self.intake.admit(&batch);
+                return None;
+            }
+            if let Some(leased) = &mut self.lease {
+                leased.pristine = false;
+            }
+            self.intake.ungather();
             return None;
         }
         if !settled && self.rides(&batch) {
@@ -531,7 +555,9 @@ impl Session {
         let verdict = self.classify(parse.text);
         let custom = |oid: &[u8]| u32::from_be_bytes([oid[0], oid[1], oid[2], oid[3]]) >= FIRST_CUSTOM_OID;
         let types = parse.identity.get(parse.text.len() + 3..).unwrap_or_default();
-        if verdict.effects.contains(Effects::PARAMETER_TYPES) && types.chunks_exact(4).any(custom) {
+        let tainted = |oid: &[u8]| self.catalog.taints_type(u32::from_be_bytes([oid[0], oid[1], oid[2], oid[3]]));
+        let selects_other = verdict.effects.contains(Effects::PARAMETER_TYPES) && types.chunks_exact(4).any(custom);
+        if verdict.class == Class::Read && (selects_other || types.chunks_exact(4).any(tainted)) {
             return Verdict { class: Class::Primary, reason: Reason::OpaqueFunction, ..verdict };
         }
         verdict
@@ -565,6 +591,7 @@ impl Session {
             leased.untouched = false;
         }
         leased.flights.join(batch.len);
+        leased.pristine = false;
     }
 
     /// What follows is not routed: nothing of it can be run again by itself.

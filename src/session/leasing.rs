@@ -69,12 +69,20 @@ impl Session {
             self.follow_configuration();
         }
         self.catalog = self.group.catalog();
-        let (lease, place, reason) = self.find_lease(batch).await?;
+        let begin = self.leave_replica().await?;
+        let (lease, place, reason) = match self.find_lease(batch).await {
+            // The client is in a transaction that there is no more.
+            Err(NoLease::Refused(error)) if begin.is_some() => return Err(NoLease::Ended(error)),
+            found => found?,
+        };
         self.count_route(place, reason);
         let waited = asked.elapsed();
         self.metrics.wait_seconds.observe(waited.as_secs_f64());
         self.slot.leases(&lease.cancel);
         self.take(lease, place, batch, asked + waited);
+        if let Some(begin) = begin {
+            self.begin_again(&begin);
+        }
         Ok(())
     }
 
@@ -276,6 +284,7 @@ impl Session {
             ended_early: false,
             bound: None,
             unnamed_portal: None,
+            pristine: place != Place::Primary && self.only_begins(batch),
             ending: false,
             checking: false,
             batch: 0,
@@ -311,6 +320,21 @@ impl Session {
         }
         self.lease = Some(leased);
         self.intake.admit(batch);
+    }
+
+    /// Does a batch begin a transaction, and nothing else?
+    fn only_begins(&self, batch: &Batch) -> bool {
+        let begins = |verdict: crate::sql::Verdict| matches!(verdict.tx, TxControl::Begin | TxControl::BeginReadOnly);
+        batch.complete && batch.synced && batch.verdict.is_some_and(begins) && self.intake.binds() <= 1
+    }
+
+    /// The transaction that has begun elsewhere begins here.
+    fn begin_again(&mut self, begin: &str) {
+        let Some(mut leased) = self.lease.take() else { return };
+        leased.flights.clear();
+        self.inbound.release();
+        self.inject(&mut leased, begin);
+        self.lease = Some(leased);
     }
 
     /// Sends a statement of our own; the client does not see its answer.

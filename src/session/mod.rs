@@ -12,6 +12,7 @@ mod flights;
 mod intake;
 mod leasing;
 pub mod ledger;
+mod moving;
 mod preparing;
 mod refusal;
 mod relay;
@@ -149,6 +150,8 @@ struct Leased {
     /// The batch that bound the unnamed portal. `None` also behind a simple `Query`, which has one of its own, and
     /// behind an error.
     unnamed_portal: Option<u32>,
+    /// It was leased for a batch that only begins a transaction, on a replica, and nothing was sent behind that.
+    pristine: bool,
     /// Something was sent that may end the transaction.
     ending: bool,
     /// A statement's rows are compared with those that the client knows.

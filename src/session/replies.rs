@@ -383,6 +383,9 @@ impl Session {
             leased.again = Some(Again::OnPrimary);
             self.refused = REFUSED.contains(&&*error.code);
         }
+        if !on_replica && self.refused && REFUSED.contains(&&*error.code) {
+            self.group.refused_anywhere(self.slot.pid);
+        }
         if leased.again.is_some() {
             self.ledger.mute();
             return Verdict::Swallow;

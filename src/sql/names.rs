@@ -173,8 +173,16 @@ impl Finder<'_> {
     /// A data-changing keyword: in a query where a statement can start, in code anywhere.
     fn change(&mut self, at: usize) {
         let starts = match self.before(at) {
+            // The arguments of a function.
+            Some(before) if before.kind == Kind::LeftParen && self.text == Text::Query => {
+                let called = self.at(at.checked_sub(2));
+                called.is_none_or(|name| !name.is_name() || name.keyword != Keyword::None)
+            }
             Some(before) if matches!(before.kind, Kind::LeftParen | Kind::RightParen) => true,
-            _ => (self.with || self.text == Text::Code) && !self.is_label(at),
+            _ if self.text == Text::Code => !self.is_label(at),
+            // Behind `WITH … CYCLE … USING path`, but not where an expression goes on.
+            Some(before) => self.with && before.is_name() && !before.keyword.is_reserved() && !self.is_label(at),
+            None => false,
         };
         if starts {
             self.because(Reason::Write);
@@ -249,7 +257,9 @@ impl Finder<'_> {
         if !entry.row_types.is_empty() && self.is_row_type(at) {
             self.all_visible(at, &entry.row_types);
         }
-        self.all_visible(at, &entry.types);
+        if !entry.types.is_empty() && self.is_type(at) {
+            self.all_visible(at, &entry.types);
+        }
     }
 
     fn all_visible(&mut self, at: usize, taints: &[Taint]) {
@@ -401,6 +411,42 @@ impl Finder<'_> {
             }
             _ => false,
         }
+    }
+
+    /// Does the name at `at` stand where a type can? In a query, whose columns and aliases may have its name: in a cast,
+    /// before a literal or as a function, and in the list of columns that some functions are given. In code anywhere.
+    fn is_type(&self, at: usize) -> bool {
+        let first = self.first_of_chain(at);
+        let Some(before) = self.before(first).filter(|_| self.text == Text::Query) else { return true };
+        let typed = |kind| matches!(kind, Kind::LeftParen | Kind::Literal | Kind::OtherLiteral | Kind::LeftBracket);
+        let opening = || {
+            let mut depth = 0usize;
+            (0..first).rev().find(|&at| {
+                match self.tokens[at].kind {
+                    Kind::RightParen => depth += 1,
+                    Kind::LeftParen if depth == 0 => return true,
+                    Kind::LeftParen => depth -= 1,
+                    _ => {}
+                }
+                false
+            })
+        };
+        let is = |at: Option<usize>, keywords: &[Keyword]| {
+            self.at(at).is_some_and(|token| keywords.contains(&token.keyword))
+        };
+        self.tokens.get(at + 1).is_some_and(|next| typed(next.kind))
+            || before.kind == Kind::Cast
+            || before.keyword == Keyword::Returning
+            || opening().is_some_and(|open| match before.keyword {
+                Keyword::As => is(open.checked_sub(1), &[Keyword::Cast]) || !self.is_plain_alias(open),
+                _ => before.is_name() && !is(Some(open + 1), &[Keyword::Select, Keyword::With]),
+            })
+    }
+
+    /// Is `AS` within this parenthesis that of an alias? Of a subquery, or of a join.
+    fn is_plain_alias(&self, open: usize) -> bool {
+        let inside = self.tokens.get(open + 1).map_or(Keyword::None, |token| token.keyword);
+        matches!(inside, Keyword::Select | Keyword::With)
     }
 
     /// Does the name at `at` stand where a type can, and not where a relation or column does?

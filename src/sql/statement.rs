@@ -43,7 +43,7 @@ impl Statement {
             Keyword::Prepare if second(rest) == Keyword::Transaction => bare(Reason::TwoPhase, TxControl::End),
             Keyword::Set => set(sql, rest),
             Keyword::Reset | Keyword::Discard => reset(sql, rest),
-            keyword => other(keyword, rest),
+            keyword => other(sql, keyword, rest),
         }
     }
 }
@@ -192,7 +192,7 @@ fn setting(sql: &[u8], rest: &[Token], effects: Effects) -> Statement {
 }
 
 /// Statements whose first keyword says enough.
-fn other(keyword: Keyword, rest: &[Token]) -> Statement {
+fn other(sql: &[u8], keyword: Keyword, rest: &[Token]) -> Statement {
     use Keyword::*;
     let temporary = has(rest, Temp) || has(rest, Temporary);
     match keyword {
@@ -204,10 +204,11 @@ fn other(keyword: Keyword, rest: &[Token]) -> Statement {
             primary(Reason::Ddl, Effects::DDL)
         }
         Vacuum | Analyze | Analyse | Checkpoint | Lock => primary(Reason::Maintenance, Effects::NONE),
-        Do | Call => primary(
-            Reason::Procedure,
-            Effects::STATE | Effects::MAYBE_DDL | Effects::SEQUENCE | Effects::READ_ONLY_SETTING,
-        ),
+        Do | Call => {
+            let effects = Effects::STATE | Effects::MAYBE_DDL | Effects::SEQUENCE | Effects::READ_ONLY_SETTING;
+            let ddl = if keyword == Do && speaks_of_ddl(sql) { Effects::DDL } else { Effects::NONE };
+            primary(Reason::Procedure, effects | ddl)
+        }
         Prepare | Deallocate => primary(Reason::PreparedStatement, Effects::STATE),
         Execute => primary(
             Reason::PreparedStatement,
@@ -221,6 +222,12 @@ fn other(keyword: Keyword, rest: &[Token]) -> Statement {
         Load => primary(Reason::ServerControl, Effects::STATE | Effects::STICKY),
         _ => primary(Reason::UnknownStatement, Effects::STATE | Effects::MAYBE_DDL),
     }
+}
+
+/// Does the text hold a word that starts a change of the catalog? A block of code is a literal, and not read as code.
+fn speaks_of_ddl(sql: &[u8]) -> bool {
+    const WORDS: [&[u8]; 4] = [b"create", b"alter", b"drop", b"grant"];
+    WORDS.iter().any(|word| sql.windows(word.len()).any(|text| text.eq_ignore_ascii_case(word)))
 }
 
 /// In the body of a function, does a statement that starts with this keyword do more than read? Such keywords
@@ -267,7 +274,7 @@ pub fn acts_in_code(keyword: Keyword) -> Option<Statement> {
     match keyword {
         Copy => Some(primary(Reason::Copy, Effects::NONE)),
         Set | Reset | Discard => Some(primary(Reason::SessionState, Effects::STATE | Effects::READ_ONLY_SETTING)),
-        _ if acts => Some(other(keyword, &[])),
+        _ if acts => Some(other(&[], keyword, &[])),
         _ => None,
     }
 }

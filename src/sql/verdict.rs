@@ -27,6 +27,12 @@ impl Verdict {
         Self { effects: self.effects | effects, ..self }
     }
 
+    /// May a client's `/* pgweir: replica */` have its way? Not where the statement is known to be unsafe there, nor where
+    /// it may leave something in the session, which then would stay on the replica with all that follows.
+    pub fn yields_to_hint(&self) -> bool {
+        self.reason.yields_to_hint() && !self.effects.intersects(Effects::STATE.with(Effects::STICKY))
+    }
+
     /// Of what reads nothing and changes nothing.
     pub const fn harmless() -> Self {
         let (hint, consistency, tx, effects) = (None, None, TxControl::None, Effects::NONE);
@@ -179,9 +185,8 @@ impl Reason {
         if other as u8 > self as u8 { other } else { self }
     }
 
-    /// Is this about something unknown, or about an answer that merely differs? Only then may a client's
-    /// `/* pgweir: replica */` have its way.
-    pub fn yields_to_hint(self) -> bool {
+    /// Is this about something unknown, or about an answer that merely differs?
+    fn yields_to_hint(self) -> bool {
         matches!(self, Reason::UnknownBuiltin | Reason::OpaqueFunction | Reason::ServerState | Reason::ServerSetting)
     }
 }
@@ -289,8 +294,10 @@ pub fn explain(verdict: Verdict) -> String {
     lines.extend(verdict.hint.map(|hint| {
         let asked = match hint {
             Hint::Primary => "primary",
-            Hint::Replica if verdict.class == Class::Read || verdict.reason.yields_to_hint() => "replica",
-            Hint::Replica => "replica, which is refused: the statement is known to be unsafe there",
+            Hint::Replica if verdict.class == Class::Read || verdict.yields_to_hint() => "replica",
+            Hint::Replica => {
+                "replica, which is refused: the statement is unsafe there, or may leave state in the session"
+            }
         };
         format!("hint: {asked}")
     }));

@@ -29,11 +29,15 @@ struct Level {
     region: Region,
     /// It would be a row constructor if it had a comma.
     may_be_row: bool,
+    /// Rows directly in it are only compared (`IN ((1, 2), …)`) or are rows of a table (`VALUES (1, 2), …`).
+    lists_rows: bool,
+    /// Where it opens.
+    open: usize,
 }
 
 /// Does nothing in the statement make a row, and is no name in `argument` a whole row?
 pub(super) fn makes_none(sql: &[u8], statement: &[Token], catalog: &Catalog, argument: &[Token]) -> bool {
-    let mut walk = Walk { sql, statement, catalog, relations: SmallVec::new(), uses: SmallVec::new() };
+    let mut walk = Walk { sql, statement, catalog, relations: SmallVec::new(), uses: SmallVec::new(), closed: None };
     if !walk.run() {
         return false;
     }
@@ -58,21 +62,31 @@ struct Walk<'a> {
     relations: SmallVec<[&'a Token; 16]>,
     /// Names that stand alone elsewhere, columns or whole rows.
     uses: SmallVec<[&'a Token; 32]>,
+    /// The parenthesis that was closed last: where it opens and closes.
+    closed: Option<(usize, usize)>,
 }
 
 impl<'a> Walk<'a> {
     /// False as soon as something makes a row.
     fn run(&mut self) -> bool {
         let mut levels: SmallVec<[Level; 16]> = SmallVec::new();
-        let mut level = Level { region: Region::Other, may_be_row: false };
+        let mut level = Level { region: Region::Other, may_be_row: false, lists_rows: false, open: 0 };
         for (at, token) in self.statement.iter().enumerate() {
             match token.kind {
                 Kind::LeftParen => {
                     levels.push(level);
-                    level = Level { region: self.region_within(at, level.region), may_be_row: self.may_open_row(at) };
+                    level = Level {
+                        region: self.region_within(at, level.region),
+                        may_be_row: !level.lists_rows && self.may_open_row(at),
+                        lists_rows: self.before(at).is_some_and(|before| before.keyword == Keyword::In),
+                        open: at,
+                    };
                 }
                 Kind::RightParen => match levels.pop() {
-                    Some(outer) => level = outer,
+                    Some(outer) => {
+                        self.closed = Some((level.open, at));
+                        level = outer;
+                    }
                     None => return false,
                 },
                 Kind::Comma if level.may_be_row && level.region == Region::Other => return false,
@@ -123,7 +137,12 @@ impl<'a> Walk<'a> {
             ) => Region::Other,
             (_, region) => region,
         };
-        Level { region, may_be_row: level.may_be_row && keyword != Select }
+        let lists_rows = match keyword {
+            Values => true,
+            _ if region == level.region => level.lists_rows,
+            _ => false,
+        };
+        Level { region, may_be_row: level.may_be_row && keyword != Select, lists_rows, ..level }
     }
 
     fn note(&mut self, at: usize, token: &'a Token, region: Region) {
@@ -132,11 +151,34 @@ impl<'a> Walk<'a> {
         match (region, self.kind(at + 1)) {
             _ if token.keyword.is_reserved() => {}
             (_, Some(Kind::Dot)) => {}
+            (Region::From, _) if self.is_alias_of_values(at) => {}
             (Region::From, _) => self.relations.push(token),
+            _ if self.defines_query(at) => {}
             (_, Some(Kind::LeftParen)) => {}
             _ if after_dot || label => {}
             _ => self.uses.push(token),
         }
+    }
+
+    /// `WITH name AS (`, also with what says how to carry it out.
+    fn defines_query(&self, at: usize) -> bool {
+        let is = |at, keyword| self.statement.get(at).is_some_and(|token: &Token| token.keyword == keyword);
+        let opens = |at| self.kind(at) == Some(Kind::LeftParen);
+        let materialized = if is(at + 2, Keyword::Not) { at + 3 } else { at + 2 };
+        is(at + 1, Keyword::As)
+            && (opens(at + 2) || (is(materialized, Keyword::Materialized) && opens(materialized + 1)))
+    }
+
+    /// `unnest(tags) AS tag`: of a function that returns no row, whose alias is not one either.
+    fn is_alias_of_values(&self, at: usize) -> bool {
+        let labelled = self.before(at).is_some_and(|before| before.keyword == Keyword::As);
+        let end = if labelled { at.checked_sub(2) } else { at.checked_sub(1) };
+        let Some((open, close)) = self.closed.filter(|(_, close)| Some(*close) == end) else { return false };
+        let function = self.before(open).filter(|name| close > open && name.is_name() && name.keyword == Keyword::None);
+        function.is_some_and(|name| {
+            let entry = self.catalog.entry(name.hash, name.text(self.sql));
+            self.catalog.is_loaded() && !entry.is_some_and(|entry| entry.returns_row)
+        })
     }
 
     /// `(a, b)` as a value, and not the arguments of something or a list after `IN`.
@@ -175,7 +217,13 @@ impl<'a> Walk<'a> {
 
     fn is_scalar_type(&self, at: usize) -> bool {
         let Some(word) = self.statement.get(at) else { return false };
-        is_scalar_type(word.text(self.sql)) && self.kind(at + 1) != Some(Kind::Dot)
+        if self.kind(at + 1) == Some(Kind::Dot) {
+            let name = self.statement.get(at + 2).filter(|_| name::names(word.text(self.sql), b"pg_catalog"));
+            return name
+                .is_some_and(|name| is_scalar_type(name.text(self.sql)) && self.kind(at + 3) != Some(Kind::Dot));
+        }
+        let entry = self.catalog.entry(word.hash, word.text(self.sql));
+        is_scalar_type(word.text(self.sql)) || entry.is_some_and(|entry| entry.is_enum)
     }
 
     /// `u.*` other than as an item of a select list, where it stands for columns.
@@ -210,18 +258,28 @@ fn is_scalar_type(text: &[u8]) -> bool {
         b"char",
         b"character",
         b"cidr",
+        b"daterange",
         b"double",
         b"inet",
+        b"int4range",
+        b"int8range",
         b"interval",
+        b"jsonpath",
+        b"macaddr",
         b"money",
         b"name",
+        b"numrange",
         b"oid",
+        b"point",
         b"regclass",
+        b"regconfig",
         b"regproc",
         b"regtype",
         b"time",
         b"timetz",
         b"tsquery",
+        b"tsrange",
+        b"tstzrange",
         b"tsvector",
         b"xml",
     ];

@@ -55,6 +55,9 @@ fn base(generation: u64, rows: &CatalogRows) -> Catalog {
     for function in rows.functions.iter().filter(|function| function.returns_row) {
         catalog.names.entry(function.name.as_bytes()).returns_row = true;
     }
+    for row in rows.types.iter().filter(|row| row.is_enum) {
+        catalog.names.entry(row.name.as_bytes()).is_enum = true;
+    }
     catalog
 }
 
@@ -116,7 +119,9 @@ fn judge_function(function: &FunctionRow, catalog: &Catalog, known: &Known) -> F
         ("sql", _, Some(body)) => judge_sql(body.as_bytes(), catalog),
         ("plpgsql", _, Some(body)) => judge_code(body.as_bytes(), catalog, Scope::Any),
         ("c", Some(extension), _) if trust::is_harmless(extension, &function.name, function.volatility) => nothing(),
-        ("internal", _, _) if function.volatility == 'i' => nothing(),
+        ("internal", Some(extension), _) if trust::is_harmless(extension, &function.name, function.volatility) => {
+            nothing()
+        }
         _ => opaque(),
     };
     let defaults = function.defaults.iter().map(|defaults| judge_code(defaults.as_bytes(), catalog, Scope::Any));
@@ -201,20 +206,32 @@ fn judge_casts(rows: &CatalogRows, known: &Known, next: &mut Known) {
 fn judge_relations(rows: &CatalogRows, catalog: &Catalog, known: &Known, next: &mut Known) {
     let deparsed = Scope::Session(Some(&rows.search_path));
     let casts_from =
-        |oid: &u32| rows.casts.iter().any(|cast| cast.source == *oid || (cast.implicit && cast.target == *oid));
+        |oid: u32| rows.casts.iter().any(|cast| cast.source == oid || (cast.implicit && cast.target == oid));
+    // A domain over a built-in type checks only what is cast to it by name: as a value it is of its base type.
+    let only_checks = |oid: u32| {
+        let domain = rows.types.iter().find(|row| row.oid == oid && row.is_domain);
+        domain.is_some_and(|row| row.parts.iter().all(|part| *part < FIRST_USER_OID))
+            && !casts_from(oid)
+            && !rows.operator_classes.iter().any(|(class, _)| *class == oid)
+    };
     for relation in &rows.relations {
         let scope = if relation.oid < FIRST_USER_OID { Scope::Session(Some("pg_catalog")) } else { deparsed };
         note(&mut next.relations, relation.oid, judge_relation(relation, catalog, scope));
         for (oid, found) in relation.types.iter().filter_map(|oid| Some((oid, known.types.get(oid)?))) {
             note(&mut next.types, relation.row_type, *found);
-            // Values of such a type reach the cast or the operator class without its name being written.
-            if casts_from(oid) || rows.operator_classes.iter().any(|(class, _)| class == oid) {
+            // Values of such a type reach casts, operator classes and checks without its name being written.
+            if !only_checks(*oid) {
                 note(&mut next.relations, relation.oid, *found);
             }
         }
     }
     for (relation, condition) in &rows.policies {
         note(&mut next.relations, *relation, judge_code(condition.as_bytes(), catalog, deparsed));
+    }
+    for (relation, function) in &rows.planned {
+        if let Some(found) = known.functions.get(function) {
+            note(&mut next.relations, *relation, *found);
+        }
     }
     for relation in &rows.parents {
         note(&mut next.relations, *relation, Found { reason: Reason::UnavailableRelation, effects: Effects::NONE });
@@ -277,6 +294,7 @@ fn with_known(mut catalog: Catalog, rows: &CatalogRows, known: &Known) -> Catalo
             }
         }
     }
+    catalog.tainted_types = known.types.keys().copied().collect();
     add_types(&mut catalog, rows, known, &schemas);
     add_operators(&mut catalog, rows, known, &schemas);
     catalog.beyond_ascii = catalog.names.iter().any(|(name, entry)| {

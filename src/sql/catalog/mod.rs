@@ -12,6 +12,8 @@ mod queries;
 mod rows;
 mod trust;
 
+use std::collections::HashSet;
+
 pub use queries::{CATALOG_QUERIES, CATALOG_STAMP_QUERY};
 pub use rows::{CatalogRows, CatalogRowsError};
 
@@ -38,6 +40,8 @@ pub struct Catalog {
     beyond_ascii: bool,
     /// Something tainted can be reached without naming anything: nothing is a read.
     everything: Option<Taint>,
+    /// `pg_type.oid` of the types whose values reach something tainted.
+    tainted_types: HashSet<u32>,
 }
 
 /// Everything tainted that one name can stand for.
@@ -52,6 +56,8 @@ pub struct Entry {
     pub row_types: Vec<Taint>,
     /// A function of this name returns a row.
     pub returns_row: bool,
+    /// Every type of this name is an enumeration.
+    pub is_enum: bool,
 }
 
 /// Why a name is tainted, and in which schema.
@@ -178,6 +184,7 @@ impl Catalog {
             implicit_casts: false,
             beyond_ascii: false,
             everything: None,
+            tainted_types: HashSet::new(),
         }
     }
 
@@ -198,6 +205,11 @@ impl Catalog {
 
     pub(super) fn everything(&self) -> Option<Taint> {
         self.everything
+    }
+
+    /// Does a value of the type with this OID (`pg_type.oid`) reach something tainted?
+    pub fn taints_type(&self, oid: u32) -> bool {
+        self.tainted_types.contains(&oid)
     }
 
     pub(super) fn beyond_ascii(&self) -> bool {

@@ -18,6 +18,7 @@ pub const CATALOG_QUERIES: &[(&str, &str)] = &[
     ("operators", OPERATORS),
     ("casts", CASTS),
     ("operator_classes", OPERATOR_CLASSES),
+    ("planned", PLANNED),
 ];
 
 const SCHEMAS: &str = "\
@@ -69,7 +70,8 @@ SELECT t.oid, t.typnamespace, t.typname, t.typtype, t.typcategory,
     (SELECT pg_catalog.string_agg(a.atttypid::pg_catalog.text, ' ') FROM pg_catalog.pg_attribute a
        WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped)),
   (SELECT pg_catalog.string_agg(pg_catalog.pg_get_constraintdef(c.oid), ' ') FROM pg_catalog.pg_constraint c
-     WHERE c.contypid = t.oid)
+     WHERE c.contypid = t.oid),
+  NOT EXISTS (SELECT 1 FROM pg_catalog.pg_type o WHERE o.typname = t.typname AND o.typtype <> 'e')
 FROM pg_catalog.pg_type t
 WHERE t.oid >= 16384
   AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_class c WHERE c.oid = t.typrelid AND c.relkind <> 'c')
@@ -92,7 +94,10 @@ SELECT * FROM (
   WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND c.relpersistence <> 't' AND c.relnamespace <> 99) AS r
 WHERE r.relkind IN ('v', 'S', 'f') OR r.relpersistence = 'u' OR r.types IS NOT NULL
   OR r.oid IN (SELECT p.polrelid FROM pg_catalog.pg_policy p)
-  OR r.oid IN (SELECT i.inhparent FROM pg_catalog.pg_inherits i)";
+  OR r.oid IN (SELECT i.inhparent FROM pg_catalog.pg_inherits i)
+  OR r.oid IN (SELECT i.indrelid FROM pg_catalog.pg_index i WHERE i.indexprs IS NOT NULL OR i.indpred IS NOT NULL)
+  OR r.oid IN (SELECT k.conrelid FROM pg_catalog.pg_constraint k WHERE k.contype = 'c')
+  OR r.oid IN (SELECT s.stxrelid FROM pg_catalog.pg_statistic_ext s)";
 
 /// What a row security policy evaluates when rows are read.
 const POLICIES: &str = "\
@@ -107,19 +112,41 @@ WITH RECURSIVE up(oid) AS (
   UNION SELECT i.inhparent FROM up JOIN pg_catalog.pg_inherits i ON i.inhrelid = up.oid)
 SELECT up.oid FROM up JOIN pg_catalog.pg_class c ON c.oid = up.oid WHERE c.relkind IN ('r', 'p', 'f')";
 
-/// Operators of the database's own and their functions.
+/// Operators of the database's own and their functions, also those of their negators and commutators, by which
+/// the planner may replace them.
 const OPERATORS: &str = "\
-SELECT o.oprnamespace, o.oprname, o.oprcode::pg_catalog.oid FROM pg_catalog.pg_operator o
-WHERE o.oid >= 16384 AND o.oprcode <> 0";
+SELECT o.oprnamespace, o.oprname, f.oprcode::pg_catalog.oid
+FROM pg_catalog.pg_operator o JOIN pg_catalog.pg_operator f ON f.oid IN (o.oid, o.oprnegate, o.oprcom)
+WHERE f.oid >= 16384 AND f.oprcode <> 0";
 
 /// Casts of the database's own: source, target, function, context (`i` is unasked).
 const CASTS: &str = "\
 SELECT c.castsource, c.casttarget, c.castfunc, c.castcontext FROM pg_catalog.pg_cast c WHERE c.oid >= 16384";
 
-/// Functions that sorting, grouping and indexes call for a type.
+/// Functions that sorting, grouping, comparing and indexes call for a type, though nobody names them.
 const OPERATOR_CLASSES: &str = "\
 SELECT p.amproclefttype, p.amproc::pg_catalog.oid FROM pg_catalog.pg_amproc p
-WHERE p.amproc::pg_catalog.oid >= 16384";
+WHERE p.amproc::pg_catalog.oid >= 16384
+UNION SELECT p.amoplefttype, o.oprcode::pg_catalog.oid FROM pg_catalog.pg_amop p JOIN pg_catalog.pg_operator o ON o.oid = p.amopopr
+WHERE o.oprcode::pg_catalog.oid >= 16384";
+
+/// What the planner evaluates when it plans a query over a relation (expressions and conditions of indexes, checks,
+/// expressions of statistics): the relation, its ancestors, and a function of the database's own.
+const PLANNED: &str = "\
+WITH RECURSIVE evaluated(relation, class, object) AS (
+  SELECT i.indrelid, 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid, i.indexrelid FROM pg_catalog.pg_index i
+    WHERE i.indexprs IS NOT NULL OR i.indpred IS NOT NULL
+  UNION ALL SELECT c.conrelid, 'pg_catalog.pg_constraint'::pg_catalog.regclass::pg_catalog.oid, c.oid
+    FROM pg_catalog.pg_constraint c WHERE c.contype = 'c' AND c.conrelid <> 0
+  UNION ALL SELECT s.stxrelid, 'pg_catalog.pg_statistic_ext'::pg_catalog.regclass::pg_catalog.oid, s.oid
+    FROM pg_catalog.pg_statistic_ext s),
+called(relation, function) AS (
+  SELECT e.relation, CASE WHEN o.oid IS NULL THEN d.refobjid ELSE o.oprcode::pg_catalog.oid END
+  FROM evaluated e JOIN pg_catalog.pg_depend d ON d.classid = e.class AND d.objid = e.object AND d.refobjid >= 16384
+    LEFT JOIN pg_catalog.pg_operator o ON o.oid = d.refobjid AND d.refclassid = 'pg_catalog.pg_operator'::pg_catalog.regclass
+  WHERE o.oid IS NOT NULL OR d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+  UNION SELECT i.inhparent, called.function FROM called JOIN pg_catalog.pg_inherits i ON i.inhrelid = called.relation)
+SELECT DISTINCT relation, function FROM called";
 
 /// One value that changes whenever an answer to [`CATALOG_QUERIES`] may have: over the rows that users made,
 /// how many there are, the newest, and the sum of their `xmin`. Reads a few catalogs by their OID indexes.
@@ -137,7 +164,10 @@ SELECT pg_catalog.concat_ws(' ',
   (SELECT pg_catalog.concat_ws(',', pg_catalog.count(*), pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_operator WHERE oid >= 16384),
   (SELECT pg_catalog.concat_ws(',', pg_catalog.count(*), pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_cast WHERE oid >= 16384),
   (SELECT pg_catalog.concat_ws(',', pg_catalog.count(*), pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_policy),
-  (SELECT pg_catalog.concat_ws(',', pg_catalog.count(*), pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_constraint WHERE contypid <> 0),
+  (SELECT pg_catalog.concat_ws(',', pg_catalog.count(*), pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_constraint WHERE contype = 'c'),
+  (SELECT pg_catalog.concat_ws(',', pg_catalog.count(*), pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_index
+     WHERE indexprs IS NOT NULL OR indpred IS NOT NULL),
+  (SELECT pg_catalog.concat_ws(',', pg_catalog.count(*), pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_statistic_ext),
   (SELECT pg_catalog.concat_ws(',', pg_catalog.count(*), pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_inherits),
   (SELECT pg_catalog.concat_ws(',', pg_catalog.count(*), pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_namespace
      WHERE nspname !~ '^pg_(toast|temp)'),

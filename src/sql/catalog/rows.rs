@@ -23,6 +23,8 @@ pub struct CatalogRows {
     pub(super) casts: Vec<CastRow>,
     /// Type and function.
     pub(super) operator_classes: Vec<(u32, u32)>,
+    /// Relation and a function that is called when a query over it is planned.
+    pub(super) planned: Vec<(u32, u32)>,
 }
 
 #[derive(Clone, Debug)]
@@ -67,6 +69,9 @@ pub(super) struct TypeRow {
     /// What it is made of: base type, element, subtype, fields.
     pub parts: Vec<u32>,
     pub checks: Option<String>,
+    pub is_domain: bool,
+    /// Every type of this name is an enumeration.
+    pub is_enum: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -142,6 +147,8 @@ impl CatalogRows {
                 name: row.text(2)?,
                 parts: row.oids(5)?,
                 checks: row.optional(6),
+                is_domain: row.char(3)? == 'd',
+                is_enum: row.bool(7)?,
             }),
             "relations" => self.relations.push(row.relation()?),
             "policies" => self.policies.push((row.oid(0)?, row.text(1)?)),
@@ -155,7 +162,8 @@ impl CatalogRows {
                 function: row.oid(2)?,
                 implicit: row.char(3)? == 'i',
             }),
-            _ => self.operator_classes.push((row.oid(0)?, row.oid(1)?)),
+            "operator_classes" => self.operator_classes.push((row.oid(0)?, row.oid(1)?)),
+            _ => self.planned.push((row.oid(0)?, row.oid(1)?)),
         }
         Ok(())
     }

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use super::fixture::Fixture;
 use super::talk::{Way, prepared_rows, rows, run, value};
-use crate::support::eventually;
+use crate::support::{chain, eventually};
 
 const SCHEMA: &str = "CREATE TABLE t AS SELECT 1 AS x; CREATE TABLE log (msg text);
-    CREATE FUNCTION here() RETURNS text STABLE LANGUAGE sql AS $$ SELECT 'none' $$";
+    CREATE FUNCTION here() RETURNS text STABLE LANGUAGE sql AS $$ SELECT 'none' $$;
+    CREATE FUNCTION dynamic(text) RETURNS void LANGUAGE plpgsql AS 'BEGIN EXECUTE $1; END'";
 
 /// No statement: replicas catch up meanwhile.
 const PAUSE: &str = "";
@@ -31,7 +32,7 @@ async fn place(fixture: &Fixture, statements: &[&str], marked: &str) -> Ran {
             tokio::time::sleep(Duration::from_millis(200)).await;
             continue;
         }
-        rows(&client, sql).await.unwrap_or_else(|error| panic!("{sql}: {}", crate::support::chain(&error)));
+        rows(&client, sql).await.unwrap_or_else(|error| panic!("{sql}: {}", chain(&error)));
     }
     let seen = watch.take();
     match (seen.on_primary(marked), seen.on_a_standby(marked)) {
@@ -77,6 +78,63 @@ async fn a_read_only_transaction_on_a_standby_is_whole() {
     assert!(seen.on_a_standby("INSERT INTO t VALUES (2)") && !seen.on_primary("INSERT INTO t VALUES (2)"));
 }
 
+/// Where nothing has run yet in a read-only transaction, a statement that a standby would answer otherwise or not at
+/// all takes it to the primary.
+#[tokio::test]
+async fn a_read_only_transaction_moves_to_the_primary_before_its_first_statement() {
+    let more = "CREATE UNLOGGED TABLE unlogged AS SELECT 7 AS x; CREATE SEQUENCE counter";
+    let fixture = Fixture::start(1, &format!("{SCHEMA}; {more}"), "", "").await;
+    let port = fixture.sandbox.primary().port.to_string();
+    for (begin, first, expected) in [
+        ("BEGIN READ ONLY", "SELECT pg_is_in_recovery()", "f"),
+        ("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY", "SELECT current_setting('port')", port.as_str()),
+        ("START TRANSACTION READ ONLY", "SHOW transaction_read_only", "on"),
+        ("BEGIN READ ONLY", "SELECT x FROM unlogged", "7"),
+        ("BEGIN READ ONLY", "SELECT last_value FROM counter", "1"),
+        ("BEGIN READ ONLY", "SELECT pg_try_advisory_xact_lock(1)", "t"),
+    ] {
+        for way in [Way::Simple, Way::Unnamed, Way::Named] {
+            let client = fixture.connect().await;
+            client.batch_execute("SET application_name = 'mover'").await.unwrap();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let mut watch = fixture.watch();
+            run(&client, way, begin, &[]).await.unwrap();
+            run(&client, way, first, &[]).await.unwrap_or_else(|error| panic!("{first}: {}", chain(&error)));
+            let seen = watch.take();
+            assert!(
+                seen.on_a_standby(begin) && seen.on_primary(first) && !seen.on_a_standby(first),
+                "{begin}; {way:?}"
+            );
+            assert_eq!(value(&client, first).await, expected, "{begin}; {first}; {way:?}");
+            for (setting, expected) in [
+                ("transaction_read_only", "on"),
+                (
+                    "transaction_isolation",
+                    if begin.contains("REPEATABLE") { "repeatable read" } else { "read committed" },
+                ),
+                ("application_name", "mover"),
+            ] {
+                assert_eq!(value(&client, &format!("SHOW {setting}")).await, expected, "{begin}; {first}; {way:?}");
+            }
+            client.batch_execute("COMMIT").await.unwrap();
+        }
+    }
+    let client = fixture.connect().await;
+    client.batch_execute("BEGIN READ ONLY").await.unwrap();
+    client.batch_execute("SET TRANSACTION READ WRITE").await.unwrap();
+    client.batch_execute("INSERT INTO log VALUES ('moved')").await.unwrap();
+    client.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(value(&fixture.direct().await, "SELECT count(*) FROM log WHERE msg = 'moved'").await, "1");
+    // Once something has run there it stays where it is.
+    fixture.wait_for_reads().await;
+    let client = fixture.connect().await;
+    client.batch_execute("BEGIN READ ONLY").await.unwrap();
+    let mut watch = fixture.watch();
+    client.batch_execute("SELECT x FROM t").await.unwrap();
+    assert_eq!(value(&client, "SELECT pg_is_in_recovery()").await, "t");
+    assert!(watch.take().on_a_standby("SELECT x FROM t"));
+}
+
 #[tokio::test]
 async fn hints_are_obeyed() {
     let fixture = Fixture::start(1, SCHEMA, "", "").await;
@@ -88,6 +146,8 @@ async fn hints_are_obeyed() {
         ("SELECT pg_is_in_recovery()", OnPrimary),
         ("/* pgweir: replica */ INSERT INTO log VALUES ('hinted')", OnPrimary),
         ("/* pgweir: replica */ SELECT pg_advisory_xact_lock(7)", OnPrimary),
+        // It may leave something in the session, which then would have to stay there.
+        ("/* pgweir: replica */ SELECT dynamic('SELECT 1')", OnPrimary),
     ] {
         assert_eq!(place(&fixture, &[sql], sql).await, expected, "{sql}");
     }
@@ -130,7 +190,7 @@ async fn what_a_standby_refuses_after_all_runs_on_the_primary() {
         let client = fixture.connect().await;
         let mut watch = fixture.watch();
         let hinted = format!("/* pgweir: replica */ SELECT here() AS healed_{way:?}");
-        run(&client, way, &hinted, &[]).await.unwrap_or_else(|error| panic!("{}", crate::support::chain(&error)));
+        run(&client, way, &hinted, &[]).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
         let seen = watch.take();
         assert!(seen.on_a_standby(&hinted) && seen.on_primary(&hinted), "{way:?}");
         // The replica is not asked again, whoever asks.
@@ -145,6 +205,22 @@ async fn what_a_standby_refuses_after_all_runs_on_the_primary() {
     };
     // The named one is prepared there as well.
     assert_eq!((counted("healed"), counted("refused")), (3.0, 4.0));
+}
+
+/// What the primary refuses as well says nothing of replicas.
+#[tokio::test]
+async fn what_every_server_refuses_is_not_remembered() {
+    let fixture = Fixture::start(1, SCHEMA, "", "").await;
+    for way in [Way::Simple, Way::Unnamed, Way::Named] {
+        let client = fixture.connect().await;
+        let refused = run(&client, way, "SELECT date_trunc('timezone', now())", &[]).await.unwrap_err();
+        assert_eq!(refused.code().unwrap().code(), "0A000", "{way:?}");
+        assert_eq!(
+            place(&fixture, &["SELECT date_trunc('day', now())"], "date_trunc('day'").await,
+            OnStandby,
+            "{way:?}"
+        );
+    }
 }
 
 /// A standby cancels whoever reads what it is about to remove. The primary knows no such conflict.
@@ -165,7 +241,7 @@ async fn a_read_that_conflicts_with_recovery_runs_on_the_primary() {
         })
         .await;
         fixture.sql("BEGIN; LOCK TABLE t; COMMIT").await;
-        read.await.unwrap_or_else(|error| panic!("{way:?}: {}", crate::support::chain(&error)));
+        read.await.unwrap_or_else(|error| panic!("{way:?}: {}", chain(&error)));
         assert!(watch.take().on_primary(&sql), "{way:?}");
     }
 }
