@@ -69,6 +69,11 @@ CREATE FUNCTION same(text, text) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT 
 CREATE FUNCTION differs(text, text) RETURNS bool LANGUAGE plpgsql AS 'BEGIN INSERT INTO log(msg) VALUES (1); RETURN true; END';
 CREATE OPERATOR =% (LEFTARG = text, RIGHTARG = text, FUNCTION = same, NEGATOR = <>%);
 CREATE OPERATOR <>% (LEFTARG = text, RIGHTARG = text, FUNCTION = differs, NEGATOR = =%);
+CREATE FUNCTION "zählen"() RETURNS bigint LANGUAGE sql AS $$SELECT nextval('order_no_seq')$$;
+"#;
+
+/// A type whose equality writes.
+const COMPARED: &str = r#"
 CREATE TYPE graded AS ENUM ('p', 'q');
 CREATE FUNCTION graded_eq(graded, graded) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS 'BEGIN PERFORM f_write(''eq''); RETURN true; END';
 CREATE FUNCTION graded_lt(graded, graded) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT text_lt($1::text, $2::text)';
@@ -77,7 +82,6 @@ CREATE OPERATOR audit.= (LEFTARG = graded, RIGHTARG = graded, FUNCTION = graded_
 CREATE OPERATOR audit.< (LEFTARG = graded, RIGHTARG = graded, FUNCTION = graded_lt);
 CREATE OPERATOR CLASS graded_ops DEFAULT FOR TYPE graded USING btree AS OPERATOR 1 audit.<, OPERATOR 3 audit.=, FUNCTION 1 graded_cmp(graded, graded);
 CREATE TABLE grades (id int, g graded);
-CREATE FUNCTION "zählen"() RETURNS bigint LANGUAGE sql AS $$SELECT nextval('order_no_seq')$$;
 "#;
 
 struct Case {
@@ -242,7 +246,6 @@ async fn a_search_path_brings_shadows_into_sight() {
         ("SELECT id FROM parted", None, Class::Primary),
         ("SELECT x FROM typed", None, Class::Read),
         ("SELECT id FROM typed_array WHERE tags = '{x}'", None, Class::Primary),
-        ("SELECT DISTINCT g FROM grades", None, Class::Primary),
         ("SELECT my_lock(42)", None, Class::Primary),
         ("SELECT id FROM planned_index", None, Class::Primary),
         ("SELECT id FROM planned_check", None, Class::Primary),
@@ -301,6 +304,19 @@ async fn columns_that_hold_rows_take_the_certainty_away() {
     assert_eq!(class("SELECT ts[1] + 1 FROM tickets"), Class::Primary);
     assert_eq!(class("SELECT upper(email) FROM users"), Class::Primary);
     assert_eq!(class("SELECT upper(email::text) FROM users"), Class::Read);
+}
+
+/// The operators of a type's operator class are called though nobody names them, whatever the `search_path`.
+#[tokio::test]
+async fn what_compares_values_unnamed_counts() {
+    let server = Server::start();
+    let client = server.connect().await;
+    client.batch_execute(SCHEMA).await.expect("the schema loads");
+    client.batch_execute(COMPARED).await.expect("an operator class");
+    let catalog = load(&client).await;
+    let class = |sql: &str| Classifier::new(1 << 16).classify(sql.as_bytes(), &catalog, None).class;
+    assert_eq!(class("SELECT DISTINCT g FROM grades"), Class::Primary);
+    assert_eq!(class("SELECT DISTINCT name FROM orgs WHERE id = 1"), Class::Read);
 }
 
 #[tokio::test]
