@@ -156,26 +156,23 @@ async fn hints_are_obeyed() {
 #[tokio::test]
 async fn a_function_that_begins_to_write_never_reaches_a_standby() {
     let fixture = Fixture::start(1, SCHEMA, "", "").await;
-    for way in [Way::Simple, Way::Unnamed, Way::Named] {
+    let change = "CREATE OR REPLACE FUNCTION here() RETURNS text VOLATILE LANGUAGE sql
+        AS $$ INSERT INTO log VALUES ('new') RETURNING msg $$";
+    let block = format!("DO $do$ BEGIN {change}; END $do$");
+    for (way, change) in [(Way::Simple, change), (Way::Unnamed, change), (Way::Named, change), (Way::Simple, &block)] {
         fixture.sql("CREATE OR REPLACE FUNCTION here() RETURNS text STABLE LANGUAGE sql AS $$ SELECT 'none' $$").await;
         fixture.wait_for_reads().await;
         let (owner, other) = (fixture.connect().await, fixture.connect().await);
         let mut watch = fixture.watch();
         run(&owner, way, "SELECT here() AS before", &[]).await.unwrap();
-        owner
-            .batch_execute(
-                "CREATE OR REPLACE FUNCTION here() RETURNS text VOLATILE LANGUAGE sql
-                 AS $$ INSERT INTO log VALUES ('new') RETURNING msg $$",
-            )
-            .await
-            .unwrap();
+        owner.batch_execute(change).await.unwrap();
         run(&owner, way, "SELECT here() AS own", &[]).await.unwrap();
         run(&other, way, "SELECT here() AS others", &[]).await.unwrap();
         let seen = watch.take();
         assert!(!seen.on_a_standby("AS own") && !seen.on_a_standby("AS others"), "{way:?}");
         assert!(seen.on_primary("AS own") && seen.on_primary("AS others"), "{way:?}");
     }
-    assert_eq!(value(&fixture.direct().await, "SELECT count(*) FROM log WHERE msg = 'new'").await, "6");
+    assert_eq!(value(&fixture.direct().await, "SELECT count(*) FROM log WHERE msg = 'new'").await, "8");
 }
 
 /// The net under the classifier: the standby has announced the columns of its answer when it refuses.
