@@ -5,7 +5,7 @@
 //! moment. So one comparison of two moments answers "does this replica show my last write?".
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -77,6 +77,9 @@ pub struct Clock {
     demanded: AtomicU64,
     demand: Notify,
     advance: Notify,
+    /// Something was written since the primary was last asked.
+    written: AtomicBool,
+    writes: Notify,
 }
 
 impl Default for Clock {
@@ -88,6 +91,8 @@ impl Default for Clock {
             demanded: AtomicU64::default(),
             demand: Notify::new(),
             advance: Notify::new(),
+            written: AtomicBool::new(false),
+            writes: Notify::new(),
         }
     }
 }
@@ -107,6 +112,31 @@ impl Clock {
         let elapsed = self.base.elapsed().as_nanos();
         let beats = elapsed / beat.as_nanos() + 1;
         self.base + Duration::from_nanos((beats * beat.as_nanos()) as u64)
+    }
+
+    /// A write was answered at a moment before this call: the primary is worth being asked.
+    pub fn wrote(&self) {
+        // Whoever comes while that is known already touches nothing that others write.
+        if !self.written.load(Ordering::SeqCst) && !self.written.swap(true, Ordering::SeqCst) {
+            self.writes.notify_one();
+        }
+    }
+
+    /// Until something is written that the last question to the primary may not have covered.
+    pub fn writes(&self) -> Notified<'_> {
+        self.writes.notified()
+    }
+
+    /// The moment of a question to the primary: every write that was noted before is covered by its answer.
+    pub fn asks(&self) -> Moment {
+        self.written.store(false, Ordering::SeqCst);
+        self.now()
+    }
+
+    /// The newest position of the primary that is known.
+    pub fn newest(&self) -> Lsn {
+        let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        samples.back().map_or(Lsn(0), |(_, lsn)| *lsn)
     }
 
     /// The primary was at `lsn` at some time after `asked`.

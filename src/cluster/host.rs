@@ -123,6 +123,10 @@ impl Host {
         keeps_up
     }
 
+    pub(super) fn has_replayed(&self, written: Lsn) -> bool {
+        self.replayed.lock().unwrap_or_else(PoisonError::into_inner).1 >= written
+    }
+
     /// Until the primary has written more than this replica is known to have replayed.
     pub(super) fn lags(&self) -> Notified<'_> {
         self.lags.notified()

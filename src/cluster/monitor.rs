@@ -19,8 +19,8 @@ const ROLES_BEAT: Duration = Duration::from_millis(100);
 /// While no reads come, and between attempts to reach a host that is gone.
 const SLOW_BEAT: Duration = Duration::from_millis(500);
 
-/// A replica that is fresh, as long as the primary writes nothing.
-const ALIVE_BEAT: Duration = Duration::from_millis(100);
+/// While nothing is written that reads would have to see.
+const QUIET_BEAT: Duration = Duration::from_millis(100);
 
 /// Between two questions while a session waits for what a replica is about to show.
 const HURRY: Duration = Duration::from_millis(1);
@@ -60,7 +60,9 @@ pub(super) async fn watch(cluster: Weak<Cluster>, host: Arc<Host>, login: Login)
 /// the cluster is gone.
 async fn follow(cluster: &Weak<Cluster>, host: &Host, mut connection: Connection) -> Option<&'static str> {
     loop {
-        let asked = cluster.upgrade()?.clock.now();
+        let clock = cluster.upgrade()?.clock.clone();
+        let asked = if host.role == Role::Primary { clock.asks() } else { clock.now() };
+        drop(clock);
         let answer = match ask(&mut connection, host.role).await {
             Ok(answer) => answer,
             Err(reason) => return Some(reason),
@@ -102,11 +104,15 @@ async fn rest(cluster: Arc<Cluster>, host: &Host, asked: Moment, connection: &mu
     let clock = cluster.clock.clone();
     let is_replica = host.role == Role::Replica;
     let reaches = if is_replica { host.fresh_as_of() } else { asked };
-    let beat = match cluster.clock_is_wanted() {
+    let quiet = cluster.config.max_staleness.map_or(QUIET_BEAT, |staleness| QUIET_BEAT.min(staleness / 2)).max(poll);
+    let wanted = cluster.clock_is_wanted();
+    let beat = match wanted {
         true if clock.is_demanded_beyond(reaches) => HURRY.min(poll),
-        // Whenever the primary is found to have written more, it is asked all the same.
-        true if is_replica => ALIVE_BEAT.max(poll),
-        true => poll,
+        true if is_replica && !host.has_replayed(clock.newest()) => poll,
+        // Whoever of them is promoted is waited for.
+        _ if cluster.config.roles == Roles::Asked && !cluster.primary.is_up() => poll,
+        // A write is a reason to ask the primary, and what it has written more to ask the replicas.
+        true => quiet,
         false if cluster.config.roles == Roles::Asked => ROLES_BEAT,
         false => SLOW_BEAT,
     };
@@ -114,15 +120,17 @@ async fn rest(cluster: Arc<Cluster>, host: &Host, asked: Moment, connection: &mu
     let mut demanded = std::pin::pin!(clock.demanded());
     demanded.as_mut().enable();
     let answered = Instant::now();
+    let mut pause = HURRY.min(beat);
     tokio::select! {
         () = tokio::time::sleep_until(clock.next(beat).into()) => return,
         () = demanded => {}
         () = host.lags(), if is_replica => {}
+        () = clock.writes(), if !is_replica && wanted => pause = poll,
         // A server says nothing unasked but that it goes, or is gone: the next question finds out.
         _ = connection.fill_buf() => {}
     }
     // A host that was asked just now is not asked again at once, whoever demands it.
-    tokio::time::sleep_until(answered + HURRY.min(beat)).await;
+    tokio::time::sleep_until(answered + pause).await;
 }
 
 /// Where the host is in the WAL, and the timeline of a primary; `None` when it has another role.

@@ -372,6 +372,7 @@ impl Session {
         if leased.writes {
             self.last_write = self.group.clock.now();
             self.tenant.wrote(self.last_write.raw());
+            self.group.clock.wrote();
             leased.writes = false;
         }
         if self.ledger.ambiguous() {

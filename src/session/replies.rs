@@ -246,6 +246,7 @@ impl Session {
                     // Before the client sees it: what it asks next must find this.
                     self.last_write = self.group.clock.now();
                     self.tenant.wrote(self.last_write.raw());
+                    self.group.clock.wrote();
                 }
                 leased.ending &= tag != backend::READY;
                 if tag == backend::READY && self.ledger.status() == Status::Idle {
