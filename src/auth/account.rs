@@ -147,6 +147,7 @@ mod tests {
             server_password: None,
             databases: Vec::new(),
             max_clients: None,
+            replication: true,
         }
     }
 

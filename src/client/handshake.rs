@@ -70,6 +70,8 @@ pub struct Authenticated {
     pub settings: Vec<(String, String)>,
     /// Those named `pgweir.…`, the prefix included, wherever they came from. The last of a name wins.
     pub pgweir_options: Vec<(String, String)>,
+    /// The startup parameter `replication`, where it asks for a walsender.
+    pub replication: Option<String>,
     /// The minor version of protocol 3 that both sides speak: 0 or 2.
     pub minor: u16,
     /// The host name that the client asked for in TLS (SNI).
@@ -265,6 +267,7 @@ struct Entered {
     database_name: String,
     settings: Vec<(String, String)>,
     pgweir_options: Vec<(String, String)>,
+    replication: Option<String>,
     server_name: Option<String>,
     scram_keys: Option<ScramKeys>,
 }
@@ -278,6 +281,7 @@ impl Entered {
             database_name: self.database_name,
             settings: self.settings,
             pgweir_options: self.pgweir_options,
+            replication: self.replication,
             minor,
             server_name: self.server_name,
             scram_keys: self.scram_keys,
@@ -298,7 +302,7 @@ async fn enter(
         author::negotiate_protocol_version(&mut inbound.out, version, &startup.unsupported);
     }
     let name = requested_user(startup)?;
-    refuse_replication(startup)?;
+    let replication = replication(startup)?;
     if context.config.listen.tls.as_ref().is_some_and(|tls| tls.required) && !may_skip_tls(&inbound.stream) {
         return Err(tls_required(name).into());
     }
@@ -309,7 +313,13 @@ async fn enter(
     // Only now, as PostgreSQL does: nobody unproved learns which databases there are.
     let database_name = startup.get("database").filter(|name| !name.is_empty()).unwrap_or(name);
     let user = context.config.users.get(name).cloned().ok_or_else(|| authenticate::failed(name))?;
-    let database = find_database(&context.config, &user, database_name)?;
+    let database = match replication.filter(|mode| !mode.eq_ignore_ascii_case("database")) {
+        Some(_) => whole_cluster(&context.config, database_name)?,
+        None => find_database(&context.config, &user, database_name)?,
+    };
+    if replication.is_some() && !user.replication {
+        return Err(not_for_replication(&user.name).into());
+    }
     let (settings, pgweir_options) = split_settings(startup)?;
     Ok(Entered {
         user,
@@ -317,6 +327,7 @@ async fn enter(
         database_name: database_name.to_owned(),
         settings,
         pgweir_options,
+        replication: replication.map(str::to_owned),
         server_name: tls.and_then(|tls| tls.server_name),
         scram_keys,
     })
@@ -329,14 +340,12 @@ fn requested_user(startup: &Startup) -> Result<&str, PgError> {
         .ok_or_else(|| PgError::fatal("28000", "no PostgreSQL user name specified in startup packet"))
 }
 
-/// A walsender's conversation is not made of queries and can't be pooled.
-fn refuse_replication(startup: &Startup) -> Result<(), PgError> {
-    let Some(value) = startup.get("replication") else { return Ok(()) };
+/// The mode of a replication connection, as the client wrote it.
+fn replication(startup: &Startup) -> Result<Option<&str>, PgError> {
+    let Some(value) = startup.get("replication") else { return Ok(None) };
     match (value, parse_bool(value)) {
-        (_, Some(false)) => Ok(()),
-        ("database", _) | (_, Some(true)) => Err(PgError::fatal("0A000", "replication connections are not supported")
-            .detail(format!("The client asked for replication={value}."))
-            .hint("Connect to the PostgreSQL server itself for replication.")),
+        (_, Some(false)) => Ok(None),
+        ("database", _) | (_, Some(true)) => Ok(Some(value)),
         _ => Err(PgError::fatal("22023", format!("invalid value for parameter \"replication\": \"{value}\""))
             .hint("Valid values are: \"false\", 0, \"true\", 1, \"database\".")),
     }
@@ -376,6 +385,26 @@ fn find_database(config: &Config, user: &UserConfig, name: &str) -> Result<Arc<D
         PgError::fatal("3D000", format!("database \"{name}\" does not exist"))
             .hint("pgweir serves the databases that its configuration lists.")
     })
+}
+
+/// Physical replication is of a whole server, whatever database is named: libpq names "replication".
+fn whole_cluster(config: &Config, name: &str) -> Result<Arc<DatabaseConfig>, PgError> {
+    let named = config.databases.get(name).or_else(|| config.databases.get("*"));
+    let only = || config.databases.values().next().filter(|_| config.clusters.len() == 1);
+    named.or_else(only).cloned().ok_or_else(|| {
+        PgError::fatal("3D000", format!("database \"{name}\" does not exist"))
+            .detail(format!(
+                "There are {} clusters: the database says which one is to be replicated.",
+                config.clusters.len()
+            ))
+            .hint("Name one of the cluster's databases (dbname in the connection string).")
+    })
+}
+
+fn not_for_replication(user: &str) -> PgError {
+    PgError::fatal("42501", format!("permission denied for user \"{user}\" to start a replication connection"))
+        .detail("On the server this is another user (server_user), whose privileges are not the client's.")
+        .hint("Set replication = true in the user's entry of pgweir's configuration.")
 }
 
 type Settings = Vec<(String, String)>;

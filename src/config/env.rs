@@ -99,6 +99,7 @@ fn config(login: Login, primary: ServerUrl, replicas: Vec<HostConfig>) -> Config
         server_password: None,
         databases: Vec::new(),
         max_clients: None,
+        replication: true,
     };
     Config {
         listen: Listen::default(),

@@ -246,6 +246,8 @@ pub struct UserConfig {
     /// Empty: all databases.
     pub databases: Vec<String>,
     pub max_clients: Option<usize>,
+    /// May it open replication connections, as far as the server lets it?
+    pub replication: bool,
 }
 
 /// How a client proves that it is this user.

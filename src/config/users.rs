@@ -40,8 +40,9 @@ fn user(name: Option<String>, section: Section, context: &UserContext) -> Option
     let server_password = section.get("server_password").and_then(|item| plain_password(&item, context.around));
     let databases = section.get("databases").map(|item| databases(&item, context)).unwrap_or_default();
     let max_clients = section.get("max_clients").and_then(|item| item.count(1..=1_000_000));
+    let replication = section.get("replication").and_then(|item| item.boolean()).unwrap_or(server_user.is_none());
     section.finish();
-    Some(UserConfig { name: name?, auth: auth?, server_user, server_password, databases, max_clients })
+    Some(UserConfig { name: name?, auth: auth?, server_user, server_password, databases, max_clients, replication })
 }
 
 fn databases(item: &Item, context: &UserContext) -> Vec<String> {

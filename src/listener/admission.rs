@@ -15,6 +15,7 @@ use crate::client::{Accepted, Authenticated, HandshakeError, accept};
 use crate::cluster::Group;
 use crate::config::Consistency;
 use crate::net::Stream;
+use crate::server::connect::Login;
 use crate::session::{Arrival, CONSISTENCY, unknown_consistency};
 use crate::tenant::{ClientPermit, Tenant};
 use crate::wire::error::{PgError, Severity};
@@ -40,6 +41,12 @@ pub(super) struct Admitted {
     pub places: PlacesTaken,
 }
 
+/// For a client that asks for a walsender: how, and how the server is logged in to.
+pub(super) struct Walsender {
+    pub mode: String,
+    pub login: Login,
+}
+
 /// What a client takes up for as long as its session lasts.
 pub(super) struct PlacesTaken {
     _entry: Entry,
@@ -49,7 +56,7 @@ pub(super) struct PlacesTaken {
 
 /// Lets a client in, or carries out a cancel request. `None` when no session comes of it; the client
 /// has been told why, and so has the log.
-pub(super) async fn admit(door: &Door, newcomer: Newcomer) -> Option<Admitted> {
+pub(super) async fn admit(door: &Door, newcomer: Newcomer) -> Option<(Admitted, Option<Walsender>)> {
     let Newcomer { connection, stream, peer, mut entry } = newcomer;
     let snapshot = door.snapshot();
     let listen = &snapshot.config().listen;
@@ -82,7 +89,7 @@ pub(super) async fn admit(door: &Door, newcomer: Newcomer) -> Option<Admitted> {
     };
     let tls = client.stream.is_tls();
     match find_place(door, &snapshot, &mut entry, &client) {
-        Ok((user_place, tenant, permit, group)) => {
+        Ok(Place { user: user_place, tenant, permit, group, login }) => {
             let (user, database) = (&client.user.name, &client.database_name);
             let encryption = if tls {
                 "tls"
@@ -101,7 +108,8 @@ pub(super) async fn admit(door: &Door, newcomer: Newcomer) -> Option<Admitted> {
                 "client authenticated"
             );
             let places = PlacesTaken { _entry: entry, _user: user_place, _tenant: permit };
-            Some(Admitted { group, arrival: arrival(*client, tenant, &snapshot), places })
+            let walsender = client.replication.clone().map(|mode| Walsender { mode, login });
+            Some((Admitted { group, arrival: arrival(*client, tenant, &snapshot), places }, walsender))
         }
         Err(error) => {
             door.shared.metrics.error(&error.code);
@@ -154,12 +162,16 @@ fn reason(error: &PgError) -> &'static str {
 }
 
 /// A place under every ceiling, and the pools.
-fn find_place(
-    door: &Door,
-    snapshot: &Snapshot,
-    entry: &mut Entry,
-    client: &Authenticated,
-) -> Result<(UserPlace, Tenant, ClientPermit, Arc<Group>), PgError> {
+struct Place {
+    user: UserPlace,
+    tenant: Tenant,
+    permit: ClientPermit,
+    group: Arc<Group>,
+    login: Login,
+}
+
+/// Finds a client its place.
+fn find_place(door: &Door, snapshot: &Snapshot, entry: &mut Entry, client: &Authenticated) -> Result<Place, PgError> {
     entry.authenticated(&snapshot.config().listen)?;
     let option = own_option(&client.pgweir_options, TENANT_OPTION)?;
     if let Some(consistency) = own_option(&client.pgweir_options, CONSISTENCY)?
@@ -172,7 +184,8 @@ fn find_place(
     let permit = tenant.admit().inspect_err(|_| door.shared.metrics.tenant(&tenant.name).rejected("max_clients"))?;
     let login = snapshot.login(&client.user, &client.database, &client.database_name, client.scram_keys.clone());
     let cluster = snapshot.cluster(&client.database)?;
-    Ok((user_place, tenant, permit, cluster.group(&login, &client.database.pool)))
+    let group = cluster.group(&login, &client.database.pool);
+    Ok(Place { user: user_place, tenant, permit, group, login })
 }
 
 /// The value of one of pgweir's own startup options; the last one counts.

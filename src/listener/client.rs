@@ -6,10 +6,11 @@ use std::time::Instant;
 use tracing::Instrument;
 
 use super::Door;
-use super::admission::{Admitted, Newcomer, admit};
+use super::admission::{Admitted, Newcomer, Walsender, admit};
 use super::places::Entry;
 use crate::net::Stream;
-use crate::session::Session;
+use crate::session::{Session, replication};
+use crate::wire::error::PgError;
 
 /// Serves one client. Dropping the future closes its connections.
 pub(super) async fn serve(door: Arc<Door>, stream: Stream, entry: Entry) {
@@ -18,11 +19,27 @@ pub(super) async fn serve(door: Arc<Door>, stream: Stream, entry: Entry) {
     let span = tracing::debug_span!("client", connection);
     let newcomer = Newcomer { connection, peer: peer(&stream), stream, entry };
     // Boxed, so that the task is no larger for as long as the session lasts.
-    let admitted = Box::pin(admit(&door, newcomer)).instrument(span.clone()).await;
+    let admitted = Box::pin(let_in(&door, newcomer)).instrument(span.clone()).await;
     let Some(Admitted { group, arrival, places }) = admitted else { return };
     let since = Instant::now();
     let outcome = Session::serve(door.shared.clone(), group, arrival).instrument(span).await;
     drop(places);
+    has_left(connection, since, outcome);
+}
+
+/// A client that may have its session. One that replicates has none: it is served here.
+async fn let_in(door: &Door, newcomer: Newcomer) -> Option<Admitted> {
+    let connection = newcomer.connection;
+    let (admitted, walsender) = admit(door, newcomer).await?;
+    let Some(Walsender { mode, login }) = walsender else { return Some(admitted) };
+    let Admitted { group, arrival, places: _places } = admitted;
+    let since = Instant::now();
+    let outcome = replication::serve(door.shared.clone(), group, arrival, mode, login).await;
+    has_left(connection, since, outcome);
+    None
+}
+
+fn has_left(connection: u64, since: Instant, outcome: Result<(), PgError>) {
     let seconds = since.elapsed().as_secs_f64();
     match outcome {
         Ok(()) => tracing::info!(connection, seconds, "client left"),

@@ -154,6 +154,7 @@ mod tests {
             server_password: None,
             databases: Vec::new(),
             max_clients: Some(1),
+            replication: true,
         };
         let place = places.admit(&user).unwrap();
         assert_eq!(places.admit(&user).unwrap_err().code, "53300");

@@ -16,6 +16,7 @@ mod moving;
 mod preparing;
 mod refusal;
 mod relay;
+pub mod replication;
 mod replies;
 pub mod request;
 mod sending;

@@ -67,6 +67,7 @@ impl Plan {
                 server_password: None,
                 databases,
                 max_clients: None,
+                replication: true,
             };
             (name.to_owned(), Arc::new(user))
         };

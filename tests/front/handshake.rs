@@ -239,16 +239,6 @@ async fn bad_first_packets_are_refused_in_postgres_words() {
             "invalid startup packet layout: parameter \"user\" given twice",
         ),
         (
-            startup(0, &[("user", "alice"), ("replication", "true")]),
-            "0A000",
-            "replication connections are not supported",
-        ),
-        (
-            startup(0, &[("user", "alice"), ("replication", "database")]),
-            "0A000",
-            "replication connections are not supported",
-        ),
-        (
             startup(0, &[("user", "alice"), ("replication", "maybe")]),
             "22023",
             "invalid value for parameter \"replication\": \"maybe\"",

@@ -11,6 +11,7 @@ mod ledger_model;
 mod login;
 mod pooling;
 mod proxy;
+mod replication;
 mod routing;
 mod run;
 mod sandbox;

@@ -1,0 +1,81 @@
+//! A replication connection (PostgreSQL, "Streaming Replication Protocol"): a client of its own walsender. Its
+//! conversation is not made of queries, so it is not pooled but passed through, one to one, to the primary.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+
+use tokio::io::{AsyncWriteExt, copy_bidirectional};
+
+use super::{Arrival, Registered, Shared, Signal, refusal, relay};
+use crate::cluster::{Group, Place};
+use crate::pool::{AcquireError, CancelTarget};
+use crate::server::connect::{Login, connect};
+use crate::wire::author;
+use crate::wire::error::{PgError, Severity};
+
+/// Connects the client to a walsender and carries bytes until one of them leaves. `mode` is the startup parameter
+/// `replication` as the client sent it.
+///
+/// Errors: the server's own where it refuses (no role attribute `REPLICATION`, no line in `pg_hba.conf`), 08006
+/// where it cannot be reached, 57P01 at a shutdown. The client has been told.
+pub async fn serve(
+    shared: Arc<Shared>,
+    group: Arc<Group>,
+    arrival: Arrival,
+    mode: String,
+    login: Login,
+) -> Result<(), PgError> {
+    let Arrival { mut stream, mut out, .. } = arrival;
+    let outcome = {
+        let mut parameters = login.parameters.clone();
+        parameters.extend(arrival.settings.into_iter().filter(|(name, _)| !name.starts_with(super::OWN_SETTINGS)));
+        parameters.push(("replication".to_owned(), mode));
+        let pool = group.pool(Place::Primary);
+        connect(&pool.host, &Login { parameters, ..login }, pool.settings().connect_timeout).await
+    };
+    let mut server = match outcome {
+        Ok(server) => server,
+        Err(error) => {
+            let host = &group.host(Place::Primary).config.name;
+            let error = refusal::acquire(&AcquireError::Connect(Arc::new(error)), host);
+            let error = PgError { severity: Severity::Fatal, ..error };
+            error.encode(&mut out);
+            relay::farewell(&mut stream, out).await;
+            return Err(error);
+        }
+    };
+    let labels = [arrival.user, arrival.database, arrival.tenant.name.clone()];
+    let slot = shared.registry.register(labels, arrival.protocol_minor, None);
+    let _registered = Registered { shared: shared.clone(), slot: slot.clone() };
+    let host = group.host(Place::Primary).config.clone();
+    slot.leases(&Arc::new(CancelTarget { host, pid: server.pid, key: server.key, fence: Arc::default() }));
+    for (name, value) in &server.parameters {
+        author::parameter_status(&mut out, name, value);
+    }
+    author::backend_key_data(&mut out, slot.pid, slot.key());
+    author::ready_for_query(&mut out, b'I');
+    let ends = poll_fn(|cx| match slot.take_signals(cx.waker()) {
+        signals if signals & ENDING != 0 => Poll::Ready(()),
+        _ => Poll::Pending,
+    });
+    let passage = async {
+        stream.write_all(&out).await?;
+        stream.flush().await?;
+        server.stream.write_all(&arrival.unread).await?;
+        copy_bidirectional(&mut stream, &mut server.stream).await
+    };
+    let ended = tokio::select! {
+        // One that breaks off ends both.
+        _ = passage => false,
+        () = ends => true,
+    };
+    if !ended {
+        return Ok(());
+    }
+    // In the middle of a message nothing can be said.
+    Err(refusal::shutting_down())
+}
+
+/// A walsender has no transaction whose end could be waited for.
+const ENDING: u32 = Signal::Shutdown as u32 | Signal::End as u32 | Signal::Kill as u32 | Signal::Fenced as u32;

@@ -1,0 +1,133 @@
+#!/usr/bin/env python3
+"""Do the test suites of PostgreSQL drivers and libraries pass through pgweir as they pass without it?
+
+Runs each suite twice, directly against a primary and through pgweir (transaction mode, two replicas, reads split
+from writes, consistency `session`), each time on new servers in a temporary directory, and compares how every
+single test ended. What a suite needs comes from PyPI by pip and stays in a cache.
+
+Prints a table and then each test that ended differently, with the first line of its error. Exit code 0: every one
+of them is listed, with the reason, in known.toml.
+"""
+
+import argparse
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(HERE))
+
+import outcomes  # noqa: E402
+from servers import Servers  # noqa: E402
+from suites import DATABASE, SUITES, environment, install  # noqa: E402
+
+SECONDS_PER_TEST = 60
+# A suite is started again behind a test that has taken it down, so often.
+STARTS = 30
+
+
+def main():
+    arguments = parse_arguments()
+    known = tomllib.loads((HERE / "known.toml").read_text())
+    chosen = [suite for suite in SUITES if arguments.suite in (None, suite.name)]
+    place = pathlib.Path(tempfile.mkdtemp(prefix="pgweir-compat-"))
+    place.chmod(0o755)
+    try:
+        results = {}
+        for suite in chosen:
+            source, python = install(suite, arguments.cache)
+            for way in ("direct", "through"):
+                print(f"{suite.name}, {way} …", file=sys.stderr, flush=True)
+                results[suite.name, way] = run_suite(suite, way, source, python, place, arguments)
+    finally:
+        if arguments.keep:
+            print(f"kept: {place}", file=sys.stderr)
+        else:
+            shutil.rmtree(place)
+    everything = arguments.expression is None
+    return report(chosen, results, known, everything)
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pgweir", type=pathlib.Path, default=ROOT / "target/release/pgweir", metavar="PATH")
+    parser.add_argument("--cache", type=pathlib.Path, default=ROOT / "target/compat", metavar="PATH")
+    parser.add_argument("--suite", choices=[suite.name for suite in SUITES], help="only this one")
+    parser.add_argument("-k", dest="expression", metavar="EXPR", help="only these tests (pytest's -k)")
+    parser.add_argument("--keep", action="store_true", help="keep the servers' folders, logs and outputs")
+    arguments = parser.parse_args()
+    arguments.cache = arguments.cache.resolve()
+    return arguments
+
+
+def run_suite(suite, way, source, python, place, arguments):
+    """The outcomes of one suite on new servers, by test."""
+    directory = place / f"{suite.name}-{way}"
+    directory.mkdir()
+    written = directory / "outcomes.jsonl"
+    with Servers(directory, arguments.pgweir) as servers:
+        servers.sql(f"CREATE DATABASE {DATABASE} TEMPLATE template0")
+        servers.sql(*suite.prepare, "SELECT 1", database=DATABASE)
+        port = servers.primary_port
+        if way == "through":
+            servers.start_pgweir()
+            port = servers.pgweir_port
+        command = [python, "-m", "pytest", "-p", "recorder", "-p", "no:cacheprovider"]
+        command += [f"--timeout={SECONDS_PER_TEST}", "--timeout-method=thread"]
+        command += [argument.format(url=f"127.0.0.1:{port}") for argument in suite.tests]
+        if arguments.expression is not None:
+            command += ["-k", arguments.expression]
+        variables = os.environ | environment(port) | {"OUTCOMES": str(written), "PYTHONPATH": str(HERE)}
+        with open(directory / "output.txt", "wb") as output:
+            for _ in range(STARTS):
+                before = len(outcomes.read(written))
+                subprocess.run(
+                    list(map(str, command)), cwd=source, env=variables, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                )
+                results = outcomes.read(written)
+                if len(results) == before or not any(outcome == "hung" for outcome, _ in results.values()):
+                    break
+    if not results:
+        raise SystemExit(f"no test of {suite.name} has run: use --keep and see {directory}/output.txt")
+    return results
+
+
+def report(suites, results, known, everything):
+    """Prints the comparison and returns the exit code."""
+    print(f"{'suite':<12}{'tests':>8}{'passed directly':>18}{'passed through':>18}{'differing':>12}")
+    differing = {}
+    for suite in suites:
+        direct, through = results[suite.name, "direct"], results[suite.name, "through"]
+        missing = ("missing", "has not run")
+        differs = {
+            test: (direct.get(test, missing), through.get(test, missing))
+            for test in sorted(direct.keys() | through.keys())
+            if direct.get(test, missing)[0] != through.get(test, missing)[0]
+        }
+        differing[suite.name] = differs
+        passed = [sum(outcome == "passed" for outcome, _ in run.values()) for run in (direct, through)]
+        print(f"{suite.name:<12}{len(direct):>8}{passed[0]:>18}{passed[1]:>18}{len(differs):>12}")
+    unknown = 0
+    for suite in suites:
+        reasons = known.get(suite.name, {})
+        for test, (direct, through) in differing[suite.name].items():
+            reason = reasons.get(test)
+            unknown += reason is None
+            print(f"\n{suite.name}: {test}\n  directly {direct[0]}, through {through[0]}")
+            print(f"  {through[1] or direct[1]}")
+            if reason is not None:
+                print(f"  known: {reason}")
+        for test in reasons if everything else ():
+            if test not in differing[suite.name]:
+                print(f"\n{suite.name}: {test}\n  is in known.toml and does not differ any more")
+    print(f"\n{unknown} unexplained" if unknown else "\nnothing unexplained")
+    return 1 if unknown else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+//! Replication connections through the proxy: PostgreSQL's own programs, who may, and how they end.
+
+use std::process::{Output, Stdio};
+
+use pgweir::sandbox::{Login, User};
+
+use crate::support::primary_only::config;
+use crate::support::proxy::{Proxy, config_for};
+use crate::support::{eventually, fresh_database, shared_cluster, unique};
+
+/// Runs one of PostgreSQL's programs against the proxy.
+async fn run(program: &str, url: &str, arguments: &[&str]) -> Output {
+    let program = shared_cluster().await.installation().program(program).unwrap();
+    tokio::process::Command::new(program).args(["-d", url]).args(arguments).env_clear().output().await.unwrap()
+}
+
+fn text(output: &Output) -> String {
+    [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).concat()
+}
+
+#[tokio::test]
+async fn a_base_backup_is_made_through_the_proxy() {
+    let cluster = shared_cluster().await;
+    let database = fresh_database("CREATE TABLE t AS SELECT 1 AS x").await;
+    let proxy = Proxy::start(&config_for(cluster, &["postgres"])).await;
+    let url = proxy.url(cluster, "postgres", &database.name);
+    let directory = tempfile::tempdir().unwrap();
+    let target = directory.path().join("backup");
+    let target = target.to_str().unwrap();
+    let backup = run("pg_basebackup", &url, &["-D", target, "-X", "stream", "-c", "fast"]).await;
+    assert!(backup.status.success(), "{}", text(&backup));
+    let verify = cluster.installation().program("pg_verifybackup").unwrap();
+    let verified = tokio::process::Command::new(verify).arg(target).env_clear().output().await.unwrap();
+    assert!(verified.status.success(), "{}", text(&verified));
+}
+
+#[tokio::test]
+async fn a_walsender_answers_in_both_modes() {
+    let cluster = shared_cluster().await;
+    let database = fresh_database("CREATE TABLE t AS SELECT 42 AS x").await;
+    let proxy = Proxy::start(&config_for(cluster, &["postgres"])).await;
+    let identifier = cluster.primary().psql("SELECT system_identifier FROM pg_control_system()").await.unwrap();
+    let url = proxy.url(cluster, "postgres", &database.name);
+    for (mode, commands, expected) in [
+        ("true", "IDENTIFY_SYSTEM", identifier.trim()),
+        ("on", "SHOW port", &cluster.primary().port.to_string()),
+        ("database", "SELECT x FROM t", "42"),
+        ("database", "IDENTIFY_SYSTEM", database.name.as_str()),
+    ] {
+        let output = run("psql", &format!("{url}?replication={mode}"), &["-AtX", "-c", commands]).await;
+        assert!(output.status.success() && text(&output).contains(expected), "{mode}: {}", text(&output));
+    }
+}
+
+/// The server decides by its own user; where that is another than the client's, the configuration does.
+#[tokio::test]
+async fn who_may_replicate_is_said_by_the_server_or_the_configuration() {
+    let cluster = shared_cluster().await;
+    let plain = format!("plain_{}", unique());
+    cluster.create_users(&[User::new(&plain, "x").login(Login::ScramSha256)]).await.unwrap();
+    let server_password = config_for(cluster, &["postgres"]);
+    let server_password = server_password.lines().find_map(|line| line.strip_prefix("password = ")).unwrap();
+    let mapped = |name: &str, more: &str| {
+        format!(
+            "[[users]]\nname = \"{name}\"\npassword = {{ env = \"NONE\" }}\nserver_user = \"postgres\"\n\
+             server_password = {server_password}\n{more}\n"
+        )
+        .replace("password = { env = \"NONE\" }", "auth = \"trust\"")
+    };
+    let users = mapped("guest", "") + &mapped("keeper", "replication = true");
+    let proxy = Proxy::start(&(config(cluster, "", &[&plain]) + &users)).await;
+    for (user, password, expected) in [
+        (plain.as_str(), "x", "FATAL:  must be superuser or replication role to start walsender"),
+        ("guest", "", "FATAL:  permission denied for user \"guest\" to start a replication connection"),
+        ("keeper", "", "systemid"),
+    ] {
+        let url = format!("postgres://{user}:{password}@127.0.0.1:{}/postgres?replication=database", proxy.port);
+        let output = run("psql", &url, &["-AX", "-c", "IDENTIFY_SYSTEM"]).await;
+        assert!(text(&output).contains(expected), "{user}: {}", text(&output));
+    }
+}
+
+/// A walsender that sleeps, run by psql.
+async fn sleeping(proxy: &Proxy, database: &str, mark: &str) -> tokio::process::Child {
+    let cluster = shared_cluster().await;
+    let url = format!("{}?replication=database", proxy.url(cluster, "postgres", database));
+    let sql = format!("SELECT pg_sleep(60) AS {mark}");
+    let psql = tokio::process::Command::new(cluster.installation().program("psql").unwrap())
+        .args(["-d", &url, "-X", "-c", &sql])
+        .env_clear()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let busy = format!("SELECT count(*) FROM pg_stat_activity WHERE query = '{sql}' AND backend_type = 'walsender'");
+    eventually("the walsender is at work", async || cluster.primary().psql(&busy).await.unwrap().trim() == "1").await;
+    psql
+}
+
+#[tokio::test]
+async fn a_shutdown_ends_what_replicates() {
+    let database = fresh_database("").await;
+    let mut proxy = Proxy::start(&config_for(shared_cluster().await, &["postgres"])).await;
+    let psql = sleeping(&proxy, &database.name, "until_shutdown").await;
+    proxy.shut_down().await.unwrap();
+    let ended = psql.wait_with_output().await.unwrap();
+    assert!(!ended.status.success(), "{}", text(&ended));
+}
+
+#[tokio::test]
+async fn a_cancel_reaches_a_walsender() {
+    let database = fresh_database("").await;
+    let proxy = Proxy::start(&config_for(shared_cluster().await, &["postgres"])).await;
+    let psql = sleeping(&proxy, &database.name, "until_cancel").await;
+    let pid = psql.id().unwrap().to_string();
+    assert!(tokio::process::Command::new("kill").args(["-INT", &pid]).status().await.unwrap().success());
+    let ended = psql.wait_with_output().await.unwrap();
+    assert!(text(&ended).contains("canceling statement due to user request"), "{}", text(&ended));
+}
