@@ -104,6 +104,62 @@ DELETE FROM parent;
     assert!(direct.1.iter().any(|line| line.contains("Foreign-key constraints")), "{direct:?}");
 }
 
+/// A dump is one long session of transactions, settings, locks and copies; with several jobs it is many that share a
+/// snapshot.
+#[tokio::test]
+async fn a_dump_and_a_restore_are_those_of_the_server() {
+    let schema = "CREATE TABLE parent (id int PRIMARY KEY, word text, bytes bytea);
+         INSERT INTO parent SELECT n, repeat('w', n), decode('00ff', 'hex') FROM generate_series(1, 500) n;
+         CREATE TABLE child (id int REFERENCES parent, at timestamptz DEFAULT '2020-01-01');
+         INSERT INTO child SELECT n FROM generate_series(1, 500) n;
+         CREATE VIEW both_of_them AS SELECT * FROM parent JOIN child USING (id);
+         CREATE SEQUENCE counter; SELECT nextval('counter');
+         SELECT lo_from_bytea(0, 'large');
+         CREATE FUNCTION twice(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1 * 2'";
+    let (database, copy) = (fresh_database(schema).await, fresh_database("").await);
+    let proxy = Proxy::for_shared_cluster("[pool]\nsize = 4\n").await;
+    let through = target(&proxy, &database).await;
+    let direct = Target { port: shared_cluster().await.primary().port, ..through.clone() };
+    let plain = dump(&direct, &["--no-comments"]).await;
+    assert!(plain.lines().count() > 1000, "{plain}");
+    let dumped = dump(&through, &["--no-comments"]).await;
+    for (through, direct) in dumped.lines().zip(plain.lines()) {
+        assert_eq!(through, direct);
+    }
+    assert_eq!(dumped.len(), plain.len());
+
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("dump").into_os_string().into_string().unwrap();
+    dump(&through, &["--format=directory", "--jobs=3", "--file", &file]).await;
+    let restored = Target { database: copy.name.clone(), ..through };
+    let output = client("pg_restore", &restored, &["--jobs=3", "--dbname", &copy.name, &file]).await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(dump(&Target { database: copy.name.clone(), ..direct }, &["--no-comments"]).await, plain);
+}
+
+/// What pg_dump writes, without the line that is another each time.
+async fn dump(target: &Target, arguments: &[&str]) -> String {
+    let arguments = [arguments, &["--dbname", &target.database]].concat();
+    let output = client("pg_dump", target, &arguments).await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines()
+        .filter(|line| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict"))
+        .fold(String::new(), |text, line| text + line + "\n")
+}
+
+async fn client(program: &str, target: &Target, arguments: &[&str]) -> Output {
+    let program = shared_cluster().await.installation().program(program).unwrap();
+    tokio::process::Command::new(program)
+        .args(["-h", &target.host, "-p", &target.port.to_string(), "-U", &target.user])
+        .args(arguments)
+        .env_clear()
+        .env("PGPASSWORD", &target.password)
+        .output()
+        .await
+        .unwrap()
+}
+
 async fn target(proxy: &Proxy, database: &TestDatabase) -> Target {
     let url = url::Url::parse(&shared_cluster().await.primary().url("postgres", &database.name)).unwrap();
     let password = percent_encoding::percent_decode_str(url.password().unwrap_or_default()).decode_utf8_lossy();
