@@ -179,10 +179,7 @@ async fn hold(scripts: Vec<Script>) {
         clean(&mut cleaner).await;
         let expected = play(script, &direct, Pieces::Whole).await;
         for deployment in &deployments {
-            let text = match (
-                deployment.differs(script, &expected, &mut cleaner).await,
-                known(script.name, deployment.name),
-            ) {
+            let text = match (deployment.differs(script, &expected, &mut cleaner).await, known(script.name)) {
                 (None, None) | (Some(_), Some(_)) => continue,
                 (Some(text), None) => text,
                 (None, Some(why)) => format!("is the same, and known.rs says: {why}"),
