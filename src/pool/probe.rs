@@ -21,8 +21,8 @@ pub enum Held {
     HoldableCursor,
     /// SQL's `PREPARE`.
     Prepare,
-    /// `SET ROLE`, `SET SESSION AUTHORIZATION`.
-    Role,
+    /// `SET SESSION AUTHORIZATION`.
+    SessionAuthorization,
     /// Settings whose names are hidden in code: nothing shows them, `DISCARD ALL` undoes them.
     Hidden,
     /// `LOAD`, `setseed()`: nothing shows it and nothing undoes it.
@@ -36,7 +36,7 @@ impl Held {
         Self::AdvisoryLock,
         Self::HoldableCursor,
         Self::Prepare,
-        Self::Role,
+        Self::SessionAuthorization,
         Self::Hidden,
         Self::Sticky,
     ];
@@ -49,7 +49,7 @@ impl Held {
             Self::AdvisoryLock => "advisory_lock",
             Self::HoldableCursor => "holdable_cursor",
             Self::Prepare => "prepare",
-            Self::Role => "role",
+            Self::SessionAuthorization => "session_authorization",
             Self::Hidden => "hidden",
             Self::Sticky => "sticky",
         }
@@ -77,7 +77,6 @@ const HELD: &str = "SELECT CASE \
       AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()) THEN 'advisory_lock' \
     WHEN EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) THEN 'holdable_cursor' \
     WHEN EXISTS (SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql) THEN 'prepare' \
-    WHEN pg_catalog.current_setting('role') OPERATOR(pg_catalog.<>) 'none' THEN 'role' \
     WHEN session_user OPERATOR(pg_catalog.<>) ";
 
 /// Asks. `custom` are names of settings that `pg_settings` may not show (`app.tenant`): those that
@@ -86,7 +85,9 @@ pub async fn probe(conn: &mut Conn, login_user: &str, custom: &BTreeSet<String>)
     let mut sql = String::from(
         "SELECT name, setting FROM pg_catalog.pg_settings WHERE source OPERATOR(pg_catalog.=) 'session' \
          AND name OPERATOR(pg_catalog.<>) ALL (ARRAY['role', 'session_authorization', 'is_superuser', \
-         'transaction_isolation', 'transaction_read_only', 'transaction_deferrable'])",
+         'transaction_isolation', 'transaction_read_only', 'transaction_deferrable']) \
+         UNION SELECT 'role', pg_catalog.current_setting('role') \
+         WHERE pg_catalog.current_setting('role') OPERATOR(pg_catalog.<>) 'none'",
     );
     for name in custom {
         let name = literal(name);
@@ -95,7 +96,7 @@ pub async fn probe(conn: &mut Conn, login_user: &str, custom: &BTreeSet<String>)
              WHERE pg_catalog.current_setting({name}, true) IS NOT NULL"
         );
     }
-    sql += &format!("; {HELD}{}::pg_catalog.name THEN 'role' END", literal(login_user));
+    sql += &format!("; {HELD}{}::pg_catalog.name THEN 'session_authorization' END", literal(login_user));
     let answer = conn.ask(&sql).await?;
     let mut sets = answer.sets.into_iter();
     let pairs = sets.next().unwrap_or_default().into_iter().filter_map(|row| {

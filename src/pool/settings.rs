@@ -7,20 +7,33 @@ use super::conn::Settings;
 ///
 /// `set_config` takes values as `pg_settings` shows them, also lists such as `search_path`, where
 /// `SET` would need them split and quoted (PostgreSQL, "Configuration Settings Functions").
+///
+/// A role (`SET ROLE`) may not be allowed to make the other settings, or see what they name: it is laid down first and
+/// taken up last.
 pub fn difference(have: &Settings, want: &Settings) -> Option<String> {
     // A custom setting that was once made is there for good, and is empty where it is not set.
     let made = have.iter().filter(|(name, value)| !(value.is_empty() && name.contains('.')));
+    if have == want {
+        return None;
+    }
     let mut sql = String::new();
-    for (name, _) in made.filter(|(name, _)| !want.contains_key(*name)) {
+    if have.contains_key(ROLE) {
+        sql += "RESET ROLE;";
+    }
+    for (name, _) in made.filter(|(name, _)| *name != ROLE && !want.contains_key(*name)) {
         sql += &format!("RESET {};", identifier(name));
     }
-    let changed = want.iter().filter(|(name, value)| have.get(*name) != Some(value));
-    for (index, (name, value)) in changed.enumerate() {
+    let changed = want.iter().filter(|(name, value)| *name != ROLE && have.get(*name) != Some(value));
+    let role = want.get_key_value(ROLE);
+    for (index, (name, value)) in changed.chain(role).enumerate() {
         sql += if index == 0 { "SELECT " } else { "," };
         sql += &format!("pg_catalog.set_config({},{},false)", literal(name), literal(value));
     }
     (!sql.is_empty()).then_some(sql)
 }
+
+/// The setting that `SET ROLE` makes.
+const ROLE: &str = "role";
 
 /// `text` as a string constant that means the same under any `standard_conforming_strings`.
 pub fn literal(text: &str) -> String {
@@ -56,6 +69,21 @@ mod tests {
         let (empty, none) = (settings(&[("app.tenant", "")]), settings(&[]));
         assert_eq!(difference(&empty, &none), None);
         assert!(difference(&none, &empty).is_some_and(|sql| sql.contains("E'app.tenant',E''")));
+    }
+
+    #[test]
+    fn a_role_is_laid_down_first_and_taken_up_last() {
+        let have = settings(&[("role", "one"), ("work_mem", "4096")]);
+        let want = settings(&[("role", "two"), ("search_path", "s"), ("zero_damaged_pages", "on")]);
+        assert_eq!(
+            difference(&have, &want).as_deref(),
+            Some(
+                "RESET ROLE;RESET \"work_mem\";SELECT pg_catalog.set_config(E'search_path',E's',false)\
+                 ,pg_catalog.set_config(E'zero_damaged_pages',E'on',false),pg_catalog.set_config(E'role',E'two',false)"
+            )
+        );
+        assert_eq!(difference(&have, &settings(&[])).as_deref(), Some("RESET ROLE;RESET \"work_mem\";"));
+        assert_eq!(difference(&want, &want), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::support::primary_only::{connect_cuttable, proxy, sqlstate, value};
 use crate::support::proxy::Proxy;
-use crate::support::{TestDatabase, connect, eventually, fresh_database, shared_cluster};
+use crate::support::{TestDatabase, connect, eventually, fresh_database, shared_cluster, unique};
 
 const PID: &str = "SELECT pg_backend_pid()";
 
@@ -249,6 +249,42 @@ async fn a_statement_that_fails_leaves_the_settings_as_they_were() {
         assert_eq!(value(&client, mine).await, "5MBa", "after {statement}");
     }
     eventually("nobody waits", async || proxy.metric("pgweir_waiting_clients") == 0.0).await;
+}
+
+/// A role goes with its session from one connection to the next, whatever it may do itself, and with nobody else.
+#[tokio::test]
+async fn a_role_goes_with_its_session() {
+    let (one, two) = (format!("role_{}", unique()), format!("Role {}", unique()));
+    let database = fresh_database(&format!(
+        "CREATE ROLE {one}; CREATE ROLE \"{two}\"; CREATE TABLE t AS SELECT current_user AS owner; CREATE SCHEMA own;
+         CREATE TABLE own.t AS SELECT 'own' AS owner; GRANT ALL ON t TO {one}; GRANT ALL ON own.t TO \"{two}\";
+         GRANT USAGE ON SCHEMA own TO \"{two}\""
+    ))
+    .await;
+    let proxy = proxy("[pool]\nsize = 1").await;
+    let [first, second, third] =
+        [proxy.connect(&database.name).await, proxy.connect(&database.name).await, proxy.connect(&database.name).await];
+    // The second of these settings is for superusers only.
+    first.batch_execute(&format!("SET work_mem = '5MB'; SET log_statement = 'none'; SET ROLE {one}")).await.unwrap();
+    second.batch_execute(&format!("SET search_path = own; SET ROLE \"{two}\"")).await.unwrap();
+    for _ in 0..3 {
+        let who =
+            "SELECT concat_ws('|', current_user, session_user, current_setting('work_mem'), (SELECT owner FROM t))";
+        assert_eq!(value(&first, who).await, format!("{one}|postgres|5MB|postgres"));
+        assert_eq!(value(&second, who).await, format!("{two}|postgres|4MB|own"));
+        assert_eq!(value(&third, who).await, "postgres|postgres|4MB|postgres");
+        assert_eq!(value(&first, "SHOW log_statement").await, "none");
+    }
+    assert_eq!(sqlstate(&second.batch_execute("SELECT * FROM public.t").await.unwrap_err()), "42501");
+    first.batch_execute("BEGIN; RESET ROLE; ROLLBACK").await.unwrap();
+    assert_eq!(value(&third, "SELECT current_user").await, "postgres");
+    assert_eq!(value(&first, "SELECT current_user").await, one);
+    first.batch_execute("RESET ROLE").await.unwrap();
+    assert_eq!(value(&second, "SELECT current_user").await, two);
+    assert_eq!(value(&first, "SELECT current_user || current_setting('work_mem')").await, "postgres5MB");
+    assert_eq!(proxy.metric("pgweir_session_pins_total"), 0.0);
+    drop((first, second, third));
+    database.sql(&format!("DROP OWNED BY {one}, \"{two}\"; DROP ROLE {one}, \"{two}\"")).await;
 }
 
 /// What a name or a constant means is settled when a statement is parsed, under settings of the client's own.
