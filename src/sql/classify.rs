@@ -4,6 +4,7 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
 use super::catalog::{Catalog, Scope};
+use super::code;
 use super::keyword::Keyword;
 use super::lexer::{Hints, Kind, Lexer, Reading, Token};
 use super::names::{self, ANYTHING, Found, Text};
@@ -121,7 +122,10 @@ fn judge_readings(sql: &[u8], usual: &Tokens, catalog: &Catalog, scope: Scope<'_
 pub(super) fn judge(sql: &[u8], tokens: &Tokens, catalog: &Catalog, scope: Scope<'_>) -> Judgement {
     let mut whole = Whole::default();
     for statement in tokens.split(|token| token.kind == Kind::Semicolon).filter(|tokens| !tokens.is_empty()) {
-        let form = Statement::of(sql, statement);
+        let mut form = Statement::of(sql, statement);
+        if form.reason == Reason::Procedure && code::hides_nothing(sql, statement, catalog) {
+            form.effects = form.effects.without(Effects::HIDDEN);
+        }
         let text = match form.nature {
             Nature::Query => Text::Query,
             Nature::Other => Text::Other,

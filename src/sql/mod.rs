@@ -12,6 +12,7 @@
 mod call;
 mod catalog;
 mod classify;
+mod code;
 mod explain_route;
 mod fingerprint;
 mod keyword;

@@ -3,6 +3,7 @@
 
 use super::keyword::Keyword;
 use super::lexer::{Kind, Token};
+use super::names::ANYTHING;
 use super::settings;
 use super::tokens::after_paren;
 use super::{Effects, Reason, TxControl, name};
@@ -205,7 +206,7 @@ fn other(sql: &[u8], keyword: Keyword, rest: &[Token]) -> Statement {
         }
         Vacuum | Analyze | Analyse | Checkpoint | Lock => primary(Reason::Maintenance, Effects::NONE),
         Do | Call => {
-            let effects = Effects::STATE | Effects::MAYBE_DDL | Effects::SEQUENCE | Effects::READ_ONLY_SETTING;
+            let effects = ANYTHING;
             let ddl = if keyword == Do && speaks_of_ddl(sql) { Effects::DDL } else { Effects::NONE };
             primary(Reason::Procedure, effects | ddl)
         }

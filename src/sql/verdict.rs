@@ -248,6 +248,11 @@ impl Effects {
         self.0 & other.0 != 0
     }
 
+    /// This set less those.
+    pub fn without(self, others: Effects) -> Effects {
+        Effects(self.0 & !others.0)
+    }
+
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }

@@ -13,6 +13,7 @@ import argparse
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -86,15 +87,33 @@ def run_suite(suite, way, source, python, place, arguments):
         with open(directory / "output.txt", "wb") as output:
             for _ in range(STARTS):
                 before = len(outcomes.read(written))
-                subprocess.run(
-                    list(map(str, command)), cwd=source, env=variables, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-                )
+                run_group(list(map(str, command)), source, variables, output)
                 results = outcomes.read(written)
                 if len(results) == before or not any(outcome == "hung" for outcome, _ in results.values()):
                     break
     if not results:
         raise SystemExit(f"no test of {suite.name} has run: use --keep and see {directory}/output.txt")
     return results
+
+
+def run_group(command, directory, variables, output):
+    """Runs a command, and then ends what it has started and not ended, such as a hanging child of a hanging test."""
+    started = subprocess.Popen(
+        command,
+        cwd=directory,
+        env=variables,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+    )
+    try:
+        started.wait()
+    finally:
+        try:
+            os.killpg(started.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
 
 
 def report(suites, results, known, everything):

@@ -38,7 +38,7 @@ SUITES = [
     Suite(
         name="asyncpg",
         source="asyncpg==0.32.0",
-        needs=["asyncpg==0.32.0"],
+        needs=["asyncpg==0.32.0", "distro"],
         # The first is about the style of its source.
         tests=["--ignore=tests/test__sourcecode.py", "tests"],
         hide=["asyncpg"],

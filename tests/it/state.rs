@@ -287,6 +287,40 @@ async fn a_role_goes_with_its_session() {
     database.sql(&format!("DROP OWNED BY {one}, \"{two}\"; DROP ROLE {one}, \"{two}\"")).await;
 }
 
+/// Code that shows what it does binds nobody to a connection, and what it makes is the session's.
+#[tokio::test]
+async fn code_that_hides_nothing_pins_nobody() {
+    let database = fresh_database(
+        "CREATE TABLE t (x int); CREATE PROCEDURE plain() LANGUAGE plpgsql AS 'BEGIN INSERT INTO t VALUES (1); END';
+         CREATE PROCEDURE hiding(sql text) LANGUAGE plpgsql AS 'BEGIN EXECUTE sql; END';
+         CREATE PROCEDURE locking() LANGUAGE sql AS 'SELECT pg_advisory_lock(7)'",
+    )
+    .await;
+    let proxy = proxy("[pool]\nsize = 2").await;
+    let client = proxy.connect(&database.name).await;
+    for (sql, reason) in [
+        ("DO $$ BEGIN PERFORM 1; UPDATE t SET x = 2; END $$", None),
+        ("CALL plain()", None),
+        ("DO $$ BEGIN CREATE TEMP TABLE mine (x int); END $$", Some("temporary")),
+        ("DO $$ BEGIN PERFORM set_config('app.secret', 'x', false); END $$", Some("hidden")),
+        ("CALL hiding('SET app.secret = ''y''')", Some("hidden")),
+        ("CALL locking()", Some("advisory_lock")),
+    ] {
+        let pins = |reason: &str| proxy.metric(&format!("pgweir_session_pins_total{{reason=\"{reason}\"}}"));
+        let (before, all) = (pins(reason.unwrap_or_default()), proxy.metric("pgweir_session_pins_total"));
+        client.batch_execute(sql).await.unwrap();
+        // Behind the question what the session holds.
+        client.batch_execute("SELECT 1").await.unwrap();
+        let pinned = proxy.metric("pgweir_session_pins_total") - all;
+        match reason {
+            Some(reason) => assert_eq!((pinned, pins(reason) - before), (1.0, 1.0), "{sql}"),
+            None => assert_eq!(pinned, 0.0, "{sql}"),
+        }
+        client.batch_execute("SELECT pg_advisory_unlock_all()").await.unwrap();
+        client.batch_execute("DISCARD ALL").await.unwrap();
+    }
+}
+
 /// What a name or a constant means is settled when a statement is parsed, under settings of the client's own.
 #[tokio::test]
 async fn prepared_statements_are_shared_by_those_alone_who_mean_the_same() {

@@ -50,7 +50,7 @@ SELECT p.oid, p.pronamespace, p.proname, p.prokind, l.lanname, p.provolatile, p.
   pg_catalog.pg_get_expr(p.proargdefaults, 0), p.proallargtypes::pg_catalog.text
 FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang
   JOIN pg_catalog.pg_type rt ON rt.oid = p.prorettype
-WHERE p.prorettype NOT IN (2279, 3838) AND p.prokind <> 'p' AND (p.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace
+WHERE p.prorettype NOT IN (2279, 3838) AND (p.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace
   OR p.oid >= 16384
   OR p.proname IN (SELECT o.proname FROM pg_catalog.pg_proc o WHERE o.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace))";
 
