@@ -314,6 +314,19 @@ pub struct Tier {
     pub max_clients: Option<usize>,
     /// In place of the cluster's.
     pub consistency: Option<Consistency>,
+    /// Server connections that its sessions may keep to themselves.
+    pub max_pinned: Option<usize>,
+    pub pinning: Pinning,
+}
+
+/// May a session make state that only one server connection has?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Pinning {
+    /// It keeps that connection to itself until the state is gone.
+    #[default]
+    Allow,
+    /// The statement is refused.
+    Refuse,
 }
 
 #[derive(Debug, Clone, PartialEq)]

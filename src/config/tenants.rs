@@ -8,7 +8,9 @@ use super::defaults::DEFAULT_TIER;
 use super::listen::MILLISECOND;
 use super::pools::{ANY_DATABASE, reference};
 use super::reader::{Item, Section};
-use super::{Consistency, TenantConfig, TenantMatch, Tier};
+use super::{Consistency, Pinning, TenantConfig, TenantMatch, Tier};
+
+const PINNING: [(&str, Pinning); 2] = [("allow", Pinning::Allow), ("refuse", Pinning::Refuse)];
 
 /// The tenant of a client that no other matches.
 pub const DEFAULT_TENANT: &str = "default";
@@ -61,7 +63,14 @@ impl Tiers {
 
 /// No limits, for a file without tiers.
 pub(super) fn unlimited(name: &str) -> Tier {
-    Tier { name: name.to_owned(), statement_timeout: None, max_clients: None, consistency: None }
+    Tier {
+        name: name.to_owned(),
+        statement_timeout: None,
+        max_clients: None,
+        consistency: None,
+        max_pinned: None,
+        pinning: Pinning::Allow,
+    }
 }
 
 /// The tenants in the order of the file, one entry for each of their matches.
@@ -115,6 +124,12 @@ fn limits(section: &Section, tier: &mut Tier) {
     }
     if let Some(consistency) = section.get("consistency").and_then(|item| item.choice(&Consistency::NAMES)) {
         tier.consistency = Some(consistency);
+    }
+    if let Some(count) = section.get("max_pinned").and_then(|item| item.count(1..=1_000_000)) {
+        tier.max_pinned = Some(count);
+    }
+    if let Some(pinning) = section.get("pinning").and_then(|item| item.choice(&PINNING)) {
+        tier.pinning = pinning;
     }
 }
 

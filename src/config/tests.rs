@@ -238,7 +238,14 @@ fn a_small_file_serves_every_database_without_limits() {
     assert_eq!(config.databases.keys().collect::<Vec<_>>(), ["*"]);
     assert_eq!(
         *config.default_tier,
-        Tier { name: "standard".into(), statement_timeout: None, max_clients: None, consistency: None }
+        Tier {
+            name: "standard".into(),
+            statement_timeout: None,
+            max_clients: None,
+            consistency: None,
+            max_pinned: None,
+            pinning: Pinning::Allow
+        }
     );
     assert_eq!(config.listen.addresses, ["127.0.0.1:6432".parse().unwrap()]);
     assert_eq!(config.shutdown_timeout, Duration::from_secs(30));

@@ -21,7 +21,7 @@ use crate::pool::{AcquireError, Held, Lease, difference, probe};
 use crate::router::{Decision, RouteReason, SessionView, Target, route};
 use crate::server::{QueryError, cancel};
 use crate::sql::{Effects, TxControl};
-use crate::wire::error::PgError;
+use crate::wire::error::{PgError, Severity};
 use crate::wire::frame::frontend;
 
 /// Why a batch was not given a server connection.
@@ -397,6 +397,11 @@ impl Session {
                 Err(error) => return Settled::Lost(self.lost(leased.place, &error.to_string(), false)),
             }
             self.slot.leases(&leased.lease.cancel);
+            if let Err(error) = self.count_pin() {
+                // What it holds goes with the connection.
+                leased.withheld.tell(&mut self.outbound);
+                return Settled::Lost(PgError { severity: Severity::Fatal, ..error });
+            }
         } else {
             self.state.settled();
         }
@@ -413,6 +418,17 @@ impl Session {
             leased.lease.hand_back();
         }
         Settled::Fine
+    }
+
+    /// The tenant's count of connections that sessions keep to themselves follows what this one does.
+    fn count_pin(&mut self) -> Result<(), PgError> {
+        if self.state.held.is_none() || self.mode == PoolMode::Session {
+            self.pin = None;
+        } else if self.pin.is_none() {
+            let pin = self.tenant.pin().inspect_err(|_| self.tenant_metrics.rejected("max_pinned"))?;
+            self.pin = Some(pin);
+        }
+        Ok(())
     }
 
     /// What the connection holds could not be found out.

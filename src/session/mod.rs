@@ -44,7 +44,7 @@ use crate::router::RouteReason;
 use crate::sql::{
     Catalog, Class, Classifier, Effects, Reason, SettingNames, TxControl, Verdict, explained_route, setting_names,
 };
-use crate::tenant::Tenant;
+use crate::tenant::{PinPermit, Tenant};
 use crate::wire::author;
 use crate::wire::error::PgError;
 use flights::Flights;
@@ -110,6 +110,8 @@ pub struct Session {
     names: Names,
     unnamed: Unnamed,
     state: State,
+    /// For as long as it holds a server connection to itself.
+    pin: Option<PinPermit>,
     /// Of what was sent since the server was last known to be idle.
     effects: Effects,
     /// When this session's last write was answered.
@@ -277,6 +279,7 @@ impl Session {
             names: Names::default(),
             unnamed: Unnamed::default(),
             state: State::new(&greeting, ceiling),
+            pin: None,
             effects: Effects::NONE,
             last_write: Moment::NEVER,
             seen: Moment::NEVER,
@@ -327,6 +330,9 @@ impl Session {
         }
         if self.mode == PoolMode::Statement && verdict.tx != TxControl::None {
             return Err(refusal::no_transactions());
+        }
+        if verdict.effects.intersects(Effects::PINS.with(Effects::HIDDEN)) && !self.keeps_lease() {
+            self.tenant.may_pin().inspect_err(|_| self.tenant_metrics.rejected("max_pinned"))?;
         }
         leased.schema = leased.schema.max(Schema::after(verdict.effects));
         leased.ending |= matches!(verdict.tx, TxControl::End | TxControl::Mixed);

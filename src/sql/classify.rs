@@ -304,7 +304,7 @@ mod tests {
     #[test]
     fn effects_tell_what_may_be_left_behind() {
         const NONE: Effects = Effects::NONE;
-        let anything = Effects::STATE | Effects::MAYBE_DDL;
+        let (anything, pins) = (Effects::STATE | Effects::MAYBE_DDL, Effects::STATE | Effects::PINS);
         for (sql, effects) in [
             ("SELECT 1", NONE),
             (" ; -- x", Effects::EMPTY),
@@ -317,17 +317,21 @@ mod tests {
             ("DISCARD PLANS", Effects::STATE),
             ("SELECT set_config('a.b', 'x', false)", Effects::STATE),
             ("SELECT set_config($1, 'x', false)", Effects::STATE | Effects::READ_ONLY_SETTING),
-            ("INSERT INTO t SELECT pg_advisory_lock(1)", Effects::STATE),
+            ("INSERT INTO t SELECT pg_advisory_lock(1)", pins),
+            ("SELECT pg_advisory_unlock(1)", Effects::STATE),
             ("SELECT pg_advisory_xact_lock(1)", NONE),
-            ("LOAD 'x'", Effects::STATE | Effects::STICKY),
-            ("SELECT setseed(0.5)", Effects::STATE | Effects::STICKY),
+            ("LOAD 'x'", pins | Effects::STICKY),
+            ("SELECT setseed(0.5)", pins | Effects::STICKY),
             ("CREATE TABLE t (a int)", Effects::DDL),
-            ("CREATE TEMP TABLE t (a int)", anything),
+            ("CREATE TEMP TABLE t (a int)", anything | Effects::PINS),
+            ("CREATE TEMP TABLE t (a int) ON COMMIT DROP", anything),
             ("DROP TABLE t", Effects::STATE | Effects::DDL),
-            ("SELECT 1 INTO TEMP t", anything),
+            ("SELECT 1 INTO TEMP t", anything | Effects::PINS),
             ("SELECT * FROM pg_temp.t", Effects::STATE),
             ("DECLARE c CURSOR FOR SELECT 1", NONE),
-            ("DECLARE c CURSOR WITH HOLD FOR SELECT 1", Effects::STATE),
+            ("DECLARE c CURSOR WITH HOLD FOR SELECT 1", pins),
+            ("LISTEN x", pins),
+            ("UNLISTEN x", Effects::STATE),
             ("COPY t FROM STDIN", Effects::COPY),
             ("INSERT INTO t VALUES (nextval('s'))", Effects::SEQUENCE),
             ("INSERT INTO t VALUES (1)", NONE),

@@ -167,7 +167,8 @@ impl Finder<'_> {
         self.because(Reason::SelectInto);
         let temporary =
             matches!(self.next_keyword(at), Keyword::Temp | Keyword::Temporary | Keyword::Local | Keyword::Global);
-        self.found.effects |= if temporary { Effects::MAYBE_DDL | Effects::STATE } else { Effects::DDL };
+        self.found.effects |=
+            if temporary { Effects::MAYBE_DDL | Effects::STATE | Effects::PINS } else { Effects::DDL };
     }
 
     /// A data-changing keyword: in a query where a statement can start, in code anywhere.

@@ -198,7 +198,11 @@ fn other(sql: &[u8], keyword: Keyword, rest: &[Token]) -> Statement {
     let temporary = has(rest, Temp) || has(rest, Temporary);
     match keyword {
         Insert | Update | Delete | Merge | Truncate => primary(Reason::Write, Effects::NONE),
-        Create if temporary => primary(Reason::Ddl, Effects::MAYBE_DDL | Effects::STATE),
+        Create if temporary => {
+            // `ON COMMIT DROP` outlives nothing.
+            let pins = if has(rest, Commit) && has(rest, Drop) { Effects::NONE } else { Effects::PINS };
+            primary(Reason::Ddl, Effects::MAYBE_DDL | Effects::STATE | pins)
+        }
         Create => primary(Reason::Ddl, Effects::DDL),
         Drop => primary(Reason::Ddl, Effects::DDL | Effects::STATE),
         Alter | Comment | Grant | Revoke | Reindex | Cluster | Refresh | Reassign | Security | Import => {
@@ -210,17 +214,19 @@ fn other(sql: &[u8], keyword: Keyword, rest: &[Token]) -> Statement {
             let ddl = if keyword == Do && speaks_of_ddl(sql) { Effects::DDL } else { Effects::NONE };
             primary(Reason::Procedure, effects | ddl)
         }
-        Prepare | Deallocate => primary(Reason::PreparedStatement, Effects::STATE),
+        Prepare => primary(Reason::PreparedStatement, Effects::STATE | Effects::PINS),
+        Deallocate => primary(Reason::PreparedStatement, Effects::STATE),
         Execute => primary(
             Reason::PreparedStatement,
             Effects::STATE | Effects::MAYBE_DDL | Effects::SEQUENCE | Effects::READ_ONLY_SETTING,
         ),
-        Declare if has(rest, Hold) => primary(Reason::Cursor, Effects::STATE),
+        Declare if has(rest, Hold) => primary(Reason::Cursor, Effects::STATE | Effects::PINS),
         Declare | Fetch | Move => primary(Reason::Cursor, Effects::NONE),
         Close => primary(Reason::Cursor, Effects::STATE),
-        Listen | Unlisten => primary(Reason::Notification, Effects::STATE),
+        Listen => primary(Reason::Notification, Effects::STATE | Effects::PINS),
+        Unlisten => primary(Reason::Notification, Effects::STATE),
         Notify => primary(Reason::Notification, Effects::NONE),
-        Load => primary(Reason::ServerControl, Effects::STATE | Effects::STICKY),
+        Load => primary(Reason::ServerControl, Effects::STATE | Effects::STICKY | Effects::PINS),
         _ => primary(Reason::UnknownStatement, Effects::STATE | Effects::MAYBE_DDL),
     }
 }

@@ -224,6 +224,9 @@ impl Effects {
     /// Changes a setting until the end of the transaction (`SET LOCAL`).
     pub const LOCAL_SETTING: Effects = Effects(1 << 9);
 
+    /// Makes state that only one server connection has: `LISTEN`, a temporary table, a session's advisory lock …
+    pub const PINS: Effects = Effects(1 << 11);
+
     const NAMES: &[(Effects, &str)] = &[
         (Effects::STATE, "it may change the session's state"),
         (Effects::DDL, "it changes the catalog"),
@@ -235,6 +238,7 @@ impl Effects {
         (Effects::SEQUENCE, "it advances a sequence"),
         (Effects::HIDDEN, "what state it changes is hidden in the code of a function"),
         (Effects::LOCAL_SETTING, "it changes a setting for its transaction"),
+        (Effects::PINS, "it makes state that only one server connection has"),
         (Effects::PARAMETER_TYPES, "its class depends on its parameters having built-in types"),
     ];
 

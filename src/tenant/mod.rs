@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use crate::config::{Config, DEFAULT_TENANT, TenantMatch, Tier};
+use crate::config::{Config, DEFAULT_TENANT, Pinning, TenantMatch, Tier};
 use crate::wire::error::PgError;
 
 pub use timeout::{clamp, parse_guc_milliseconds};
@@ -28,7 +28,7 @@ impl Tenants {
     /// The tenants of a new configuration. Clients admitted by `self` still count for the tenant of the same name.
     pub fn reload(&self, config: &Config) -> Self {
         let all = self.matches.iter().map(|(_, tenant)| tenant).chain([&self.default]);
-        Self::counting_on(config, &all.map(|tenant| (tenant.name.clone(), tenant.shared())).collect())
+        Self::counting_on(config, &all.map(|tenant| (tenant.name.clone(), tenant.counters.clone())).collect())
     }
 
     /// The tenant of a client by its startup packet; `option` is the value of `pgweir.tenant`.
@@ -43,12 +43,12 @@ impl Tenants {
         found.map_or(&self.default, |(_, tenant)| tenant).clone()
     }
 
-    fn counting_on(config: &Config, counters: &BTreeMap<Arc<str>, (Arc<AtomicUsize>, Arc<AtomicU64>)>) -> Self {
+    fn counting_on(config: &Config, counters: &BTreeMap<Arc<str>, Arc<Counters>>) -> Self {
         let mut counters = counters.clone();
         let mut tenant = |name: &str, limits: &Arc<Tier>| {
             let name: Arc<str> = name.into();
-            let (live, last_write) = counters.entry(name.clone()).or_default().clone();
-            Tenant { name, limits: limits.clone(), live, last_write }
+            let counters = counters.entry(name.clone()).or_default().clone();
+            Tenant { name, limits: limits.clone(), counters }
         };
         Self {
             matches: config.tenants.iter().map(|one| (one.matches.clone(), tenant(&one.name, &one.limits))).collect(),
@@ -62,8 +62,17 @@ impl Tenants {
 pub struct Tenant {
     pub name: Arc<str>,
     pub limits: Arc<Tier>,
-    live: Arc<AtomicUsize>,
-    last_write: Arc<AtomicU64>,
+    counters: Arc<Counters>,
+}
+
+/// What is counted for a tenant, over reloads too.
+#[derive(Debug, Default)]
+struct Counters {
+    /// Its clients.
+    live: AtomicUsize,
+    /// Server connections that its sessions keep to themselves.
+    pinned: AtomicUsize,
+    last_write: AtomicU64,
 }
 
 impl Tenant {
@@ -72,32 +81,73 @@ impl Tenant {
     /// Errors: 53300, to be sent in place of the authentication's end, when all are taken.
     pub fn admit(&self) -> Result<ClientPermit, PgError> {
         let most = self.limits.max_clients.unwrap_or(usize::MAX);
-        // Only the number itself is shared: no other memory is published with it.
-        let taken =
-            self.live.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |live| (live < most).then(|| live + 1));
-        match taken {
-            Ok(_) => Ok(ClientPermit { live: self.live.clone() }),
+        match take(&self.counters.live, most) {
+            Ok(()) => Ok(ClientPermit(self.counters.clone())),
             Err(live) => Err(self.full(live, most)),
         }
     }
 
+    /// May a statement bind its session to its server connection?
+    ///
+    /// Errors: 0A000 where the tenant wants that refused, 53300 where as many as it may have are bound.
+    pub fn may_pin(&self) -> Result<(), PgError> {
+        let (pinned, most) = (self.counters.pinned.load(Ordering::Relaxed), self.most_pinned());
+        match self.limits.pinning {
+            Pinning::Refuse => Err(self.refuses_pins()),
+            Pinning::Allow if pinned >= most => Err(self.too_many_pinned(pinned, most)),
+            Pinning::Allow => Ok(()),
+        }
+    }
+
+    /// A session is bound to its server connection.
+    ///
+    /// Errors: as for [`Self::may_pin`].
+    pub fn pin(&self) -> Result<PinPermit, PgError> {
+        if self.limits.pinning == Pinning::Refuse {
+            return Err(self.refuses_pins());
+        }
+        let most = self.most_pinned();
+        match take(&self.counters.pinned, most) {
+            Ok(()) => Ok(PinPermit(self.counters.clone())),
+            Err(pinned) => Err(self.too_many_pinned(pinned, most)),
+        }
+    }
+
+    fn most_pinned(&self) -> usize {
+        self.limits.max_pinned.unwrap_or(usize::MAX)
+    }
+
+    fn refuses_pins(&self) -> PgError {
+        let name = &self.name;
+        PgError::error("0A000", "this statement makes state that only one server connection has")
+            .detail(format!("The tenant \"{name}\" does not let a session keep a server connection to itself (pinning = \"refuse\")."))
+            .hint("Do without LISTEN, temporary tables, session-level advisory locks, cursors WITH HOLD and PREPARE, or within one transaction.")
+    }
+
+    fn too_many_pinned(&self, pinned: usize, most: usize) -> PgError {
+        let (name, tier) = (&self.name, &self.limits.name);
+        let message =
+            format!("too many pinned server connections for tenant \"{name}\": {pinned} are pinned, {most} allowed");
+        PgError::error("53300", message).detail("This statement makes state that only one server connection has.").hint(
+            format!(
+                "Let go of such state in other sessions, or raise max_pinned of the tenant or of its tier \"{tier}\"."
+            ),
+        )
+    }
+
     /// A write of this tenant was answered, at a moment of its cluster's clock (see `cluster::Clock`).
     pub fn wrote(&self, moment: u64) {
-        self.last_write.fetch_max(moment, Ordering::AcqRel);
+        self.counters.last_write.fetch_max(moment, Ordering::AcqRel);
     }
 
     /// The latest moment given to [`Self::wrote`]; 0 when there was none.
     pub fn last_write(&self) -> u64 {
-        self.last_write.load(Ordering::Acquire)
-    }
-
-    fn shared(&self) -> (Arc<AtomicUsize>, Arc<AtomicU64>) {
-        (self.live.clone(), self.last_write.clone())
+        self.counters.last_write.load(Ordering::Acquire)
     }
 
     /// Clients that hold a permit.
     pub fn live_clients(&self) -> usize {
-        self.live.load(Ordering::Relaxed)
+        self.counters.live.load(Ordering::Relaxed)
     }
 
     fn full(&self, live: usize, most: usize) -> PgError {
@@ -110,15 +160,30 @@ impl Tenant {
     }
 }
 
+/// Takes one of `most`; the error is how many are taken. Only the number itself is shared: no other memory is
+/// published with it.
+fn take(count: &AtomicUsize, most: usize) -> Result<(), usize> {
+    let next = |taken| (taken < most).then(|| taken + 1);
+    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).map(drop)
+}
+
 /// A client's place within its tenant's `max_clients`, given back when dropped.
 #[derive(Debug)]
-pub struct ClientPermit {
-    live: Arc<AtomicUsize>,
-}
+pub struct ClientPermit(Arc<Counters>);
 
 impl Drop for ClientPermit {
     fn drop(&mut self) {
-        self.live.fetch_sub(1, Ordering::Relaxed);
+        self.0.live.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A place within its tenant's `max_pinned`, given back when dropped.
+#[derive(Debug)]
+pub struct PinPermit(Arc<Counters>);
+
+impl Drop for PinPermit {
+    fn drop(&mut self) {
+        self.0.pinned.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -135,6 +200,8 @@ mod tests {
             statement_timeout: Some(Duration::from_secs(seconds)),
             max_clients,
             consistency: None,
+            max_pinned: None,
+            pinning: Pinning::Allow,
         })
     }
 

@@ -73,17 +73,17 @@ def run_suite(suite, way, source, python, place, arguments):
     written = directory / "outcomes.jsonl"
     with Servers(directory, arguments.pgweir) as servers:
         servers.sql(f"CREATE DATABASE {DATABASE} TEMPLATE template0")
-        servers.sql(*suite.prepare, "SELECT 1", database=DATABASE)
+        servers.sql(*suite.prepare, "SELECT 1", database=suite.database)
         port = servers.primary_port
         if way == "through":
-            servers.start_pgweir()
+            servers.start_pgweir(suite.users)
             port = servers.pgweir_port
         command = [python, "-m", "pytest", "-p", "recorder", "-p", "no:cacheprovider"]
         command += [f"--timeout={SECONDS_PER_TEST}", "--timeout-method=thread"]
         command += [argument.format(url=f"127.0.0.1:{port}") for argument in suite.tests]
         if arguments.expression is not None:
             command += ["-k", arguments.expression]
-        variables = os.environ | environment(port) | {"OUTCOMES": str(written), "PYTHONPATH": str(HERE)}
+        variables = os.environ | environment(suite, port) | {"OUTCOMES": str(written), "PYTHONPATH": str(HERE)}
         with open(directory / "output.txt", "wb") as output:
             for _ in range(STARTS):
                 before = len(outcomes.read(written))

@@ -42,9 +42,11 @@ size = 50
 [clusters.main]
 primary = "postgres://127.0.0.1:{primary}"
 replicas = [{replicas}]
+"""
 
+PGWEIR_USER = """
 [[users]]
-name = "{user}"
+name = "{name}"
 password = "{password}"
 """
 
@@ -96,23 +98,20 @@ class Servers:
         """Runs statements on the primary, each in a transaction of its own, and returns what was printed."""
         return self._psql(self.primary_port, statements, database)
 
-    def start_pgweir(self):
-        """Starts pgweir, after the standbys have caught up."""
+    def start_pgweir(self, users=()):
+        """Starts pgweir with further users (names and passwords), after the standbys have caught up."""
         position = self.sql("SELECT pg_current_wal_lsn()").strip()
         for _data, port in self._running[1:]:
             self._until(port, f"SELECT pg_last_wal_replay_lsn() >= '{position}'", "t")
         self.pgweir_port = free_port()
         configuration = self.directory / "pgweir.toml"
         standbys = (f'"postgres://127.0.0.1:{port}"' for _data, port in self._running[1:])
-        configuration.write_text(
-            PGWEIR_SETTINGS.format(
-                port=self.pgweir_port,
-                primary=self.primary_port,
-                replicas=", ".join(standbys),
-                user=USER,
-                password=PASSWORD,
-            )
+        text = PGWEIR_SETTINGS.format(
+            port=self.pgweir_port, primary=self.primary_port, replicas=", ".join(standbys)
         )
+        for name, password in ((USER, PASSWORD), *users):
+            text += PGWEIR_USER.format(name=name, password=password)
+        configuration.write_text(text)
         with open(self.directory / "pgweir.log", "ab") as log:
             self._proxy = subprocess.Popen(
                 [self.pgweir, "run", "--config", configuration],

@@ -21,8 +21,12 @@ class Suite:
     needs: list[str]
     # Arguments of pytest, from the top of the source. {url} is host:port.
     tests: list[str]
-    # SQL for the new, empty database.
+    # Where it runs: `DATABASE`, or the one that is hard-wired into its tests.
+    database: str = DATABASE
+    # SQL for that database.
     prepare: list[str] = dataclasses.field(default_factory=list)
+    # Users that the tests create on the server and log in as; pgweir has to know them. Name and password.
+    users: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     # Folders of the source that must not hide what pip has installed.
     hide: list[str] = dataclasses.field(default_factory=list)
 
@@ -41,6 +45,7 @@ SUITES = [
         needs=["asyncpg==0.32.0", "distro"],
         # The first is about the style of its source.
         tests=["--ignore=tests/test__sourcecode.py", "tests"],
+        database="postgres",
         hide=["asyncpg"],
     ),
     Suite(
@@ -49,7 +54,9 @@ SUITES = [
         needs=["pg8000==1.31.6", "pytest-mock", "pytest-benchmark", "pytz"],
         # These need other users and entries in pg_hba.conf.
         tests=["--ignore-glob=*/auth/*", "--ignore=test/test_readme.py", "--benchmark-disable", "test"],
+        database="postgres",
         prepare=["CREATE EXTENSION hstore"],
+        users=[("boltzmann", "cha\uff6fs")],
     ),
     Suite(
         name="sqlalchemy",
@@ -70,15 +77,15 @@ SUITES = [
 ]
 
 
-def environment(port):
-    """The variables by which the suites find the server."""
+def environment(suite, port):
+    """The variables by which the suite finds the server."""
     return {
         "PGHOST": "127.0.0.1",
         "PGPORT": str(port),
         "PGUSER": USER,
         "PGPASSWORD": PASSWORD,
-        "PGDATABASE": DATABASE,
-        "PSYCOPG2_TESTDB": DATABASE,
+        "PGDATABASE": suite.database,
+        "PSYCOPG2_TESTDB": suite.database,
     }
 
 

@@ -71,7 +71,14 @@ impl Plan {
             };
             (name.to_owned(), Arc::new(user))
         };
-        let tier = Tier { name: "standard".into(), statement_timeout: None, max_clients: None, consistency: None };
+        let tier = Tier {
+            name: "standard".into(),
+            statement_timeout: None,
+            max_clients: None,
+            consistency: None,
+            max_pinned: None,
+            pinning: Pinning::Allow,
+        };
         Config {
             listen: Listen {
                 addresses: vec!["127.0.0.1:0".parse().unwrap()],

@@ -201,3 +201,74 @@ async fn a_server_that_ignores_the_cancel_is_given_up() {
     sandbox.primary().resume().unwrap();
     assert_eq!(value(&connect(&url).await, "SELECT 3").await, "3");
 }
+
+/// Statements that make what only one server connection has, and the SQL that lets go of it.
+const PINNING: [(&str, &str); 7] = [
+    ("LISTEN channel", "UNLISTEN *"),
+    ("CREATE TEMP TABLE mine (x int)", "DROP TABLE mine"),
+    ("SELECT 1 AS x INTO TEMP mine", "DROP TABLE mine"),
+    ("SELECT pg_advisory_lock(77)", "SELECT pg_advisory_unlock(77)"),
+    ("PREPARE own AS SELECT 1", "DEALLOCATE own"),
+    ("BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT 1; COMMIT", "CLOSE c"),
+    ("SELECT dynamic('SET app.hidden = 1')", "DISCARD ALL"),
+];
+const DYNAMIC: &str =
+    "CREATE FUNCTION dynamic(text) RETURNS void LANGUAGE plpgsql AS 'BEGIN EXECUTE $1; END'; CREATE TABLE t (x int)";
+
+#[tokio::test]
+async fn a_tenant_that_refuses_pins_gets_an_error_before_anything_is_made() {
+    let database = fresh_database(DYNAMIC).await;
+    let proxy = proxy("[tiers.standard]\npinning = \"refuse\"\n[pool]\nsize = 1").await;
+    let client = proxy.connect(&database.name).await;
+    client.batch_execute("SELECT 1").await.unwrap();
+    for (sql, _) in PINNING {
+        let error = client.batch_execute(sql).await.unwrap_err();
+        assert_eq!(sqlstate(&error), "0A000", "{sql}");
+        client.batch_execute("ROLLBACK").await.unwrap();
+    }
+    // What ends with its transaction is none.
+    for sql in [
+        "BEGIN; CREATE TEMP TABLE mine (x int) ON COMMIT DROP; COMMIT",
+        "BEGIN; DECLARE c CURSOR FOR SELECT 1; FETCH c; CLOSE c; COMMIT",
+        "SELECT pg_advisory_xact_lock(77); NOTIFY channel; SET work_mem = '5MB'",
+        "DO $$ BEGIN INSERT INTO t VALUES (1); END $$",
+    ] {
+        client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {}", crate::support::chain(&error)));
+    }
+    let extended = client.execute("LISTEN channel", &[]).await.unwrap_err();
+    assert_eq!(sqlstate(&extended), "0A000");
+    // One that nothing in the text foretells: the session ends with it.
+    let trigger = "CREATE FUNCTION makes() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN CREATE TEMP TABLE made (x int); RETURN NEW; END'; CREATE TRIGGER makes BEFORE INSERT ON t
+        FOR EACH ROW EXECUTE FUNCTION makes()";
+    database.sql(trigger).await;
+    client.batch_execute("INSERT INTO t VALUES (1); SET work_mem = '6MB'").await.unwrap();
+    let error = client.batch_execute("SELECT 1").await.unwrap_err();
+    assert!(error.is_closed() || sqlstate(&error) == "0A000", "{error:?}");
+    let other = proxy.connect(&database.name).await;
+    assert_eq!(value(&other, "SELECT count(*) FROM pg_class WHERE relpersistence = 't'").await, "0");
+}
+
+#[tokio::test]
+async fn a_tenant_has_so_many_pins_and_gets_them_back() {
+    let database = fresh_database(DYNAMIC).await;
+    let proxy = proxy("[tiers.standard]\nmax_pinned = 1\n[pool]\nsize = 3").await;
+    let (one, two) = (proxy.connect(&database.name).await, proxy.connect(&database.name).await);
+    for (sql, undo) in PINNING {
+        one.batch_execute(sql).await.unwrap();
+        // A second piece of state is held by the same connection.
+        one.batch_execute("LISTEN another").await.unwrap();
+        let error = two.batch_execute(sql).await.unwrap_err();
+        assert_eq!(sqlstate(&error), "53300", "{sql}");
+        let message = error.as_db_error().unwrap().message();
+        assert_eq!(message, "too many pinned server connections for tenant \"default\": 1 are pinned, 1 allowed");
+        two.batch_execute("ROLLBACK").await.unwrap();
+        one.batch_execute(undo).await.unwrap();
+        one.batch_execute("UNLISTEN *").await.unwrap();
+        one.batch_execute("SELECT 1").await.unwrap();
+    }
+    two.batch_execute("LISTEN channel").await.unwrap();
+    drop(two);
+    eventually("the place of one that has left is free", async || one.batch_execute("LISTEN channel").await.is_ok())
+        .await;
+}

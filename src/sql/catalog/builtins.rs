@@ -23,17 +23,10 @@ const TAINTED: &[(Reason, Effects, &[&str])] = &[
     // Locks of the primary are not seen on a standby and the other way round. Session locks are state.
     (
         Reason::AdvisoryLock,
-        STATE,
-        &[
-            "pg_advisory_lock",
-            "pg_advisory_lock_shared",
-            "pg_advisory_unlock",
-            "pg_advisory_unlock_shared",
-            "pg_advisory_unlock_all",
-            "pg_try_advisory_lock",
-            "pg_try_advisory_lock_shared",
-        ],
+        STATE.with(Effects::PINS),
+        &["pg_advisory_lock", "pg_advisory_lock_shared", "pg_try_advisory_lock", "pg_try_advisory_lock_shared"],
     ),
+    (Reason::AdvisoryLock, STATE, &["pg_advisory_unlock", "pg_advisory_unlock_shared", "pg_advisory_unlock_all"]),
     (
         Reason::AdvisoryLock,
         NONE,
@@ -63,7 +56,7 @@ const TAINTED: &[(Reason, Effects, &[&str])] = &[
     ),
     // Change the session. `setseed` can't be read back or reset.
     (Reason::SessionState, STATE, &["set_config"]),
-    (Reason::SessionState, STATE.with(Effects::STICKY), &["setseed"]),
+    (Reason::SessionState, STATE.with(Effects::STICKY).with(Effects::PINS), &["setseed"]),
     // Run SQL, or name a type or relation, given as text that the classifier doesn't read.
     (
         Reason::RunsText,
