@@ -68,9 +68,10 @@ pub struct Holdings {
 
 /// Names and operators are qualified: the session's `search_path` is the client's.
 const HELD: &str = "SELECT CASE \
-    WHEN EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
+    WHEN pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0 AND ( \
+      EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
       OR EXISTS (SELECT FROM pg_catalog.pg_proc WHERE pronamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
-      OR EXISTS (SELECT FROM pg_catalog.pg_type WHERE typnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
+      OR EXISTS (SELECT FROM pg_catalog.pg_type WHERE typnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema())) \
       THEN 'temporary' \
     WHEN EXISTS (SELECT FROM pg_catalog.pg_listening_channels()) THEN 'listen' \
     WHEN EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype OPERATOR(pg_catalog.=) 'advisory' \
@@ -78,6 +79,20 @@ const HELD: &str = "SELECT CASE \
     WHEN EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) THEN 'holdable_cursor' \
     WHEN EXISTS (SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql) THEN 'prepare' \
     WHEN session_user OPERATOR(pg_catalog.<>) ";
+
+/// Asks for these settings alone, which were made in the session; those that there are not are left out.
+pub async fn settings_now(conn: &mut Conn, names: &BTreeSet<String>) -> Result<Holdings, QueryError> {
+    let names = names.iter().map(|name| literal(name)).collect::<Vec<_>>().join(",");
+    let sql =
+        format!("SELECT name, pg_catalog.current_setting(name, true) FROM pg_catalog.unnest(ARRAY[{names}]) AS name");
+    let answer = conn.ask(&sql).await?;
+    let rows = answer.sets.into_iter().flatten();
+    let settings = rows.filter_map(|row| {
+        let mut columns = row.into_iter();
+        Some((columns.next()??, columns.next()??))
+    });
+    Ok(Holdings { settings: settings.collect(), held: None, reports: answer.reports })
+}
 
 /// Asks. `custom` are names of settings that `pg_settings` may not show (`app.tenant`): those that
 /// the session has mentioned. Only on a connection that is settled and idle.

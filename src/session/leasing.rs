@@ -17,7 +17,7 @@ use super::{Again, Leased, Schema, Session, Withheld, refusal};
 use crate::cluster::{GreetingError, Group, Moment, Place, Wanted};
 use crate::config::{Consistency, PoolMode};
 use crate::net::buffer::WriteBuffer;
-use crate::pool::{AcquireError, Held, Lease, difference, probe};
+use crate::pool::{AcquireError, Held, Lease, difference, probe, settings_now};
 use crate::router::{Decision, RouteReason, SessionView, Target, route};
 use crate::server::{QueryError, cancel};
 use crate::sql::{Effects, TxControl};
@@ -392,6 +392,7 @@ impl Session {
                 // The session's own timeout is too short for us: it stays here, and is asked again.
                 Err(QueryError::Server { code, .. }) if code == "57014" => {
                     self.effects |= effects;
+                    self.state.ask_everything();
                     self.pin_unseen();
                 }
                 Err(error) => return Settled::Lost(self.lost(leased.place, &error.to_string(), false)),
@@ -446,7 +447,10 @@ impl Session {
         // A simple query drops it.
         leased.has_unnamed = false;
         let user = leased.lease.pool().key.user.clone();
-        let mut holdings = probe(&mut leased.lease, &user, self.state.mentioned()).await?;
+        let mut holdings = match self.state.take_made() {
+            Some(made) => self.state.holdings_with(settings_now(&mut leased.lease, &made.0).await?),
+            None => probe(&mut leased.lease, &user, self.state.mentioned()).await?,
+        };
         let found = Arc::new(holdings.settings.clone());
         let mut reports = std::mem::take(&mut leased.withheld.reports);
         reports.append(&mut holdings.reports);

@@ -336,8 +336,12 @@ impl Session {
         }
         leased.schema = leased.schema.max(Schema::after(verdict.effects));
         leased.ending |= matches!(verdict.tx, TxControl::End | TxControl::Mixed);
-        let verdict = verdict.with(self.unknown_effects(text, verdict));
+        let unknown = self.unknown_effects(text, verdict);
+        let verdict = verdict.with(unknown);
         self.effects |= verdict.effects;
+        if verdict.tx != TxControl::None {
+            self.state.enters_transaction();
+        }
         let probe = batch::needs_probe(verdict.effects);
         if !probe && !verdict.effects.contains(Effects::LOCAL_SETTING) {
             return Ok(());
@@ -351,6 +355,9 @@ impl Session {
         if probe {
             self.effects |= Effects::STATE;
             self.state.note(text, names, verdict.effects, self.ledger.status() != ledger::Status::Idle);
+            if !unknown.is_empty() {
+                self.state.ask_everything();
+            }
             let carried_out = self.ledger.status() != ledger::Status::Failed && !self.ledger.is_skipping();
             if carried_out && state::drops_statements(text) {
                 self.names.clear();
@@ -366,6 +373,7 @@ impl Session {
     fn note_unseen(&mut self, leased: &mut Leased) {
         let effects = Effects::STATE | Effects::MAYBE_DDL;
         self.effects |= effects;
+        self.state.ask_everything();
         self.state.note_environment(&SettingNames::default(), effects);
         leased.writes = true;
         leased.schema = leased.schema.max(Schema::Suspected);

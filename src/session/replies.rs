@@ -368,6 +368,7 @@ impl Session {
     /// `failed`: the client's name for a statement of whose rows it was told.
     fn judge_error(&mut self, leased: &mut Leased, error: &ServerError, failed: Option<Used>) -> Verdict {
         self.shared.metrics.error(&error.code);
+        self.state.failed();
         let on_replica = leased.place != Place::Primary;
         let unseen = leased.untouched && !leased.flights.is_empty() && self.attempts < MOST_ATTEMPTS;
         if unseen && on_replica && error.fatal {

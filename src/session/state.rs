@@ -45,6 +45,10 @@ pub(super) struct State {
     environment: u64,
     /// One of those may have been changed.
     environment_touched: bool,
+    /// What has to be asked once all is answered.
+    asks: Asks,
+    /// Since the server was last known to be idle something was sent that opens or shapes a transaction.
+    in_transaction: bool,
     /// State was made that nothing shows and nothing undoes.
     sticky: bool,
     /// A statement may have changed the statement timeout.
@@ -55,6 +59,20 @@ pub(super) struct State {
     /// What the session has without a setting of its own, in milliseconds (`ALTER ROLE … SET`).
     default_statement_timeout: u64,
 }
+
+/// What a session has to be asked after statements that touched its state.
+#[derive(Debug, Default)]
+enum Asks {
+    #[default]
+    Nothing,
+    /// These settings, and nothing else has changed.
+    Settings(Box<Made>),
+    Everything,
+}
+
+/// Names of settings. Few sessions have any: they are kept elsewhere.
+#[derive(Debug)]
+pub(super) struct Made(pub BTreeSet<String>);
 
 impl State {
     pub fn new(greeting: &Greeting, ceiling: Option<Duration>) -> Self {
@@ -68,6 +86,8 @@ impl State {
             consistency: consistency(&greeting.settings),
             environment: 0,
             environment_touched: false,
+            asks: Asks::Nothing,
+            in_transaction: false,
             sticky: false,
             timeout_touched: false,
             ceiling,
@@ -113,6 +133,8 @@ impl State {
 
     /// Remembers what a statement that touches session state mentions.
     pub fn note(&mut self, text: &[u8], names: SettingNames, effects: Effects, in_transaction: bool) {
+        self.in_transaction |= in_transaction;
+        self.ask(&names, effects);
         self.mentioned.extend(names.names.into_iter().filter(|name| name.contains('.')));
         self.sticky |= effects.contains(Effects::STICKY);
         self.hidden |= effects.contains(Effects::HIDDEN) || names.unknown || self.mentioned.len() > LONGEST_MENTIONED;
@@ -135,6 +157,57 @@ impl State {
     /// The transaction is over, and what the session has is known.
     pub fn settled(&mut self) {
         self.environment_touched = false;
+        self.asks = Asks::Nothing;
+        self.in_transaction = false;
+    }
+
+    /// A statement opens or shapes a transaction: the settings made from now on may be undone with it.
+    pub fn enters_transaction(&mut self) {
+        self.in_transaction = true;
+    }
+
+    /// Something may have changed the session in whatever way.
+    pub fn ask_everything(&mut self) {
+        self.asks = Asks::Everything;
+    }
+
+    /// A server error: settings that were sent may not have been made.
+    pub fn failed(&mut self) {
+        if matches!(self.asks, Asks::Settings(_)) {
+            self.asks = Asks::Everything;
+        }
+    }
+
+    /// The settings that have to be asked now; `None` where everything has.
+    pub fn take_made(&mut self) -> Option<Box<Made>> {
+        match std::mem::take(&mut self.asks) {
+            Asks::Settings(made) => Some(made),
+            Asks::Nothing | Asks::Everything => None,
+        }
+    }
+
+    /// Settings alone are made, by name and outside of a transaction: what they are then is all there is to ask.
+    fn ask(&mut self, names: &SettingNames, effects: Effects) {
+        const PLAIN: Effects = Effects::STATE.with(Effects::READ_ONLY_SETTING);
+        // A role is more than a setting, those of a transaction and the seed are less, and a timeout is reckoned with: it
+        // has to be known without its unit.
+        let is_plain = |name: &String| {
+            !matches!(name.as_str(), "role" | "session_authorization" | "is_superuser" | "seed" | STATEMENT_TIMEOUT)
+                && !name.starts_with("transaction_")
+        };
+        let plain = !self.in_transaction
+            && PLAIN.contains(effects)
+            && !names.names.is_empty()
+            && !names.unknown
+            && !names.resets
+            && names.names.iter().all(is_plain);
+        match &mut self.asks {
+            Asks::Settings(made) if plain => made.0.extend(names.names.iter().cloned()),
+            asks @ Asks::Nothing if plain => {
+                *asks = Asks::Settings(Box::new(Made(names.names.iter().cloned().collect())));
+            }
+            asks => *asks = Asks::Everything,
+        }
     }
 
     /// Remembers whether a statement may have changed the statement timeout.
@@ -171,6 +244,14 @@ impl State {
         self.consistency = consistency(&self.settings);
         self.held = sticky.or(holdings.held).or(self.hidden.then_some(Held::Hidden));
         self.clamp();
+    }
+
+    /// What the server session holds where only some settings have changed since that was last known.
+    pub fn holdings_with(&self, changed: Holdings) -> Holdings {
+        let mut settings = (*self.settings).clone();
+        settings.extend(changed.settings);
+        let held = self.held.filter(|held| !matches!(held, Held::Hidden | Held::Sticky));
+        Holdings { settings, held, reports: changed.reports }
     }
 
     /// The session's own statement timeout could strike a statement of the proxy's.

@@ -15,6 +15,8 @@ pub struct SettingNames {
     pub unknown: bool,
     /// Names and values, where a single one is written out.
     pub values: Vec<(String, String)>,
+    /// Some go back to their defaults.
+    pub resets: bool,
 }
 
 /// Finds the names of the settings that `sql` mentions in order to change them, `SET LOCAL` included. Not for
@@ -34,6 +36,8 @@ pub fn setting_names(sql: &[u8]) -> SettingNames {
 impl SettingNames {
     fn statement(&mut self, sql: &[u8], tokens: &[Token]) {
         let Some(first) = tokens.first() else { return };
+        self.resets |= matches!(first.keyword, Keyword::Reset | Keyword::Discard)
+            || (first.keyword == Keyword::Set && resets(tokens));
         match first.keyword {
             Keyword::Set => self.set(sql, &tokens[1..]),
             Keyword::Reset => self.reset(sql, &tokens[1..]),
@@ -133,6 +137,16 @@ impl SettingNames {
     fn add_all(&mut self, names: &[&str]) {
         self.names.extend(names.iter().map(|name| name.to_string()));
     }
+}
+
+/// `SET … TO DEFAULT`, `SET TIME ZONE LOCAL`, `SET NAMES` without a name; also what makes only some of its settings.
+fn resets(set: &[Token]) -> bool {
+    let has = |keyword| set.iter().any(|token| token.keyword == keyword);
+    let last = set.last().map_or(Keyword::None, |token| token.keyword);
+    has(Keyword::Default)
+        || has(Keyword::Characteristics)
+        || last == Keyword::Names
+        || (has(Keyword::Zone) && last == Keyword::Local)
 }
 
 const TRANSACTION_DEFAULTS: &[&str] =
@@ -285,6 +299,27 @@ mod tests {
             "UPDATE pg_settings SET setting = 'x' WHERE name = 'role'",
         ] {
             assert!(setting_names(sql.as_bytes()).unknown, "{sql}");
+        }
+    }
+
+    #[test]
+    fn what_goes_back_to_a_default_is_told() {
+        let resets = |sql: &str| setting_names(sql.as_bytes()).resets;
+        for sql in
+            ["SET a.b = 1", "SET TIME ZONE 'UTC'", "SET search_path TO a, b", "SELECT set_config('a', 'b', false)"]
+        {
+            assert!(!resets(sql), "{sql}");
+        }
+        for sql in [
+            "SET a.b TO DEFAULT",
+            "RESET a.b",
+            "DISCARD ALL",
+            "SET TIME ZONE LOCAL",
+            "SET NAMES",
+            "SET a = 1; RESET b",
+            "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+        ] {
+            assert!(resets(sql), "{sql}");
         }
     }
 

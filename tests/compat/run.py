@@ -25,7 +25,7 @@ sys.path.insert(0, str(HERE))
 
 import outcomes  # noqa: E402
 from servers import Servers  # noqa: E402
-from suites import DATABASE, SUITES, environment, install  # noqa: E402
+from suites import DATABASE, SUITES, command, environment, install  # noqa: E402
 
 SECONDS_PER_TEST = 60
 # A suite is started again behind a test that has taken it down, so often.
@@ -34,6 +34,8 @@ STARTS = 30
 
 def main():
     arguments = parse_arguments()
+    # So that the servers are stopped then, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     known = tomllib.loads((HERE / "known.toml").read_text())
     chosen = [suite for suite in SUITES if arguments.suite in (None, suite.name)]
     place = pathlib.Path(tempfile.mkdtemp(prefix="pgweir-compat-"))
@@ -78,16 +80,16 @@ def run_suite(suite, way, source, python, place, arguments):
         if way == "through":
             servers.start_pgweir(suite.users)
             port = servers.pgweir_port
-        command = [python, "-m", "pytest", "-p", "recorder", "-p", "no:cacheprovider"]
-        command += [f"--timeout={SECONDS_PER_TEST}", "--timeout-method=thread"]
-        command += [argument.format(url=f"127.0.0.1:{port}") for argument in suite.tests]
-        if arguments.expression is not None:
-            command += ["-k", arguments.expression]
-        variables = os.environ | environment(suite, port) | {"OUTCOMES": str(written), "PYTHONPATH": str(HERE)}
+        run = command(suite, python, port, arguments.expression, SECONDS_PER_TEST)
+        variables = os.environ | environment(suite, port) | {
+            "OUTCOMES": str(written),
+            "SECONDS_PER_TEST": str(SECONDS_PER_TEST),
+            "PYTHONPATH": str(HERE),
+        }
         with open(directory / "output.txt", "wb") as output:
             for _ in range(STARTS):
                 before = len(outcomes.read(written))
-                run_group(list(map(str, command)), source, variables, output)
+                run_group(run, source, variables, output)
                 results = outcomes.read(written)
                 if len(results) == before or not any(outcome == "hung" for outcome, _ in results.values()):
                     break

@@ -19,8 +19,10 @@ class Suite:
     source: str
     # What pip installs next to pytest.
     needs: list[str]
-    # Arguments of pytest, from the top of the source. {url} is host:port.
+    # Arguments of the test runner, from the top of the source. {url} is host:port.
     tests: list[str]
+    # What runs the tests.
+    runner: str = "pytest"
     # Where it runs: `DATABASE`, or the one that is hard-wired into its tests.
     database: str = DATABASE
     # SQL for that database.
@@ -29,6 +31,27 @@ class Suite:
     users: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     # Folders of the source that must not hide what pip has installed.
     hide: list[str] = dataclasses.field(default_factory=list)
+
+
+def sqlalchemy(driver, needs):
+    """The tests of SQLAlchemy that are about its PostgreSQL dialect, with one of the drivers that it has."""
+    return Suite(
+        name=f"sqlalchemy-{driver}",
+        source="SQLAlchemy==2.1.9",
+        needs=[needs, "greenlet", "typing-extensions"],
+        tests=[
+            "--maxfail=100000",
+            "--dburi", f"postgresql+{driver}://{USER}:{PASSWORD}@{{url}}/{DATABASE}",
+            "test/dialect/postgresql", "test/dialect/test_suite.py",
+        ],  # fmt: skip
+        prepare=[
+            "CREATE SCHEMA test_schema",
+            "CREATE SCHEMA test_schema_2",
+            "CREATE EXTENSION hstore",
+            "CREATE EXTENSION citext",
+            """CREATE COLLATION "en_US" (provider = icu, locale = 'en-US')""",
+        ],
+    )
 
 
 SUITES = [
@@ -58,21 +81,24 @@ SUITES = [
         prepare=["CREATE EXTENSION hstore"],
         users=[("boltzmann", "cha\uff6fs")],
     ),
+    sqlalchemy("psycopg", "psycopg[binary]==3.3.9"),
+    sqlalchemy("asyncpg", "asyncpg==0.32.0"),
     Suite(
-        name="sqlalchemy",
-        source="SQLAlchemy==2.1.9",
-        needs=["psycopg[binary]==3.3.9", "greenlet", "typing-extensions"],
-        tests=[
-            "--maxfail=100000",
-            "--dburi", f"postgresql+psycopg://{USER}:{PASSWORD}@{{url}}/{DATABASE}",
-            "test/dialect/postgresql", "test/dialect/test_suite.py",
-        ],  # fmt: skip
-        prepare=[
-            "CREATE SCHEMA test_schema",
-            "CREATE SCHEMA test_schema_2",
-            "CREATE EXTENSION hstore",
-            "CREATE EXTENSION citext",
-        ],
+        name="django",
+        source="Django==5.2.19",
+        needs=["Django==5.2.19", "psycopg[binary,pool]==3.3.9", "jinja2", "PyYAML", "Pillow"],
+        runner="django",
+        # What has to do with the database; all of it would take an hour.
+        tests="""
+            aggregation annotations async backends basic bulk_create composite_pk constraints custom_lookups
+            custom_pk datatypes dates datetimes db_functions db_utils defer delete distinct_on_fields expressions
+            expressions_case expressions_window fixtures foreign_object force_insert_update from_db_value
+            get_or_create indexes inspectdb introspection lookup m2m_through many_to_many many_to_one migrations
+            migrate_signals model_fields model_inheritance multiple_database null_fk ordering postgres_tests
+            prefetch_related queries raw_query reverse_lookup schema select_for_update select_related
+            serializers sessions_tests test_utils timezones transaction_hooks transactions update
+            update_only_fields xor_lookups
+        """.split(),
     ),
 ]
 
@@ -87,6 +113,19 @@ def environment(suite, port):
         "PGDATABASE": suite.database,
         "PSYCOPG2_TESTDB": suite.database,
     }
+
+
+def command(suite, python, port, expression, seconds):
+    """What runs the suite, or the tests that `expression` chooses."""
+    arguments = [argument.format(url=f"127.0.0.1:{port}") for argument in suite.tests]
+    if expression is not None:
+        arguments += ["-k", expression]
+    if suite.runner == "django":
+        # Not `-m`: the tests are no package.
+        options = ["--settings=django_settings", "--noinput", "--parallel=1"]
+        return [python, "tests/runtests.py", *options, *arguments]
+    options = ["-p", "recorder", "-p", "no:cacheprovider", f"--timeout={seconds}", "--timeout-method=thread"]
+    return [python, "-m", "pytest", *options, *arguments]
 
 
 def install(suite, cache):

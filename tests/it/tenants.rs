@@ -242,7 +242,7 @@ async fn a_tenant_that_refuses_pins_gets_an_error_before_anything_is_made() {
         'BEGIN CREATE TEMP TABLE made (x int); RETURN NEW; END'; CREATE TRIGGER makes BEFORE INSERT ON t
         FOR EACH ROW EXECUTE FUNCTION makes()";
     database.sql(trigger).await;
-    client.batch_execute("INSERT INTO t VALUES (1); SET work_mem = '6MB'").await.unwrap();
+    client.batch_execute("DO $$ BEGIN INSERT INTO t VALUES (1); END $$").await.unwrap();
     let error = client.batch_execute("SELECT 1").await.unwrap_err();
     assert!(error.is_closed() || sqlstate(&error) == "0A000", "{error:?}");
     let other = proxy.connect(&database.name).await;
