@@ -25,6 +25,8 @@
 //! 6. `session/leasing.rs`: [`cluster::Group::pick_replica`] or the primary, a [`pool::Lease`], and at
 //!    the end what may be handed on.
 //!
+//! A replication connection has no session: `session/replication.rs` carries its bytes.
+//!
 //! # Floors
 //!
 //! A module imports only from lower floors or from its own folder; a test holds that.
@@ -49,7 +51,8 @@
 //!   ledger is settled, the server idle and its session's state known ([`pool::Lease::hand_back`]).
 //! - **A server connection's books are true.** [`pool::Conn::settings`] is what the server session has.
 //!   Whatever a statement may have done to it, by whatever means, the server is asked
-//!   ([`pool::probe`]) before anybody else gets the connection. What only this connection can have
+//!   ([`pool::probe`]) before anybody else gets the connection; for all that it holds, unless the statement can only
+//!   have made settings whose names it says. What only this connection can have
 //!   (a temporary table, `LISTEN`, an advisory lock …) pins the session to it ([`pool::Held`]).
 //! - **A client's names never reach a server.** Named statements are shared under names of ours, and only
 //!   among those for whom they mean the same ([`pool::Environment`]).
@@ -63,7 +66,9 @@
 //! - **A cluster has one primary for all its life.** When another server is promoted, a new [`cluster::Cluster`] takes
 //!   its place (`app/roles.rs`), as after a reload: sessions go on there, and those at work on the old one end.
 //! - **Only a read that nobody has seen an answer to is ever run again**, and a batch that failed as a
-//!   whole because a replica could not run it or a plan was out of date.
+//!   whole because a replica could not run it or a plan was out of date. Of reads that were sent together, each by
+//!   itself and those behind it (`session/flights.rs`).
+//! - **A read-only transaction is on a replica only if its first statement may be** (`session/moving.rs`).
 //! - **A batch that ends with `Flush` keeps its server connection only for a portal's sake**: what was merely
 //!   prepared and described is ended with a `Sync` of ours.
 //! - **A cancel can only strike the statement that it was meant for**: the connection is not handed on

@@ -3,7 +3,7 @@
 //! One task owns the client's socket and, while it holds a lease, the server's. It gathers a batch
 //! (`intake`), has it routed and leased (`leasing`), sends it on (`sending`, and `preparing` for
 //! statements with names), relays both ways (`relay`, `replies`) until the `ledger` is settled, and hands
-//! the lease back.
+//! the lease back. What may have to be run elsewhere is remembered meanwhile (`flights`, `moving`).
 
 mod batch;
 mod deadline;
