@@ -15,11 +15,24 @@ class Recorder(unittest.TextTestResult):
     def startTest(self, test):
         super().startTest(test)
         signal.alarm(SECONDS_PER_TEST)
-        outcomes.write(FILE, test.id(), "passed")
+        # Stays if nothing else is written.
+        outcomes.write(FILE, test.id(), "hung", "took the process down")
 
     def stopTest(self, test):
         signal.alarm(0)
         super().stopTest(test)
+
+    def addSuccess(self, test):
+        super().addSuccess(test)
+        outcomes.write(FILE, test.id(), "passed")
+
+    def addExpectedFailure(self, test, error):
+        super().addExpectedFailure(test, error)
+        outcomes.write(FILE, test.id(), "passed")
+
+    def addUnexpectedSuccess(self, test):
+        super().addUnexpectedSuccess(test)
+        outcomes.write(FILE, test.id(), "failed", "passed, which it should not")
 
     def addSkip(self, test, reason):
         super().addSkip(test, reason)
@@ -46,6 +59,15 @@ class Recorder(unittest.TextTestResult):
 class Runner(DiscoverRunner):
     def get_resultclass(self):
         return Recorder
+
+    def teardown_databases(self, *arguments, **options):
+        name = "teardown_databases"
+        outcomes.write(FILE, name, "passed")
+        try:
+            super().teardown_databases(*arguments, **options)
+        except Exception as error:
+            outcomes.write(FILE, name, "failed", str(error).partition("\n")[0])
+            raise
 
 
 def give_up(*_):

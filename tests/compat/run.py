@@ -17,11 +17,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import tomllib
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE))
+sys.dont_write_bytecode = True
 
 import outcomes  # noqa: E402
 from servers import Servers  # noqa: E402
@@ -41,19 +43,21 @@ def main():
     place = pathlib.Path(tempfile.mkdtemp(prefix="pgweir-compat-"))
     place.chmod(0o755)
     try:
-        results = {}
+        results, seconds = {}, {}
         for suite in chosen:
             source, python = install(suite, arguments.cache)
             for way in ("direct", "through"):
                 print(f"{suite.name}, {way} …", file=sys.stderr, flush=True)
+                begin = time.monotonic()
                 results[suite.name, way] = run_suite(suite, way, source, python, place, arguments)
+                seconds[suite.name, way] = round(time.monotonic() - begin)
     finally:
         if arguments.keep:
             print(f"kept: {place}", file=sys.stderr)
         else:
             shutil.rmtree(place)
     everything = arguments.expression is None
-    return report(chosen, results, known, everything)
+    return report(chosen, results, seconds, known, everything)
 
 
 def parse_arguments():
@@ -85,6 +89,7 @@ def run_suite(suite, way, source, python, place, arguments):
             "OUTCOMES": str(written),
             "SECONDS_PER_TEST": str(SECONDS_PER_TEST),
             "PYTHONPATH": str(HERE),
+            "PYTHONDONTWRITEBYTECODE": "1",
         }
         with open(directory / "output.txt", "wb") as output:
             for _ in range(STARTS):
@@ -118,9 +123,10 @@ def run_group(command, directory, variables, output):
             pass
 
 
-def report(suites, results, known, everything):
+def report(suites, results, seconds, known, everything):
     """Prints the comparison and returns the exit code."""
-    print(f"{'suite':<12}{'tests':>8}{'passed directly':>18}{'passed through':>18}{'differing':>12}")
+    titles = ("tests", "passed directly", "passed through", "differing", "seconds directly", "seconds through")
+    print("  ".join((f"{'suite':<20}", *titles)))
     differing = {}
     for suite in suites:
         direct, through = results[suite.name, "direct"], results[suite.name, "through"]
@@ -132,7 +138,10 @@ def report(suites, results, known, everything):
         }
         differing[suite.name] = differs
         passed = [sum(outcome == "passed" for outcome, _ in run.values()) for run in (direct, through)]
-        print(f"{suite.name:<12}{len(direct):>8}{passed[0]:>18}{passed[1]:>18}{len(differs):>12}")
+        taken = (seconds[suite.name, "direct"], seconds[suite.name, "through"])
+        row = (len(direct), *passed, len(differs), *taken)
+        cells = (f"{value:>{len(title)}}" for title, value in zip(titles, row))
+        print("  ".join((f"{suite.name:<20}", *cells)))
     unknown = 0
     for suite in suites:
         reasons = known.get(suite.name, {})

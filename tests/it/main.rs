@@ -7,6 +7,7 @@ mod clients;
 mod demo;
 mod equivalence;
 mod hostile;
+mod leaks;
 mod ledger_model;
 mod login;
 mod pooling;
