@@ -21,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LARGEST: usize = 64 << 20;
 /// To read it, one straight after the other.
 const ATTEMPTS: usize = 5;
+/// For a database that is about to be dropped or renamed, which the server does as soon as nobody is connected to it.
+const AWAY: Duration = Duration::from_secs(1);
 /// After failed attempts to read.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -44,6 +46,8 @@ pub struct CatalogKeeper {
     changed: Notify,
     published: Notify,
     failing: AtomicBool,
+    /// The reader is to leave the database.
+    leaves: AtomicBool,
     /// Numbers what is read, so that no two catalogs are taken for one.
     readings: AtomicU64,
     /// Held by the one group whose connections read the catalog.
@@ -62,6 +66,7 @@ impl Default for CatalogKeeper {
             changed: Notify::new(),
             published: Notify::new(),
             failing: AtomicBool::new(false),
+            leaves: AtomicBool::new(false),
             readings: AtomicU64::new(0),
             reader: tokio::sync::Mutex::default(),
         }
@@ -122,6 +127,12 @@ impl CatalogKeeper {
         self.changed.notify_one();
     }
 
+    /// The reader leaves the database for a while, so that it can be dropped or renamed.
+    pub fn leave(&self) {
+        self.leaves.store(true, Ordering::Release);
+        self.changed.notify_one();
+    }
+
     /// Returns when a change is certain. Cancel safe.
     async fn changed_for_sure(&self, generation: u64) {
         while self.generation() == generation {
@@ -148,6 +159,11 @@ pub(super) async fn keep(group: Weak<Group>) {
     let mut reader = None;
     loop {
         let Some(group) = group.upgrade().filter(|group| !group.is_closed()) else { return };
+        if keeper.leaves.swap(false, Ordering::AcqRel) {
+            drop((group, reader.take()));
+            tokio::time::sleep(AWAY).await;
+            continue;
+        }
         let (generation, asked) = (keeper.generation(), keeper.asked.load(Ordering::Acquire));
         let wanted = published != generation || !keeper.has_read(asked);
         let quiet = group.clock.now().since(group.last_read()) > CHECK * 2;

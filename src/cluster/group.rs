@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use super::Cluster;
@@ -61,6 +61,7 @@ pub struct Group {
     pub failover_wait: Duration,
     roles: Roles,
     closing: Notify,
+    cluster: Weak<Cluster>,
     primary: (Arc<Host>, Arc<Pool>),
     replicas: Vec<(Arc<Host>, Arc<Pool>)>,
     catalog: Arc<CatalogKeeper>,
@@ -78,7 +79,7 @@ pub struct Group {
 impl Group {
     pub(super) fn new(
         key: PoolKey,
-        cluster: &Cluster,
+        cluster: &Arc<Cluster>,
         catalog: Arc<CatalogKeeper>,
         login: Login,
         settings: PoolSettings,
@@ -99,6 +100,7 @@ impl Group {
             failover_wait: cluster.config.failover_wait,
             roles: cluster.config.roles,
             closing: Notify::new(),
+            cluster: Arc::downgrade(cluster),
             statements: Statements::default(),
             catalog,
             refusals: Refusals::default(),
@@ -261,6 +263,18 @@ impl Group {
     /// read again only statements that name no function go to a replica. The number of that reading.
     pub fn schema_changed(&self) -> u64 {
         self.catalog.invalidate()
+    }
+
+    /// A statement wants these databases to itself: idle connections to them are closed. Whoever is connected to them is
+    /// not disturbed, and the server refuses then.
+    pub fn leave_databases(&self, names: &[String]) {
+        let groups = self.cluster.upgrade().map(|cluster| cluster.all_groups()).unwrap_or_default();
+        for group in groups.iter().filter(|group| names.contains(&group.key.database)) {
+            group.catalog.leave();
+            for (_, pool) in std::iter::once(&group.primary).chain(&group.replicas) {
+                pool.close_idle();
+            }
+        }
     }
 
     /// The schema may have changed, though it rarely does: whether it has is looked at soon.

@@ -196,6 +196,11 @@ impl Pool {
         }
     }
 
+    /// Closes idle connections.
+    pub fn close_idle(&self) {
+        self.state().idle.clear();
+    }
+
     /// Closes idle connections and sends waiters away; leased connections close when they come back.
     pub fn close(&self) {
         let mut state = self.state();

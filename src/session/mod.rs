@@ -42,7 +42,8 @@ use crate::net::stream::Stream;
 use crate::pool::{AcquireError, Lease};
 use crate::router::RouteReason;
 use crate::sql::{
-    Catalog, Class, Classifier, Effects, Reason, SettingNames, TxControl, Verdict, explained_route, setting_names,
+    Catalog, Class, Classifier, Effects, Reason, SettingNames, TxControl, Verdict, databases_named, explained_route,
+    setting_names,
 };
 use crate::tenant::{PinPermit, Tenant};
 use crate::wire::author;
@@ -333,6 +334,12 @@ impl Session {
         }
         if verdict.effects.intersects(Effects::PINS.with(Effects::HIDDEN)) && !self.keeps_lease() {
             self.tenant.may_pin().inspect_err(|_| self.tenant_metrics.rejected("max_pinned"))?;
+        }
+        if verdict.reason == Reason::Ddl {
+            let databases = databases_named(text);
+            if !databases.is_empty() {
+                self.group.leave_databases(&databases);
+            }
         }
         leased.schema = leased.schema.max(Schema::after(verdict.effects));
         leased.ending |= matches!(verdict.tx, TxControl::End | TxControl::Mixed);

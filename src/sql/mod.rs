@@ -13,6 +13,7 @@ mod call;
 mod catalog;
 mod classify;
 mod code;
+mod databases;
 mod explain_route;
 mod fingerprint;
 mod keyword;
@@ -28,6 +29,7 @@ mod veto;
 
 pub use catalog::{CATALOG_QUERIES, CATALOG_STAMP_QUERY, Catalog, CatalogRows, CatalogRowsError};
 pub use classify::{Classifier, MAX_TEXT};
+pub use databases::databases_named;
 pub use explain_route::explained_route;
 pub use fingerprint::fingerprint;
 pub use settings::{SettingNames, setting_names};

@@ -11,7 +11,7 @@ use crate::support::primary_only::{backends, config, connect_cuttable, proxy, sq
 use crate::support::proxy::Proxy;
 use crate::support::raw::RawClient;
 use crate::support::stage::Stage;
-use crate::support::{connect, eventually, fresh_database, say, shared_cluster, start, unique};
+use crate::support::{chain, connect, eventually, fresh_database, say, shared_cluster, start, unique};
 
 const PID: &str = "SELECT pg_backend_pid()";
 
@@ -374,4 +374,32 @@ async fn a_schema_that_keeps_changing_binds_nobody_to_a_connection() {
         task.await.unwrap();
     }
     assert_eq!(proxy.metric("pgweir_session_pins_total{reason=\"hidden\"}"), 0.0);
+}
+
+/// The server does that only while nobody is connected: neither clients, who have left, nor pgweir for their sake.
+#[tokio::test]
+async fn a_database_that_its_clients_have_left_can_be_renamed_copied_and_dropped() {
+    let database = fresh_database("CREATE TABLE t AS SELECT 1 AS x").await;
+    let proxy = Proxy::for_shared_cluster("").await;
+    let (renamed, copied) = (format!("{}_renamed", database.name), format!("{} Copied", database.name));
+    let admin = proxy.connect("postgres").await;
+    for (name, statement) in [
+        (&database.name, format!("ALTER DATABASE {} RENAME TO {renamed}", database.name)),
+        (&renamed, format!("CREATE DATABASE \"{copied}\" TEMPLATE {renamed}")),
+        (&copied, format!("DROP DATABASE \"{copied}\"")),
+        (&renamed, format!("ALTER DATABASE {renamed} RENAME TO {}", database.name)),
+    ] {
+        let client = proxy.connect(name).await;
+        for _ in 0..20 {
+            assert_eq!(client.query("SELECT x FROM t", &[]).await.unwrap().len(), 1);
+        }
+        drop(client);
+        admin.batch_execute(&statement).await.unwrap_or_else(|error| panic!("{statement}: {}", chain(&error)));
+    }
+    // Who is connected to it is not disturbed.
+    let client = proxy.connect(&database.name).await;
+    client.batch_execute("BEGIN").await.unwrap();
+    let refused = admin.batch_execute(&format!("DROP DATABASE {}", database.name)).await.unwrap_err();
+    assert_eq!(refused.code().unwrap().code(), "55006");
+    client.batch_execute("COMMIT").await.unwrap();
 }
