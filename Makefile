@@ -6,8 +6,10 @@ CARGO ?= cargo
 DEMO_ARGS ?=
 # Handed on to the comparison: make bench-compare COMPARE_ARGS="--only simple,prepared --rounds 5"
 COMPARE_ARGS ?=
+# Handed on to the compatibility suites.
+COMPAT_ARGS ?=
 
-.PHONY: demo test check fmt lint doc bench bench-compare postgresql
+.PHONY: demo test check fmt lint doc bench bench-compare compat postgresql
 
 demo: postgresql
 	$(CARGO) run --release --locked -- demo $(DEMO_ARGS)
@@ -37,6 +39,12 @@ bench: postgresql
 # is installed (its service need not run), another one by COMPARE_ARGS="--pgbouncer PATH".
 bench-compare: postgresql
 	$(CARGO) bench --locked --bench compare -- $(COMPARE_ARGS)
+
+# Other projects' test suites through pgweir and directly, some 25 minutes: see tests/compat/README.md. Needs Python 3.11
+# and PyPI. COMPAT_ARGS="--suite asyncpg" runs one.
+compat: postgresql
+	$(CARGO) build --release --locked
+	python3 tests/compat/run.py $(COMPAT_ARGS)
 
 # Servers are looked for where the sandbox looks: the initdb on PATH, pg_config --bindir, Debian's place.
 postgresql:

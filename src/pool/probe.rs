@@ -64,6 +64,8 @@ pub struct Holdings {
     pub held: Option<Held>,
     /// `ParameterStatus` that came with the answer.
     pub reports: Vec<(String, String)>,
+    /// Bodies of `NotificationResponse`s that came with the answer, for the client.
+    pub notifications: Vec<Vec<u8>>,
 }
 
 /// Names and operators are qualified: the session's `search_path` is the client's.
@@ -91,7 +93,8 @@ pub async fn settings_now(conn: &mut Conn, names: &BTreeSet<String>) -> Result<H
         let mut columns = row.into_iter();
         Some((columns.next()??, columns.next()??))
     });
-    Ok(Holdings { settings: settings.collect(), held: None, reports: answer.reports })
+    let (reports, notifications) = (answer.reports, answer.notifications);
+    Ok(Holdings { settings: settings.collect(), held: None, reports, notifications })
 }
 
 /// Asks. `custom` are names of settings that `pg_settings` may not show (`app.tenant`): those that
@@ -121,5 +124,5 @@ pub async fn probe(conn: &mut Conn, login_user: &str, custom: &BTreeSet<String>)
     let settings = pairs.collect();
     let held = sets.next().and_then(|rows| rows.into_iter().flatten().flatten().next());
     let held = held.and_then(|label| Held::ALL.into_iter().find(|held| held.label() == label));
-    Ok(Holdings { settings, held, reports: answer.reports })
+    Ok(Holdings { settings, held, reports: answer.reports, notifications: answer.notifications })
 }

@@ -18,6 +18,8 @@ pub struct Answer {
     pub sets: Vec<Vec<Row>>,
     /// Changed parameters (`ParameterStatus`) that came with it, in order.
     pub reports: Vec<(String, String)>,
+    /// Bodies of the `NotificationResponse`s on the way: the server says them once.
+    pub notifications: Vec<Vec<u8>>,
 }
 
 /// Why a question has no answer.
@@ -40,7 +42,7 @@ impl QueryError {
 
 /// Runs `sql`, which may hold several statements and no NUL. On success and on
 /// [`QueryError::Server`] the connection is idle outside of a transaction and read exactly up to
-/// its ReadyForQuery. Notices and notifications on the way are ignored.
+/// its ReadyForQuery. Notices on the way are ignored.
 ///
 /// `limit_bytes` bounds the rows together: more than that breaks the connection.
 ///
@@ -84,7 +86,8 @@ impl Collector {
     /// Takes in one message. True with the ReadyForQuery that ends the answer.
     fn take(&mut self, Reply { tag, body }: Reply, limit: usize) -> Result<bool, QueryError> {
         match tag {
-            b'T' | b'N' | b'A' => {}
+            b'T' | b'N' => {}
+            b'A' => self.answer.notifications.push(body),
             b'S' => self.answer.reports.push(guard::parameter_status(&body).map_err(broken)?),
             b'D' => {
                 self.left = self.left.checked_sub(body.len()).ok_or_else(|| too_large(limit))?;
@@ -179,7 +182,7 @@ mod tests {
         let (result, rest) = ask(&[ROW, notice, ROW, DONE, notice].concat(), 100).await;
         let row = vec![Some("ab".to_owned()), None];
         let sets = vec![vec![row.clone(), row]];
-        assert_eq!(result, Ok(Answer { sets, reports: Vec::new() }));
+        assert_eq!(result, Ok(Answer { sets, ..Answer::default() }));
         assert_eq!(rest, notice);
     }
 

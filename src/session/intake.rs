@@ -59,6 +59,8 @@ pub(super) enum Sent {
     Dropped,
     /// It stays where it is.
     Not(Step),
+    /// The client says goodbye while it is still owed something.
+    Goodbye,
 }
 
 /// What gathering came to.
@@ -276,7 +278,11 @@ impl Session {
                 self.intake.streaming = Some(Streaming { left: len, to_server: false });
                 None
             }
-            Gathered::Terminate => Some(if self.lease.is_some() { Step::Stalled } else { Step::Left }),
+            Gathered::Terminate if self.lease.is_none() => Some(Step::Left),
+            Gathered::Terminate => {
+                self.says_goodbye();
+                None
+            }
         })
     }
 
@@ -507,6 +513,10 @@ impl Session {
             self.lease = Some(leased);
         }
         let Some((sent, len)) = sent? else { return Ok(self.partial(0)) };
+        if matches!(sent, Sent::Goodbye) {
+            self.says_goodbye();
+            return Ok(None);
+        }
         if self.intake.admitted == 0 {
             self.not_repeatable();
         }
@@ -519,6 +529,7 @@ impl Session {
             }
             Sent::Dropped => self.intake.streaming = Some(Streaming { left: len, to_server: false }),
             Sent::Not(step) => return Ok(Some(step)),
+            Sent::Goodbye => {}
         }
         Ok(None)
     }
@@ -600,6 +611,13 @@ impl Session {
             leased.flights.clear();
             self.inbound.release();
         }
+    }
+
+    /// From here on the client is as good as gone: nothing that it may have sent behind its goodbye counts.
+    fn says_goodbye(&mut self) {
+        self.not_repeatable();
+        self.inbound.consume(self.inbound.data().len());
+        (self.intake.admitted, self.client_gone) = (0, true);
     }
 
     fn consume(&mut self, count: usize) {

@@ -21,6 +21,7 @@ use crate::pool::{AcquireError, Held, Lease, difference, probe, settings_now};
 use crate::router::{Decision, RouteReason, SessionView, Target, route};
 use crate::server::{QueryError, cancel};
 use crate::sql::{Effects, TxControl};
+use crate::wire::author;
 use crate::wire::error::{PgError, Severity};
 use crate::wire::frame::frontend;
 
@@ -454,14 +455,18 @@ impl Session {
         let found = Arc::new(holdings.settings.clone());
         let mut reports = std::mem::take(&mut leased.withheld.reports);
         reports.append(&mut holdings.reports);
+        let mut notifications = std::mem::take(&mut holdings.notifications);
         let (before, known) = (self.state.held, self.state.settings.clone());
         self.state.take(holdings);
         if let Some(held) = self.state.held.filter(|held| before != Some(*held)) {
             self.shared.metrics.pinned(held.label());
         }
         if let Some(sql) = difference(&found, &self.state.settings) {
-            reports.extend(leased.lease.ask(&sql).await?.reports);
+            let answer = leased.lease.ask(&sql).await?;
+            reports.extend(answer.reports);
+            notifications.extend(answer.notifications);
         }
+        notifications.iter().for_each(|body| author::notification(self.outbound.bytes(), body));
         leased.lease.settings = self.state.settings.clone();
         let mut last = BTreeMap::from_iter(reports);
         if leased.withheld.ready && !leased.withheld.reported {

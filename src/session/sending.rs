@@ -57,7 +57,7 @@ impl Session {
     fn course(&mut self, leased: &mut Leased, request: Request<'_>, len: usize) -> Course {
         match request {
             Request::Terminate if self.ledger.is_empty() => Done(Sent::Not(Step::Left)),
-            Request::Terminate => Done(Sent::Not(Step::Stalled)),
+            Request::Terminate => Done(Sent::Goodbye),
             Request::Query(text) => self.query(leased, text),
             Request::LongQuery => {
                 self.note_unseen(leased);

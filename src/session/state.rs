@@ -251,7 +251,7 @@ impl State {
         let mut settings = (*self.settings).clone();
         settings.extend(changed.settings);
         let held = self.held.filter(|held| !matches!(held, Held::Hidden | Held::Sticky));
-        Holdings { settings, held, reports: changed.reports }
+        Holdings { settings, held, ..changed }
     }
 
     /// The session's own statement timeout could strike a statement of the proxy's.

@@ -62,6 +62,13 @@ pub fn backend_key_data(out: &mut BytesMut, pid: i32, key: &[u8]) {
     encode(out, &BackendKeyData::new(pid, SecretKey::Bytes(Bytes::copy_from_slice(key))));
 }
 
+/// NotificationResponse with the body that a server has sent.
+pub fn notification(out: &mut BytesMut, body: &[u8]) {
+    out.put_u8(super::frame::backend::NOTIFICATION);
+    out.put_u32(body.len() as u32 + 4);
+    out.put_slice(body);
+}
+
 /// ReadyForQuery with `I` (idle), `T` (in a transaction) or `E` (in a failed one).
 pub fn ready_for_query(out: &mut BytesMut, status: u8) {
     let status = match status {

@@ -403,3 +403,30 @@ async fn a_database_that_its_clients_have_left_can_be_renamed_copied_and_dropped
     assert_eq!(refused.code().unwrap().code(), "55006");
     client.batch_execute("COMMIT").await.unwrap();
 }
+
+/// PostgreSQL ends a session that says goodbye at once, whatever it waits for: so does its server connection.
+#[tokio::test]
+async fn a_goodbye_in_the_middle_of_something_holds_no_connection() {
+    let stage = Stage::set("CREATE TABLE t (x int); GRANT ALL ON t TO PUBLIC").await;
+    let proxy = Proxy::start(&stage.config("[pool]\nsize = 1\nqueue_timeout = \"5s\"").await).await;
+    let endpoint = stage.endpoint(proxy.port);
+    let goodbye = vec![b'X', 0, 0, 0, 4];
+    for (what, messages, tag) in [
+        ("COPY data are awaited", vec![say::query("COPY t FROM STDIN")], b'G'),
+        (
+            "a batch has no end",
+            vec![say::parse("", "SELECT 1"), say::bind("", "", &[]), say::execute("", 0), say::flush()],
+            b'C',
+        ),
+        ("a transaction is open", vec![say::query("BEGIN; LOCK t")], b'Z'),
+    ] {
+        let mut leaving = RawClient::welcome(&endpoint).await;
+        leaving.send(&messages.concat()).await.unwrap();
+        let (_, end) = leaving.reader.until(tag, 1).await;
+        assert_eq!(end, None, "{what}");
+        leaving.send(&goodbye).await.unwrap();
+        drop(leaving);
+        let mut other = RawClient::welcome(&endpoint).await;
+        assert_eq!(other.rows("SELECT count(*) FROM t").await, ["0"], "{what}");
+    }
+}

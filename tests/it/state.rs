@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use crate::support::primary_only::{connect_cuttable, proxy, sqlstate, value};
 use crate::support::proxy::Proxy;
-use crate::support::{TestDatabase, connect, eventually, fresh_database, shared_cluster, unique};
+use crate::support::raw::RawClient;
+use crate::support::stage::Stage;
+use crate::support::{TestDatabase, connect, eventually, fresh_database, say, shared_cluster, unique};
 
 const PID: &str = "SELECT pg_backend_pid()";
 
@@ -193,6 +195,25 @@ async fn a_notification_reaches_the_client_that_listens() {
     for payload in ["one", "two"] {
         other.batch_execute(&format!("NOTIFY channel, '{payload}'")).await.unwrap();
         assert_eq!(told.recv().await.as_deref(), Some(payload));
+    }
+}
+
+/// Also while pgweir asks the listener's connection what it holds. (Of a client without settings of its own: others are
+/// told that they listen when that is done.)
+#[tokio::test]
+async fn no_notification_is_lost_behind_a_listen() {
+    let stage = Stage::set("SELECT 1").await;
+    let proxy = Proxy::start(&stage.config("[pool]\nsize = 2").await).await;
+    let sender = connect(&shared_cluster().await.primary().url("postgres", &stage.database.name)).await;
+    let mut client = RawClient::welcome(&stage.endpoint(proxy.port)).await;
+    for round in 0..50 {
+        let channel = format!("channel{round}");
+        client.send(&say::query(&format!("LISTEN {channel}"))).await.unwrap();
+        let (_, end) = client.until_ready(1).await;
+        assert_eq!(end, None);
+        sender.batch_execute(&format!("NOTIFY {channel}, 'heard'")).await.unwrap();
+        let (frames, end) = client.reader.until(b'A', 1).await;
+        assert_eq!((frames.len(), end), (1, None), "round {round}");
     }
 }
 
