@@ -388,7 +388,8 @@ impl Session {
             // The client has its answer: a cancel that comes now is late, and may not strike our question.
             self.slot.rests();
             leased.lease.cancel.fence.lowered().await;
-            match self.look(&mut leased).await {
+            // Boxed, so that those who set nothing are no larger for it.
+            match Box::pin(self.look(&mut leased)).await {
                 Ok(()) => self.state.settled(),
                 // The session's own timeout is too short for us: it stays here, and is asked again.
                 Err(QueryError::Server { code, .. }) if code == "57014" => {

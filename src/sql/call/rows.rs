@@ -5,6 +5,8 @@
 //! database's own, or a function that returns one. This looks for any of these, anywhere in the statement,
 //! and says no when in doubt.
 
+use std::ops::RangeInclusive;
+
 use smallvec::SmallVec;
 
 use super::super::catalog::Catalog;
@@ -37,7 +39,10 @@ struct Level {
 
 /// Does nothing in the statement make a row, and is no name in `argument` a whole row?
 pub(super) fn makes_none(sql: &[u8], statement: &[Token], catalog: &Catalog, argument: &[Token]) -> bool {
-    let mut walk = Walk { sql, statement, catalog, relations: SmallVec::new(), uses: SmallVec::new(), closed: None };
+    let (relations, uses) = (SmallVec::new(), SmallVec::new());
+    let reach = if is_single(statement) { argument } else { statement };
+    let within = reach.first().map_or(0, |first| first.start)..=reach.last().map_or(0, |last| last.start);
+    let mut walk = Walk { sql, statement, catalog, within, relations, uses, closed: None };
     if !walk.run() {
         return false;
     }
@@ -47,17 +52,28 @@ pub(super) fn makes_none(sql: &[u8], statement: &[Token], catalog: &Catalog, arg
         let before_other = argument.get(at + 1).is_some_and(|next| matches!(next.kind, Kind::Dot | Kind::LeftParen));
         argument[at].is_name() && !after_dot && !before_other && is_relation(&argument[at])
     };
-    !walk.uses.iter().any(|token| is_relation(token)) && !(0..argument.len()).any(whole)
+    let counts = |token: &&&Token| walk.within.contains(&token.start);
+    !walk.uses.iter().filter(counts).any(|token| is_relation(token)) && !(0..argument.len()).any(whole)
 }
 
 fn same(sql: &[u8], left: &Token, right: &Token) -> bool {
     left.hash == right.hash && name::spelled(left.text(sql)) == name::spelled(right.text(sql))
 }
 
+/// One query without any inside: what its select list makes nobody can pass on.
+fn is_single(statement: &[Token]) -> bool {
+    let is_query = |token: &&Token| {
+        matches!(token.keyword, Keyword::Select | Keyword::Values | Keyword::Table | Keyword::With | Keyword::Returning)
+    };
+    statement.iter().filter(is_query).count() == 1
+}
+
 struct Walk<'a> {
     sql: &'a [u8],
     statement: &'a [Token],
     catalog: &'a Catalog,
+    /// Where a row that is made in passing could become the argument: at these places in the text.
+    within: RangeInclusive<u32>,
     /// Names of relations and aliases: all names in `FROM`.
     relations: SmallVec<[&'a Token; 16]>,
     /// Names that stand alone elsewhere, columns or whole rows.
@@ -89,9 +105,13 @@ impl<'a> Walk<'a> {
                     }
                     None => return false,
                 },
-                Kind::Comma if level.may_be_row && level.region == Region::Other => return false,
+                Kind::Comma
+                    if level.may_be_row && level.region == Region::Other && self.within.contains(&token.start) =>
+                {
+                    return false;
+                }
                 Kind::Comma if level.region == Region::On => level.region = Region::From,
-                Kind::Cast if !self.is_scalar_type(at + 1) => return false,
+                Kind::Cast if self.within.contains(&token.start) && !self.is_scalar_type(at + 1) => return false,
                 Kind::Operator if self.is_row_star(at, level.region) => return false,
                 Kind::Word | Kind::Quoted if self.makes_row(at) => return false,
                 Kind::Word | Kind::Quoted => {
@@ -195,15 +215,18 @@ impl<'a> Walk<'a> {
         let token = &self.statement[at];
         let text = token.text(self.sql);
         match token.keyword {
-            Keyword::Row | Keyword::Returning | Keyword::XmlTable => true,
-            Keyword::Cast => !self.casts_to_scalar(at),
+            Keyword::Returning | Keyword::XmlTable => true,
+            Keyword::Row => self.within.contains(&token.start),
+            Keyword::Cast => self.within.contains(&token.start) && !self.casts_to_scalar(at),
             Keyword::None if self.kind(at + 1) == Some(Kind::LeftParen) => {
                 text.eq_ignore_ascii_case(b"json_table")
                     || self.catalog.entry(token.hash, text).is_some_and(|entry| entry.returns_row)
             }
             // A literal with a type before it.
             Keyword::None => {
-                matches!(self.kind(at + 1), Some(Kind::Literal | Kind::OtherLiteral)) && !self.is_scalar_type(at)
+                self.within.contains(&token.start)
+                    && matches!(self.kind(at + 1), Some(Kind::Literal | Kind::OtherLiteral))
+                    && !self.is_scalar_type(at)
             }
             _ => false,
         }
