@@ -278,11 +278,7 @@ impl Session {
                 self.intake.streaming = Some(Streaming { left: len, to_server: false });
                 None
             }
-            Gathered::Terminate if self.lease.is_none() => Some(Step::Left),
-            Gathered::Terminate => {
-                self.says_goodbye();
-                None
-            }
+            Gathered::Terminate => Some(if self.lease.is_some() { Step::Stalled } else { Step::Left }),
         })
     }
 

@@ -57,7 +57,10 @@ impl Session {
     fn course(&mut self, leased: &mut Leased, request: Request<'_>, len: usize) -> Course {
         match request {
             Request::Terminate if self.ledger.is_empty() => Done(Sent::Not(Step::Left)),
-            Request::Terminate => Done(Sent::Goodbye),
+            // What the server waits for will never come: it would wait for ever.
+            Request::Terminate if self.ledger.wants_copy_data() || self.ledger.is_unsynced() => Done(Sent::Goodbye),
+            // Everything that was asked before is answered first.
+            Request::Terminate => Done(Sent::Not(Step::Stalled)),
             Request::Query(text) => self.query(leased, text),
             Request::LongQuery => {
                 self.note_unseen(leased);
