@@ -189,15 +189,18 @@ impl<'a> Walk<'a> {
             && (opens(at + 2) || (is(materialized, Keyword::Materialized) && opens(materialized + 1)))
     }
 
-    /// `unnest(tags) AS tag`: of a function that returns no row, whose alias is not one either.
+    /// `generate_series(1, 9) AS n`: of a function that is known to return values, whose alias is no row either. Of others
+    /// what they return may be what they are given (`jsonb_populate_record(NULL::users, …) AS u`).
     fn is_alias_of_values(&self, at: usize) -> bool {
         let labelled = self.before(at).is_some_and(|before| before.keyword == Keyword::As);
         let end = if labelled { at.checked_sub(2) } else { at.checked_sub(1) };
-        let Some((open, close)) = self.closed.filter(|(_, close)| Some(*close) == end) else { return false };
-        let function = self.before(open).filter(|name| close > open && name.is_name() && name.keyword == Keyword::None);
-        function.is_some_and(|name| {
-            let entry = self.catalog.entry(name.hash, name.text(self.sql));
-            self.catalog.is_loaded() && !entry.is_some_and(|entry| entry.returns_row)
+        let Some((open, _)) = self.closed.filter(|(_, close)| Some(*close) == end) else { return false };
+        self.before(open).is_some_and(|function| {
+            let text = function.text(self.sql);
+            // The catalog has overloads of a name only where somebody has made one.
+            let entry = self.catalog.entry(function.hash, text);
+            let shadowed = entry.is_some_and(|entry| !entry.functions.is_empty() || !entry.harmless.is_empty());
+            !shadowed && VALUE_SETS.iter().any(|known| name::names(text, known))
         })
     }
 
@@ -272,6 +275,21 @@ impl<'a> Walk<'a> {
         starts && ends
     }
 }
+
+/// Built-in functions in `FROM` that return values, whatever they are given.
+const VALUE_SETS: &[&[u8]] = &[
+    b"generate_series",
+    b"generate_subscripts",
+    b"json_array_elements",
+    b"json_array_elements_text",
+    b"json_object_keys",
+    b"jsonb_array_elements",
+    b"jsonb_array_elements_text",
+    b"jsonb_object_keys",
+    b"regexp_matches",
+    b"regexp_split_to_table",
+    b"string_to_table",
+];
 
 /// Words that name, or start the name of, a built-in type that is no row.
 fn is_scalar_type(text: &[u8]) -> bool {

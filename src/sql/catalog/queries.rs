@@ -38,7 +38,7 @@ GROUP BY p.proname";
 /// Trigger functions cannot be called.
 const FUNCTIONS: &str = "\
 SELECT p.oid, p.pronamespace, p.proname, p.prokind, l.lanname, p.provolatile, p.pronargs, p.pronargdefaults,
-  p.provariadic <> 0, p.prorettype, rt.oid = 2249 OR (p.oid >= 16384 AND rt.typname ~ '^any') OR rt.typcategory = 'C' OR (rt.typcategory = 'A'
+  p.provariadic <> 0, p.prorettype, rt.oid = 2249 OR rt.typcategory = 'C' OR (rt.typcategory = 'A'
     AND (rt.typtype = 'd' OR EXISTS (SELECT 1 FROM pg_catalog.pg_type e WHERE e.oid = rt.typelem AND e.typcategory = 'C'))),
   (SELECT pg_catalog.string_agg(pg_catalog.concat(t.oid, ':', t.typcategory), ' ' ORDER BY a.at)
      FROM pg_catalog.unnest(p.proargtypes) WITH ORDINALITY AS a(type, at) JOIN pg_catalog.pg_type t ON t.oid = a.type),
