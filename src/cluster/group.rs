@@ -271,9 +271,7 @@ impl Group {
         let groups = self.cluster.upgrade().map(|cluster| cluster.all_groups()).unwrap_or_default();
         for group in groups.iter().filter(|group| names.contains(&group.key.database)) {
             group.catalog.leave();
-            for (_, pool) in std::iter::once(&group.primary).chain(&group.replicas) {
-                pool.close_idle();
-            }
+            group.pools().for_each(|(_, pool)| pool.close_idle());
         }
     }
 

@@ -11,11 +11,11 @@ use super::conn::Settings;
 /// A role (`SET ROLE`) may not be allowed to make the other settings, or see what they name: it is laid down first and
 /// taken up last.
 pub fn difference(have: &Settings, want: &Settings) -> Option<String> {
-    // A custom setting that was once made is there for good, and is empty where it is not set.
-    let made = have.iter().filter(|(name, value)| !(value.is_empty() && name.contains('.')));
     if have == want {
         return None;
     }
+    // A custom setting that was once made is there for good, and is empty where it is not set.
+    let made = have.iter().filter(|(name, value)| !(value.is_empty() && name.contains('.')));
     let mut sql = String::new();
     if have.contains_key(ROLE) {
         sql += "RESET ROLE;";

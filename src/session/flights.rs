@@ -69,7 +69,7 @@ impl Flights {
     /// The client has seen a part of the answer to the first. Returns how many bytes are held no longer.
     pub fn front_stays(&mut self) -> usize {
         if self.behind.as_ref().is_none_or(|behind| behind.is_empty()) {
-            return self.clear();
+            return self.front_is_over();
         }
         self.front.as_mut().map_or(0, |front| std::mem::take(&mut front.len))
     }
@@ -80,11 +80,9 @@ impl Flights {
         std::mem::replace(&mut self.front, next).map_or(0, |front| front.len)
     }
 
-    /// Nothing is run again. Returns how many bytes are held no longer.
-    pub fn clear(&mut self) -> usize {
-        let bytes = self.bytes();
+    /// Nothing is run again.
+    pub fn clear(&mut self) {
         *self = Self::default();
-        bytes
     }
 
     /// What they have changed, newest first.

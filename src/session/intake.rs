@@ -509,10 +509,6 @@ impl Session {
             self.lease = Some(leased);
         }
         let Some((sent, len)) = sent? else { return Ok(self.partial(0)) };
-        if matches!(sent, Sent::Goodbye) {
-            self.says_goodbye();
-            return Ok(None);
-        }
         if self.intake.admitted == 0 {
             self.not_repeatable();
         }
@@ -525,7 +521,7 @@ impl Session {
             }
             Sent::Dropped => self.intake.streaming = Some(Streaming { left: len, to_server: false }),
             Sent::Not(step) => return Ok(Some(step)),
-            Sent::Goodbye => {}
+            Sent::Goodbye => self.says_goodbye(),
         }
         Ok(None)
     }

@@ -371,9 +371,7 @@ impl Session {
         }
         self.schema_settles(&mut leased);
         if leased.writes {
-            self.last_write = self.group.clock.now();
-            self.tenant.wrote(self.last_write.raw());
-            self.group.clock.wrote();
+            self.has_written();
             leased.writes = false;
         }
         if self.ledger.ambiguous() {

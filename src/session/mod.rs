@@ -34,7 +34,7 @@ pub use refusal::unknown_consistency;
 pub use slot::{Activity, Registry, Signal, Slot};
 pub use state::CONSISTENCY;
 
-use crate::cluster::{Greeting, GreetingError, Group, Home, Moment, Place};
+use crate::cluster::{GreetingError, Group, Home, Moment, Place};
 use crate::config::{Consistency, PoolMode};
 use crate::metrics::{Metrics, PoolMetrics, TenantMetrics};
 use crate::net::buffer::{ReadBuffer, WriteBuffer};
@@ -261,7 +261,7 @@ impl Session {
         let ceiling = arrival.tenant.limits.statement_timeout;
         let slot = shared.registry.register(labels, arrival.protocol_minor, ceiling);
         let registered = Registered { shared: shared.clone(), slot: slot.clone() };
-        greet(&mut out, &greeting, &slot);
+        greet(&mut out, &greeting.parameters, &slot);
         let mut session = Self {
             client: stream,
             inbound: ReadBuffer::default(),
@@ -434,6 +434,13 @@ impl Session {
         }
     }
 
+    /// Of this moment: whoever has to see it reads from what is fresher.
+    fn has_written(&mut self) {
+        self.last_write = self.group.clock.now();
+        self.tenant.wrote(self.last_write.raw());
+        self.group.clock.wrote();
+    }
+
     fn tenant_timed_out(&self) {
         self.tenant_metrics.timeouts.inc();
     }
@@ -484,8 +491,8 @@ impl Leased {
 }
 
 /// PostgreSQL's order: parameters, the key to cancel with, and the first `ReadyForQuery`.
-fn greet(out: &mut BytesMut, greeting: &Greeting, slot: &Slot) {
-    for (name, value) in &greeting.parameters {
+fn greet(out: &mut BytesMut, parameters: &[(String, String)], slot: &Slot) {
+    for (name, value) in parameters {
         author::parameter_status(out, name, value);
     }
     author::backend_key_data(out, slot.pid, slot.key());

@@ -228,10 +228,9 @@ impl Session {
 
     fn signalled(&mut self, signals: u32) -> Option<Result<(), PgError>> {
         let is = |signal| signals & signal as u32 != 0;
-        let movable = |leased: &Leased| leased.may_move();
         let error = if is(Signal::Shutdown) || is(Signal::End) {
             refusal::shutting_down()
-        } else if is(Signal::HostLost) && self.lease.as_ref().is_some_and(movable) {
+        } else if is(Signal::HostLost) && self.lease.as_ref().is_some_and(Leased::may_move) {
             return self.server_lost(&io::ErrorKind::TimedOut.into());
         } else if is(Signal::Fenced) && self.lease.is_some() {
             let in_transaction = self.ledger.status() != Status::Idle;

@@ -7,11 +7,10 @@ use std::task::Poll;
 
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
 
-use super::{Arrival, Registered, Shared, Signal, refusal, relay};
+use super::{Arrival, Registered, Shared, Signal, greet, refusal, relay};
 use crate::cluster::{Group, Place};
-use crate::pool::{AcquireError, CancelTarget};
+use crate::pool::CancelTarget;
 use crate::server::connect::{Login, connect};
-use crate::wire::author;
 use crate::wire::error::{PgError, Severity};
 
 /// Connects the client to a walsender and carries bytes until one of them leaves. `mode` is the startup parameter
@@ -37,9 +36,7 @@ pub async fn serve(
     let mut server = match outcome {
         Ok(server) => server,
         Err(error) => {
-            let host = &group.host(Place::Primary).config.name;
-            let error = refusal::acquire(&AcquireError::Connect(Arc::new(error)), host);
-            let error = PgError { severity: Severity::Fatal, ..error };
+            let error = PgError { severity: Severity::Fatal, ..error.to_client() };
             error.encode(&mut out);
             relay::farewell(&mut stream, out).await;
             return Err(error);
@@ -50,11 +47,7 @@ pub async fn serve(
     let _registered = Registered { shared: shared.clone(), slot: slot.clone() };
     let host = group.host(Place::Primary).config.clone();
     slot.leases(&Arc::new(CancelTarget { host, pid: server.pid, key: server.key, fence: Arc::default() }));
-    for (name, value) in &server.parameters {
-        author::parameter_status(&mut out, name, value);
-    }
-    author::backend_key_data(&mut out, slot.pid, slot.key());
-    author::ready_for_query(&mut out, b'I');
+    greet(&mut out, &server.parameters, &slot);
     let ends = poll_fn(|cx| match slot.take_signals(cx.waker()) {
         signals if signals & ENDING != 0 => Poll::Ready(()),
         _ => Poll::Pending,
@@ -65,16 +58,12 @@ pub async fn serve(
         server.stream.write_all(&arrival.unread).await?;
         copy_bidirectional(&mut stream, &mut server.stream).await
     };
-    let ended = tokio::select! {
+    tokio::select! {
         // One that breaks off ends both.
-        _ = passage => false,
-        () = ends => true,
-    };
-    if !ended {
-        return Ok(());
+        _ = passage => Ok(()),
+        // For the log: in the middle of a message nothing can be said.
+        () = ends => Err(refusal::shutting_down()),
     }
-    // In the middle of a message nothing can be said.
-    Err(refusal::shutting_down())
 }
 
 /// A walsender has no transaction whose end could be waited for.

@@ -244,9 +244,7 @@ impl Session {
                 }
                 if leased.writes {
                     // Before the client sees it: what it asks next must find this.
-                    self.last_write = self.group.clock.now();
-                    self.tenant.wrote(self.last_write.raw());
-                    self.group.clock.wrote();
+                    self.has_written();
                 }
                 leased.ending &= tag != backend::READY;
                 if tag == backend::READY && self.ledger.status() == Status::Idle {

@@ -2,24 +2,18 @@
 
 use super::catalog::{Catalog, Scope};
 use super::keyword::Keyword;
-use super::lexer::{Kind, Reading, Token};
-use super::names::{self, Text};
-use super::tokens::Tokens;
-use super::{Effects, name};
+use super::lexer::{Kind, Token};
+use super::{Effects, name, names};
 
 /// Does the code of a `DO` or `CALL` leave nothing that is hidden: settings of which nobody could be asked? `statement`
 /// starts with its keyword.
 pub(super) fn hides_nothing(sql: &[u8], statement: &[Token], catalog: &Catalog) -> bool {
     match statement {
-        [first, rest @ ..] if first.keyword == Keyword::Do => block(sql, rest).is_some_and(|body| {
-            let tokens = Tokens::read(body, Reading::USUAL);
-            let readable = !(tokens.unterminated || tokens.malformed || tokens.ambiguous);
+        [first, rest @ ..] if first.keyword == Keyword::Do => {
             // Whichever `search_path` it sets for itself.
-            readable
-                && !names::find(body, &tokens, Text::Code, catalog, Scope::Any)
-                    .effects
-                    .intersects(Effects::STATE.with(Effects::HIDDEN))
-        }),
+            let found = block(sql, rest).and_then(|body| names::find_in_code(body, catalog, Scope::Any));
+            found.is_some_and(|found| !found.effects.intersects(Effects::STATE.with(Effects::HIDDEN)))
+        }
         // What its procedure does is found by its name, where that is known.
         [first, rest @ ..] if first.keyword == Keyword::Call => {
             let open = rest.iter().position(|token| token.kind == Kind::LeftParen);
@@ -51,6 +45,8 @@ fn block<'a>(sql: &'a [u8], rest: &[Token]) -> Option<&'a [u8]> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::lexer::Reading;
+    use super::super::tokens::Tokens;
     use super::*;
     use crate::sql::CatalogRows;
 

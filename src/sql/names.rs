@@ -7,8 +7,9 @@
 use super::call::Call;
 use super::catalog::{Catalog, Entry, Scope, Taint, TaintedFunction};
 use super::keyword::Keyword;
-use super::lexer::{Kind, Token};
+use super::lexer::{Kind, Reading, Token};
 use super::statement::acts_in_code;
+use super::tokens::Tokens;
 use super::{Effects, Reason, name, settings};
 
 /// What the tokens are.
@@ -57,6 +58,13 @@ pub fn find(sql: &[u8], tokens: &[Token], text: Text, catalog: &Catalog, scope: 
         finder.token(at);
     }
     finder.found
+}
+
+/// The same for the code of a function or block in PL/pgSQL, or an expression; `None` where it cannot be read.
+pub fn find_in_code(code: &[u8], catalog: &Catalog, scope: Scope<'_>) -> Option<Found> {
+    let tokens = Tokens::read(code, Reading::USUAL);
+    let readable = !(tokens.unterminated || tokens.malformed || tokens.ambiguous);
+    readable.then(|| find(code, &tokens, Text::Code, catalog, scope))
 }
 
 struct Finder<'a> {
@@ -419,7 +427,6 @@ impl Finder<'_> {
     fn is_type(&self, at: usize) -> bool {
         let first = self.first_of_chain(at);
         let Some(before) = self.before(first).filter(|_| self.text == Text::Query) else { return true };
-        let typed = |kind| matches!(kind, Kind::LeftParen | Kind::Literal | Kind::OtherLiteral | Kind::LeftBracket);
         let opening = || {
             let mut depth = 0usize;
             (0..first).rev().find(|&at| {
@@ -432,29 +439,22 @@ impl Finder<'_> {
                 false
             })
         };
-        let is = |at: Option<usize>, keywords: &[Keyword]| {
-            self.at(at).is_some_and(|token| keywords.contains(&token.keyword))
-        };
-        self.tokens.get(at + 1).is_some_and(|next| typed(next.kind))
+        let opens_query = |open: usize| matches!(self.next_keyword(open), Keyword::Select | Keyword::With);
+        self.is_before_value(at)
             || before.kind == Kind::Cast
             || before.keyword == Keyword::Returning
-            || opening().is_some_and(|open| match before.keyword {
-                Keyword::As => is(open.checked_sub(1), &[Keyword::Cast]) || !self.is_plain_alias(open),
-                _ => before.is_name() && !is(Some(open + 1), &[Keyword::Select, Keyword::With]),
-            })
+            || (before.is_name() && opening().is_some_and(|open| !opens_query(open)))
     }
 
-    /// Is `AS` within this parenthesis that of an alias? Of a subquery, or of a join.
-    fn is_plain_alias(&self, open: usize) -> bool {
-        let inside = self.tokens.get(open + 1).map_or(Keyword::None, |token| token.keyword);
-        matches!(inside, Keyword::Select | Keyword::With)
+    /// Is what comes next a value, the name before it being its type, or a function's arguments?
+    fn is_before_value(&self, at: usize) -> bool {
+        let typed = |kind| matches!(kind, Kind::LeftParen | Kind::Literal | Kind::OtherLiteral | Kind::LeftBracket);
+        self.tokens.get(at + 1).is_some_and(|next| typed(next.kind))
     }
 
     /// Does the name at `at` stand where a type can, and not where a relation or column does?
     fn is_row_type(&self, at: usize) -> bool {
-        let typed = |kind| matches!(kind, Kind::LeftParen | Kind::Literal | Kind::OtherLiteral | Kind::LeftBracket);
-        let after = self.tokens.get(at + 1).is_some_and(|next| typed(next.kind));
-        after
+        self.is_before_value(at)
             || self.before(self.first_of_chain(at)).is_some_and(|before| {
                 before.kind == Kind::Cast
                     || matches!(before.keyword, Keyword::As | Keyword::Returning)

@@ -103,14 +103,10 @@ impl Tenant {
     ///
     /// Errors: as for [`Self::may_pin`].
     pub fn pin(&self) -> Result<PinPermit, PgError> {
-        if self.limits.pinning == Pinning::Refuse {
-            return Err(self.refuses_pins());
-        }
+        self.may_pin()?;
         let most = self.most_pinned();
-        match take(&self.counters.pinned, most) {
-            Ok(()) => Ok(PinPermit(self.counters.clone())),
-            Err(pinned) => Err(self.too_many_pinned(pinned, most)),
-        }
+        take(&self.counters.pinned, most).map_err(|pinned| self.too_many_pinned(pinned, most))?;
+        Ok(PinPermit(self.counters.clone()))
     }
 
     fn most_pinned(&self) -> usize {

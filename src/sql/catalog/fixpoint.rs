@@ -118,8 +118,9 @@ fn judge_function(function: &FunctionRow, catalog: &Catalog, known: &Known) -> F
         ("sql", _, Some(body)) if is_definition(body) => judge_definition(body.as_bytes(), catalog),
         ("sql", _, Some(body)) => judge_sql(body.as_bytes(), catalog),
         ("plpgsql", _, Some(body)) => judge_code(body.as_bytes(), catalog, Scope::Any),
-        ("c", Some(extension), _) if trust::is_harmless(extension, &function.name, function.volatility) => nothing(),
-        ("internal", Some(extension), _) if trust::is_harmless(extension, &function.name, function.volatility) => {
+        ("c" | "internal", Some(extension), _)
+            if trust::is_harmless(extension, &function.name, function.volatility) =>
+        {
             nothing()
         }
         _ => opaque(),
@@ -160,11 +161,7 @@ fn judge_sql(body: &[u8], catalog: &Catalog) -> Found {
 
 /// PL/pgSQL or an expression.
 fn judge_code(code: &[u8], catalog: &Catalog, scope: Scope<'_>) -> Found {
-    let tokens = Tokens::read(code, Reading::USUAL);
-    if tokens.unterminated || tokens.malformed || tokens.ambiguous {
-        return opaque();
-    }
-    names::find(code, &tokens, Text::Code, catalog, scope)
+    names::find_in_code(code, catalog, scope).unwrap_or_else(opaque)
 }
 
 /// Is this `pg_get_functiondef`'s text, of a function with a body in SQL-standard form?
