@@ -53,7 +53,7 @@
 //!   Whatever a statement may have done to it, by whatever means, the server is asked
 //!   ([`pool::probe`]) before anybody else gets the connection; for all that it holds, unless the statement can only
 //!   have made settings whose names it says. What only this connection can have
-//!   (a temporary table, `LISTEN`, an advisory lock …) pins the session to it ([`pool::Held`]).
+//!   (a temporary table, an advisory lock …) pins the session to it ([`pool::Held`]).
 //! - **A client's names never reach a server.** Named statements are shared under names of ours, and only
 //!   among those for whom they mean the same ([`pool::Environment`]).
 //! - **What a driver knows stays true.** What a client was told of a statement must be what each server connection

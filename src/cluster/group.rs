@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use super::Cluster;
 use super::catalog::CatalogKeeper;
+use super::channels::Channels;
 use super::freshness::{Clock, Moment};
 use super::greeting::Greeting;
 use super::host::{Host, Role};
 use super::refusals::Refusals;
 use tokio::sync::Notify;
 
-use crate::config::{PoolSettings, Roles};
+use crate::config::{LostNotifications, PoolSettings, Roles};
 use crate::metrics::Metrics;
 use crate::pool::{AcquireError, Pool, PoolCensus, PoolKey, Settings, Statements};
 use crate::server::ConnectError;
@@ -59,6 +60,7 @@ pub struct Group {
     pub max_staleness: Option<Duration>,
     pub freshness_wait: Duration,
     pub failover_wait: Duration,
+    pub lost_notifications: LostNotifications,
     roles: Roles,
     closing: Notify,
     cluster: Weak<Cluster>,
@@ -98,6 +100,7 @@ impl Group {
             max_staleness: cluster.config.max_staleness,
             freshness_wait: cluster.config.freshness_wait,
             failover_wait: cluster.config.failover_wait,
+            lost_notifications: cluster.config.lost_notifications,
             roles: cluster.config.roles,
             closing: Notify::new(),
             cluster: Arc::downgrade(cluster),
@@ -229,6 +232,19 @@ impl Group {
     /// When reads were last asked for.
     pub(super) fn last_read(&self) -> Moment {
         Moment::from_raw(self.last_read.load(Ordering::Relaxed))
+    }
+
+    /// Who listens in this database to what; `None` when the cluster is gone. `encoding`: the client's, where it is
+    /// not the database's default.
+    pub fn channels(&self, encoding: Option<&str>) -> Option<Arc<Channels>> {
+        Some(self.cluster.upgrade()?.channels(&self.key.database, encoding))
+    }
+
+    /// A task that ends with the cluster.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        if let Some(cluster) = self.cluster.upgrade() {
+            cluster.spawn(task);
+        }
     }
 
     pub fn catalog(&self) -> Arc<Catalog> {

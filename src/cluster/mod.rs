@@ -2,6 +2,7 @@
 //! database and user the pools on all of them ([`Group`]).
 
 mod catalog;
+mod channels;
 mod freshness;
 mod greeting;
 mod group;
@@ -14,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use catalog::CatalogKeeper;
+pub use channels::{Channels, Heard, Subscription};
 pub use freshness::{Clock, Moment};
 pub use greeting::{Greeting, GreetingError};
 pub use group::{Group, Home, Place, Wanted};
@@ -30,6 +32,9 @@ const SWEEP: Duration = Duration::from_millis(500);
 /// Without a read for this long the monitor falls to its slow beat.
 const READS_ARE_RECENT: Duration = Duration::from_secs(5);
 
+/// Who can share a listening connection: a database, and a client encoding other than its default.
+type Audience = (String, Option<String>);
+
 /// One primary and its replicas.
 #[derive(Debug)]
 pub struct Cluster {
@@ -40,6 +45,7 @@ pub struct Cluster {
     metrics: Arc<Metrics>,
     groups: Mutex<HashMap<PoolKey, Arc<Group>>>,
     catalogs: Mutex<HashMap<String, Arc<CatalogKeeper>>>,
+    channels: Mutex<HashMap<Audience, Arc<Channels>>>,
     monitored: std::sync::Once,
     tasks: Mutex<tokio::task::JoinSet<()>>,
 }
@@ -60,6 +66,7 @@ impl Cluster {
             config,
             groups: Mutex::default(),
             catalogs: Mutex::default(),
+            channels: Mutex::default(),
             monitored: std::sync::Once::new(),
             tasks: Mutex::default(),
         });
@@ -150,6 +157,11 @@ impl Cluster {
         catalogs.entry(database.to_owned()).or_default().clone()
     }
 
+    fn channels(&self, database: &str, encoding: Option<&str>) -> Arc<Channels> {
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        channels.entry((database.to_owned(), encoding.map(str::to_owned))).or_default().clone()
+    }
+
     fn monitor(self: &Arc<Self>, borrowed: &Login) {
         let login = match &self.config.monitor {
             Some(own) => Login {
@@ -167,6 +179,9 @@ impl Cluster {
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(task);
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        // Some come and go.
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
     }
 }

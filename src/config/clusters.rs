@@ -10,7 +10,7 @@ use super::listen::{DAY, MILLISECOND, is_readable, set};
 use super::reader::{Item, Section};
 use super::secrets::{Surroundings, plain_password};
 use super::server_url::ServerUrl;
-use super::{ClusterConfig, Consistency, HostAddress, HostConfig, MonitorConfig, Roles, ServerTls};
+use super::{ClusterConfig, Consistency, HostAddress, HostConfig, LostNotifications, MonitorConfig, Roles, ServerTls};
 
 /// The clusters that could be read; the names of all are in the keys of the file.
 pub(super) fn clusters(item: &Item, around: &Surroundings) -> BTreeMap<String, Arc<ClusterConfig>> {
@@ -73,6 +73,8 @@ fn cluster(name: String, section: Section, around: &Surroundings) -> Option<Clus
             .get("freshness_wait")
             .and_then(|item| item.duration_or_zero(MILLISECOND..=Duration::from_secs(60), "reads do not wait")),
     );
+    let told = [("close", LostNotifications::Close), ("notice", LostNotifications::Notice)];
+    let lost_notifications = section.get("lost_notifications").and_then(|item| item.choice(&told));
     let monitor = section.get("monitor").and_then(|item| monitor(item.section()?, around));
     section.finish();
     Some(ClusterConfig {
@@ -85,6 +87,7 @@ fn cluster(name: String, section: Section, around: &Surroundings) -> Option<Clus
         poll_interval,
         max_staleness,
         freshness_wait,
+        lost_notifications: lost_notifications.unwrap_or(LostNotifications::Close),
         monitor,
     })
 }

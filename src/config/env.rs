@@ -13,8 +13,8 @@ use super::report::Report;
 use super::server_url::ServerUrl;
 use super::tenants::unlimited;
 use super::{
-    ClusterConfig, Config, ConfigErrors, Consistency, DatabaseConfig, HostConfig, Http, Listen, Log, MonitorConfig,
-    PoolSettings, Roles, Secret, UserAuth, UserConfig,
+    ClusterConfig, Config, ConfigErrors, Consistency, DatabaseConfig, HostConfig, Http, Listen, Log, LostNotifications,
+    MonitorConfig, PoolSettings, Roles, Secret, UserAuth, UserConfig,
 };
 
 const PRIMARY: &str = "DATABASE_URL";
@@ -85,6 +85,7 @@ fn config(login: Login, primary: ServerUrl, replicas: Vec<HostConfig>) -> Config
         primary: named(None, primary),
         replicas,
         consistency: Consistency::Session,
+        lost_notifications: LostNotifications::Close,
         poll_interval: POLL_INTERVAL,
         max_staleness: None,
         freshness_wait: std::time::Duration::ZERO,

@@ -158,6 +158,8 @@ pub struct ClusterConfig {
     pub max_staleness: Option<Duration>,
     /// How long a read waits for a replica that is about to show what it has to see, before it goes to the primary.
     pub freshness_wait: Duration,
+    /// What a client that listens is told when notifications may have been missed.
+    pub lost_notifications: LostNotifications,
     /// The login of the monitor and of the catalog reader; else the users' own.
     pub monitor: Option<MonitorConfig>,
 }
@@ -176,6 +178,15 @@ pub enum Roles {
     Configured,
     /// The servers of `hosts` themselves, again and again.
     Asked,
+}
+
+/// What a client that listens is told when the connection is lost on which pgweir listens for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LostNotifications {
+    /// Its connection is closed, as with PostgreSQL.
+    Close,
+    /// A NOTICE says so, once pgweir listens again.
+    Notice,
 }
 
 /// Which writes a read has to see (design: freshness).

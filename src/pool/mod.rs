@@ -15,6 +15,6 @@ pub use conn::{Conn, Settings};
 pub use fence::{CancelTarget, Fence, FenceGuard};
 pub use lease::Lease;
 pub use prepared::{Environment, OUR_NAMES, Prepared, Shape, Statement, Statements, server_name};
-pub use probe::{Held, Holdings, probe, settings_now};
+pub use probe::{Held, Holdings, MARK, probe, settings_now};
 pub use queue::{AcquireError, Pool, PoolCensus, PoolKey, Waiting};
-pub use settings::{difference, literal};
+pub use settings::{difference, literal, quoted};

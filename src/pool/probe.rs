@@ -13,7 +13,7 @@ use crate::server::query::QueryError;
 pub enum Held {
     /// `CREATE TEMPORARY …`, `SELECT INTO TEMP`.
     Temporary,
-    /// `LISTEN`.
+    /// `LISTEN`, where pgweir cannot listen for the session.
     Listen,
     /// `pg_advisory_lock` and its kin.
     AdvisoryLock,
@@ -62,20 +62,24 @@ pub struct Holdings {
     /// In the server's own spelling.
     pub settings: Settings,
     pub held: Option<Held>,
+    /// What it listens to.
+    pub channels: BTreeSet<String>,
+    /// [`MARK`] was made and is in force.
+    pub marked: bool,
     /// `ParameterStatus` that came with the answer.
     pub reports: Vec<(String, String)>,
     /// Bodies of `NotificationResponse`s that came with the answer, for the client.
     pub notifications: Vec<Vec<u8>>,
 }
 
+/// A setting that is made to find out whether a transaction was committed: `on`.
+pub const MARK: &str = "pgweir.mark";
+
 /// Names and operators are qualified: the session's `search_path` is the client's.
 const HELD: &str = "SELECT CASE \
-    WHEN pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0 AND ( \
-      EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
-      OR EXISTS (SELECT FROM pg_catalog.pg_proc WHERE pronamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
-      OR EXISTS (SELECT FROM pg_catalog.pg_type WHERE typnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema())) \
-      THEN 'temporary' \
-    WHEN EXISTS (SELECT FROM pg_catalog.pg_listening_channels()) THEN 'listen' \
+    WHEN pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0 AND EXISTS (SELECT FROM pg_catalog.pg_depend \
+      WHERE refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass \
+      AND refobjid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) THEN 'temporary' \
     WHEN EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype OPERATOR(pg_catalog.=) 'advisory' \
       AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()) THEN 'advisory_lock' \
     WHEN EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) THEN 'holdable_cursor' \
@@ -94,7 +98,7 @@ pub async fn settings_now(conn: &mut Conn, names: &BTreeSet<String>) -> Result<H
         Some((columns.next()??, columns.next()??))
     });
     let (reports, notifications) = (answer.reports, answer.notifications);
-    Ok(Holdings { settings: settings.collect(), held: None, reports, notifications })
+    Ok(Holdings { settings: settings.collect(), reports, notifications, ..Holdings::default() })
 }
 
 /// Asks. `custom` are names of settings that `pg_settings` may not show (`app.tenant`): those that
@@ -114,7 +118,12 @@ pub async fn probe(conn: &mut Conn, login_user: &str, custom: &BTreeSet<String>)
              WHERE pg_catalog.current_setting({name}, true) IS NOT NULL"
         );
     }
-    sql += &format!("; {HELD}{}::pg_catalog.name THEN 'session_authorization' END", literal(login_user));
+    sql += &format!(
+        "; {HELD}{}::pg_catalog.name THEN 'session_authorization' END, \
+         pg_catalog.current_setting('{MARK}', true) OPERATOR(pg_catalog.=) 'on'; \
+         SELECT pg_catalog.pg_listening_channels()",
+        literal(login_user)
+    );
     let answer = conn.ask(&sql).await?;
     let mut sets = answer.sets.into_iter();
     let pairs = sets.next().unwrap_or_default().into_iter().filter_map(|row| {
@@ -122,7 +131,10 @@ pub async fn probe(conn: &mut Conn, login_user: &str, custom: &BTreeSet<String>)
         Some((columns.next()?.to_lowercase(), columns.next()?))
     });
     let settings = pairs.collect();
-    let held = sets.next().and_then(|rows| rows.into_iter().flatten().flatten().next());
-    let held = held.and_then(|label| Held::ALL.into_iter().find(|held| held.label() == label));
-    Ok(Holdings { settings, held, reports: answer.reports, notifications: answer.notifications })
+    let mut columns = sets.next().unwrap_or_default().into_iter().flatten();
+    let held = columns.next().flatten().and_then(|label| Held::ALL.into_iter().find(|held| held.label() == label));
+    let marked = columns.next().flatten().is_some_and(|value| value == "t");
+    let channels = sets.next().unwrap_or_default().into_iter().flatten().flatten().collect();
+    let (reports, notifications) = (answer.reports, answer.notifications);
+    Ok(Holdings { settings, held, channels, marked, reports, notifications })
 }

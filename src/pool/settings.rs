@@ -40,10 +40,14 @@ pub fn literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
+/// A name as a quoted identifier.
+pub fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
 /// A setting's name, quoted part by part (`app.tenant` is two).
 fn identifier(name: &str) -> String {
-    let parts: Vec<_> = name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect();
-    parts.join(".")
+    name.split('.').map(quoted).collect::<Vec<_>>().join(".")
 }
 
 #[cfg(test)]

@@ -129,6 +129,11 @@ impl Intake {
         self.open = false;
     }
 
+    /// Nothing is half taken, and nothing is to be dropped.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.at_boundary() && !self.skipping
+    }
+
     /// Nothing of a batch is half sent.
     pub(super) fn at_boundary(&self) -> bool {
         self.streaming.is_none() && self.admitted == 0
@@ -207,13 +212,16 @@ impl Session {
             return false;
         }
         let waiting = !self.ledger.settled();
-        let held_up = leased.ended_early || (waiting || leased.withheld.ready) && self.may_reset();
-        let over = waiting && leased.ending && self.may_reset();
+        let held_up = leased.ended_early || (waiting || leased.withheld.ready) && self.holds_the_end(leased);
+        let over = waiting && leased.ending && self.holds_the_end(leased);
         self.intake.open
             || (self.ledger.status() != Status::Idle && !over)
             || self.ledger.is_unsynced()
             || self.ledger.reads_copy()
-            || (!held_up && (self.keeps_lease() || (waiting && leased.place == Place::Primary)))
+            // Where a session is listened for, what a batch depends on has to be known before it is sent.
+            || (!held_up
+                && (self.keeps_lease()
+                    || (waiting && leased.place == Place::Primary && self.listening.is_none())))
     }
 
     fn stream(&mut self, Streaming { left, to_server }: Streaming) -> Option<Step> {
@@ -448,7 +456,7 @@ impl Session {
         plain
             && leased.flights.bytes() + batch.len <= LONGEST_BATCH
             && !leased.ended_early
-            && !self.may_reset()
+            && !self.holds_the_end(leased)
             && batch.is_closed()
             && batch.needs_server
             && !batch.refused

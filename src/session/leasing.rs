@@ -12,6 +12,7 @@ use bytes::BufMut;
 use super::batch::{self, Batch};
 use super::flights::Flights;
 use super::ledger::{Awaits, Fate, Status};
+use super::listening::Told;
 use super::slot::Signal;
 use super::{Again, Leased, Schema, Session, Withheld, refusal};
 use crate::cluster::{GreetingError, Group, Moment, Place, Wanted};
@@ -21,7 +22,6 @@ use crate::pool::{AcquireError, Held, Lease, difference, probe, settings_now};
 use crate::router::{Decision, RouteReason, SessionView, Target, route};
 use crate::server::{QueryError, cancel};
 use crate::sql::{Effects, TxControl};
-use crate::wire::author;
 use crate::wire::error::{PgError, Severity};
 use crate::wire::frame::frontend;
 
@@ -71,11 +71,16 @@ impl Session {
         }
         self.catalog = self.group.catalog();
         let begin = self.leave_replica().await?;
-        let (lease, place, reason) = match self.find_lease(batch).await {
+        let (mut lease, place, reason) = match self.find_lease(batch).await {
             // The client is in a transaction that there is no more.
             Err(NoLease::Refused(error)) if begin.is_some() => return Err(NoLease::Ended(error)),
             found => found?,
         };
+        if self.depends_on_channels(batch.verdict().effects) {
+            let lost = |session: &Self, error: QueryError| session.lost(place, &error.to_string(), false);
+            // What was heard before this batch comes before its answer.
+            Box::pin(self.catch_up(&mut lease)).await.map_err(|error| NoLease::Ended(lost(self, error)))?;
+        }
         self.count_route(place, reason);
         let waited = asked.elapsed();
         self.metrics.wait_seconds.observe(waited.as_secs_f64());
@@ -286,6 +291,7 @@ impl Session {
             bound: None,
             unnamed_portal: None,
             pristine: place != Place::Primary && self.only_begins(batch),
+            told: Told::Nothing,
             ending: false,
             checking: false,
             batch: 0,
@@ -316,6 +322,10 @@ impl Session {
             sql += &difference(&conn.settings, &self.state.settings).unwrap_or_default();
             conn.settings = self.state.settings.clone();
         }
+        if self.depends_on_channels(batch.verdict().effects) {
+            sql = [sql, self.tell_channels()].join(";");
+            leased.told = Told::Everything;
+        }
         if !sql.is_empty() {
             self.inject(&mut leased, &sql);
         }
@@ -339,7 +349,7 @@ impl Session {
     }
 
     /// Sends a statement of our own; the client does not see its answer.
-    fn inject(&mut self, leased: &mut Leased, sql: &str) {
+    pub(super) fn inject(&mut self, leased: &mut Leased, sql: &str) {
         let out = leased.lease.outbound.bytes();
         out.put_u8(frontend::QUERY);
         out.put_u32(sql.len() as u32 + 5);
@@ -370,6 +380,7 @@ impl Session {
             return Settled::Fine;
         }
         self.schema_settles(&mut leased);
+        let hears_itself = self.hears_itself(&leased);
         if leased.writes {
             self.has_written();
             leased.writes = false;
@@ -405,6 +416,16 @@ impl Session {
             }
         } else {
             self.state.settled();
+        }
+        if hears_itself {
+            self.slot.rests();
+            leased.lease.cancel.fence.lowered().await;
+            match Box::pin(self.catch_up(&mut leased.lease)).await {
+                Ok(()) => self.slot.leases(&leased.lease.cancel),
+                // The session's own timeout is too short for us: it hears itself a moment later.
+                Err(QueryError::Server { code, .. }) if code == "57014" => self.slot.leases(&leased.lease.cancel),
+                Err(error) => return Settled::Lost(self.lost(leased.place, &error.to_string(), false)),
+            }
         }
         leased.withheld.tell(&mut self.outbound);
         leased.withheld.reported = false;
@@ -447,7 +468,9 @@ impl Session {
         // A simple query drops it.
         leased.has_unnamed = false;
         let user = leased.lease.pool().key.user.clone();
-        let mut holdings = match self.state.take_made() {
+        let made = self.state.take_made();
+        let settings_only = made.is_some();
+        let mut holdings = match made {
             Some(made) => self.state.holdings_with(settings_now(&mut leased.lease, &made.0).await?),
             None => probe(&mut leased.lease, &user, self.state.mentioned()).await?,
         };
@@ -455,18 +478,22 @@ impl Session {
         let mut reports = std::mem::take(&mut leased.withheld.reports);
         reports.append(&mut holdings.reports);
         let mut notifications = std::mem::take(&mut holdings.notifications);
+        let (channels, marked) = (std::mem::take(&mut holdings.channels), holdings.marked);
         let (before, known) = (self.state.held, self.state.settings.clone());
         self.state.take(holdings);
-        if let Some(held) = self.state.held.filter(|held| before != Some(*held)) {
-            self.shared.metrics.pinned(held.label());
-        }
         if let Some(sql) = difference(&found, &self.state.settings) {
             let answer = leased.lease.ask(&sql).await?;
             reports.extend(answer.reports);
             notifications.extend(answer.notifications);
         }
-        notifications.iter().for_each(|body| author::notification(self.outbound.bytes(), body));
+        self.pass_notifications(&notifications);
         leased.lease.settings = self.state.settings.clone();
+        if !settings_only {
+            self.take_channels(leased, channels, marked).await?;
+        }
+        if let Some(held) = self.state.held.filter(|held| before != Some(*held)) {
+            self.shared.metrics.pinned(held.label());
+        }
         let mut last = BTreeMap::from_iter(reports);
         if leased.withheld.ready && !leased.withheld.reported {
             last.retain(|name, value| known.get(&name.to_lowercase()) != Some(value));

@@ -12,6 +12,7 @@ mod flights;
 mod intake;
 mod leasing;
 pub mod ledger;
+mod listening;
 mod moving;
 mod preparing;
 mod refusal;
@@ -51,6 +52,7 @@ use crate::wire::error::PgError;
 use flights::Flights;
 use intake::Intake;
 use ledger::Ledger;
+use listening::{Listening, Told};
 use state::{OWN_SETTINGS, State};
 use statements::{Change, Names, Unnamed, Used};
 
@@ -113,6 +115,8 @@ pub struct Session {
     state: State,
     /// For as long as it holds a server connection to itself.
     pin: Option<PinPermit>,
+    /// Who listens for it, where it listens at all.
+    listening: Option<Box<Listening>>,
     /// Of what was sent since the server was last known to be idle.
     effects: Effects,
     /// When this session's last write was answered.
@@ -156,6 +160,8 @@ struct Leased {
     unnamed_portal: Option<u32>,
     /// It was leased for a batch that only begins a transaction, on a replica, and nothing was sent behind that.
     pristine: bool,
+    /// What the session listens to was made known to the server connection.
+    told: Told,
     /// Something was sent that may end the transaction.
     ending: bool,
     /// A statement's rows are compared with those that the client knows.
@@ -281,6 +287,7 @@ impl Session {
             unnamed: Unnamed::default(),
             state: State::new(&greeting, ceiling),
             pin: None,
+            listening: None,
             effects: Effects::NONE,
             last_write: Moment::NEVER,
             seen: Moment::NEVER,
@@ -321,6 +328,11 @@ impl Session {
         batch::needs_probe(self.effects) && self.state.has_startup_settings()
     }
 
+    /// The end of what is under way is told when something else has been seen to.
+    fn holds_the_end(&self, leased: &Leased) -> bool {
+        self.may_reset() || self.hears_itself(leased)
+    }
+
     /// Enters into the books what a statement may do; says no to what would do the wrong thing.
     fn note(&mut self, leased: &mut Leased, verdict: Verdict, text: &[u8]) -> Result<(), PgError> {
         if leased.place == Place::Primary {
@@ -346,6 +358,7 @@ impl Session {
         let unknown = self.unknown_effects(text, verdict);
         let verdict = verdict.with(unknown);
         self.effects |= verdict.effects;
+        self.tell_within_transaction(leased, verdict.effects);
         if verdict.tx != TxControl::None {
             self.state.enters_transaction();
         }

@@ -222,15 +222,18 @@ impl Session {
             }
             Unnamed::TooLong if leased.has_unnamed => Ok(()),
             Unnamed::TooLong => Err(refusal::unnamed_too_long()),
-            Unnamed::Kept { identity, verdict } => {
-                let verdict = *verdict;
-                if !leased.has_unnamed {
+            Unnamed::Kept { verdict, .. } => {
+                // First, because what that sends ahead may drop the statement.
+                self.note(leased, *verdict, b"")?;
+                if let Unnamed::Kept { identity, .. } = &self.unnamed
+                    && !leased.has_unnamed
+                {
                     put_parse(leased, b"", identity);
                     self.ledger.push(Awaits::Parse, Fate::Swallow, Some(Change::HasUnnamed));
                     leased.has_unnamed = true;
                     leased.unnamed_changed = leased.batch;
                 }
-                self.note(leased, verdict, b"")
+                Ok(())
             }
         }
     }

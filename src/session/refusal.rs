@@ -112,6 +112,13 @@ pub(super) fn server_lost(host: &str, cause: &str, in_transaction: bool) -> PgEr
         .hint("Connect again, and check the outcome before you repeat a statement that writes.")
 }
 
+/// A client that listens may have missed something.
+pub(super) fn notifications_lost(reason: &str) -> PgError {
+    PgError::fatal("08006", "notifications may have been missed")
+        .detail(format!("{reason}."))
+        .hint("Connect and LISTEN again. With lost_notifications = \"notice\" the cluster's clients stay connected.")
+}
+
 /// The server sent what could not be assigned to any request.
 pub(super) fn server_confused(host: &str, tag: u8) -> PgError {
     PgError::fatal("08P01", format!("unexpected message from server {host}"))

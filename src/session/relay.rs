@@ -36,6 +36,8 @@ pub(super) enum Event {
     ServerLost(io::Error),
     Broken(Broken),
     Signal(u32),
+    /// Notifications may not have been heard: why.
+    Missed(String),
 }
 
 impl Session {
@@ -66,6 +68,7 @@ impl Session {
                 Event::ServerLost(error) => self.server_lost(&error),
                 Event::Broken(broken) => Some(Err(self.broken(broken))),
                 Event::Signal(signals) => self.signalled(signals),
+                Event::Missed(reason) => self.missed(&reason),
             };
             if let Some(outcome) = end {
                 return self.end(outcome).await;
@@ -78,6 +81,9 @@ impl Session {
             let signals = self.slot.take_signals(cx.waker());
             if signals & self.heeded() != 0 {
                 return Poll::Ready(Event::Signal(signals));
+            }
+            if let Poll::Ready(event) = self.poll_heard(cx) {
+                return Poll::Ready(event);
             }
             let step = match self.take_requests() {
                 Ok(step) => step,

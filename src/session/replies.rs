@@ -19,6 +19,8 @@ use crate::wire::view;
 /// Bytes of an error that are looked at: its first fields, of which the SQLSTATE is one. Most errors
 /// are shorter.
 const PEEK: usize = 1024;
+/// Bytes of a notification in which its channel is found: behind the header and a process id, of less than 64 bytes.
+const LONGEST_CHANNEL: usize = HEADER + 4 + 64;
 /// Bytes of a description that is remembered; of longer ones nobody is told that they have changed.
 const LONGEST_DESCRIPTION: usize = 16 * 1024;
 
@@ -117,7 +119,9 @@ impl Session {
             match verdict {
                 Verdict::Forward => {
                     self.observe(leased, header.tag);
-                    leased.swallowing = renamed.is_some() || self.withholds(leased, header.tag, run);
+                    leased.swallowing = renamed.is_some()
+                        || self.withholds(leased, header.tag, run)
+                        || self.is_heard_elsewhere(leased, header.tag, run);
                     leased.holding_back = leased.may_move() && is_preamble(header.tag);
                     if !leased.holding_back {
                         self.touch(leased);
@@ -282,7 +286,8 @@ impl Session {
             leased.withheld.reports.extend(withheld);
             return withholds;
         }
-        if tag == backend::READY && may_reset && self.ledger.settled() && self.ledger.status() == Status::Idle {
+        let ends = || self.ledger.settled() && self.ledger.status() == Status::Idle;
+        if tag == backend::READY && self.holds_the_end(leased) && ends() {
             leased.withheld.ready = true;
             return true;
         }
@@ -472,6 +477,7 @@ fn looked_at(tag: u8, len: usize, described: bool) -> usize {
         backend::ROW_DESCRIPTION | backend::PARAMETER_DESCRIPTION if described && len <= LONGEST_DESCRIPTION => len,
         backend::ERROR | backend::PARAMETER_STATUS => len.min(PEEK),
         backend::READY => len.min(HEADER + 1),
+        backend::NOTIFICATION => len.min(LONGEST_CHANNEL),
         _ => HEADER,
     }
 }

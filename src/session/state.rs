@@ -18,6 +18,8 @@ use crate::wire::error::PgError;
 pub const CONSISTENCY: &str = "pgweir.consistency";
 /// What the names of settings begin with that mean something to pgweir.
 pub(super) const OWN_SETTINGS: &str = "pgweir.";
+/// The setting in whose encoding a client is answered.
+const CLIENT_ENCODING: &str = "client_encoding";
 /// The setting that a tier's ceiling is made of.
 const STATEMENT_TIMEOUT: &str = "statement_timeout";
 /// Milliseconds that a statement of the proxy's own, which takes some 50 µs, may need on a busy machine.
@@ -109,6 +111,11 @@ impl State {
         self.settings.get("search_path").map_or(&self.default_search_path, String::as_str)
     }
 
+    /// The encoding that the session has asked for.
+    pub fn client_encoding(&self) -> Option<&str> {
+        self.settings.get(CLIENT_ENCODING).map(String::as_str)
+    }
+
     /// The settings under which a statement is parsed now.
     pub fn environment(&self) -> Environment {
         // What a name means there depends on the session's own tables.
@@ -189,12 +196,11 @@ impl State {
     /// Settings alone are made, by name and outside of a transaction: what they are then is all there is to ask.
     fn ask(&mut self, names: &SettingNames, effects: Effects) {
         const PLAIN: Effects = Effects::STATE.with(Effects::READ_ONLY_SETTING);
-        // A role is more than a setting, those of a transaction and the seed are less, and a timeout is reckoned with: it
-        // has to be known without its unit.
-        let is_plain = |name: &String| {
-            !matches!(name.as_str(), "role" | "session_authorization" | "is_superuser" | "seed" | STATEMENT_TIMEOUT)
-                && !name.starts_with("transaction_")
-        };
+        // A role is more than a setting, those of a transaction and the seed are less, a timeout is reckoned with (it
+        // has to be known without its unit), and on an encoding depends what is listened to.
+        const NOT_PLAIN: [&str; 6] =
+            ["role", "session_authorization", "is_superuser", "seed", CLIENT_ENCODING, STATEMENT_TIMEOUT];
+        let is_plain = |name: &String| !NOT_PLAIN.contains(&name.as_str()) && !name.starts_with("transaction_");
         let plain = !self.in_transaction
             && PLAIN.contains(effects)
             && !names.names.is_empty()

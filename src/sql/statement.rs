@@ -43,7 +43,8 @@ impl Statement {
             Keyword::Savepoint | Keyword::Release => bare(Reason::Transaction, TxControl::Inside),
             Keyword::Prepare if second(rest) == Keyword::Transaction => bare(Reason::TwoPhase, TxControl::End),
             Keyword::Set => set(sql, rest),
-            Keyword::Reset | Keyword::Discard => reset(sql, rest),
+            Keyword::Reset => reset(sql, rest),
+            Keyword::Discard => discard(sql, rest),
             keyword => other(sql, keyword, rest),
         }
     }
@@ -186,6 +187,12 @@ fn reset(sql: &[u8], rest: &[Token]) -> Statement {
     }
 }
 
+fn discard(sql: &[u8], rest: &[Token]) -> Statement {
+    let statement = reset(sql, rest);
+    let listening = if second(rest) == Keyword::All { Effects::LISTENING } else { Effects::NONE };
+    Statement { effects: statement.effects | listening, ..statement }
+}
+
 fn setting(sql: &[u8], rest: &[Token], effects: Effects) -> Statement {
     let name = rest.first().map(|token| name::spelled(token.text(sql))).unwrap_or_default();
     let default = if settings::is_transaction_default(&name) { Effects::READ_ONLY_SETTING } else { Effects::NONE };
@@ -216,16 +223,13 @@ fn other(sql: &[u8], keyword: Keyword, rest: &[Token]) -> Statement {
         }
         Prepare => primary(Reason::PreparedStatement, Effects::STATE | Effects::PINS),
         Deallocate => primary(Reason::PreparedStatement, Effects::STATE),
-        Execute => primary(
-            Reason::PreparedStatement,
-            Effects::STATE | Effects::MAYBE_DDL | Effects::SEQUENCE | Effects::READ_ONLY_SETTING,
-        ),
+        Execute => primary(Reason::PreparedStatement, ANYTHING.without(Effects::HIDDEN)),
         Declare if has(rest, Hold) => primary(Reason::Cursor, Effects::STATE | Effects::PINS),
         Declare | Fetch | Move => primary(Reason::Cursor, Effects::NONE),
         Close => primary(Reason::Cursor, Effects::STATE),
-        Listen => primary(Reason::Notification, Effects::STATE | Effects::PINS),
-        Unlisten => primary(Reason::Notification, Effects::STATE),
-        Notify => primary(Reason::Notification, Effects::NONE),
+        Listen => primary(Reason::Notification, Effects::STATE),
+        Unlisten => primary(Reason::Notification, Effects::STATE | Effects::LISTENING),
+        Notify => primary(Reason::Notification, Effects::NOTIFIES),
         Load => primary(Reason::ServerControl, Effects::STATE | Effects::STICKY | Effects::PINS),
         _ => primary(Reason::UnknownStatement, Effects::STATE | Effects::MAYBE_DDL),
     }
@@ -280,7 +284,10 @@ pub fn acts_in_code(keyword: Keyword) -> Option<Statement> {
     );
     match keyword {
         Copy => Some(primary(Reason::Copy, Effects::NONE)),
-        Set | Reset | Discard => Some(primary(Reason::SessionState, Effects::STATE | Effects::READ_ONLY_SETTING)),
+        Set | Reset => Some(primary(Reason::SessionState, Effects::STATE | Effects::READ_ONLY_SETTING)),
+        Discard => {
+            Some(primary(Reason::SessionState, Effects::STATE | Effects::READ_ONLY_SETTING | Effects::LISTENING))
+        }
         _ if acts => Some(other(&[], keyword, &[])),
         _ => None,
     }

@@ -41,7 +41,7 @@ impl Verdict {
 
     /// Of what was not looked at: it may do anything.
     pub const fn opaque(reason: Reason) -> Self {
-        let effects = Effects::STATE.with(Effects::MAYBE_DDL);
+        let effects = Effects::STATE.with(Effects::MAYBE_DDL).with(Effects::NOTIFIES).with(Effects::LISTENING);
         Self { class: Class::Primary, reason, hint: None, consistency: None, tx: TxControl::None, effects }
     }
 }
@@ -224,8 +224,13 @@ impl Effects {
     /// Changes a setting until the end of the transaction (`SET LOCAL`).
     pub const LOCAL_SETTING: Effects = Effects(1 << 9);
 
-    /// Makes state that only one server connection has: `LISTEN`, a temporary table, a session's advisory lock …
+    /// Makes state that only one server connection has: a temporary table, a session's advisory lock …
     pub const PINS: Effects = Effects(1 << 11);
+    /// May send a notification: `NOTIFY`, `pg_notify`, or a function that reaches one.
+    pub const NOTIFIES: Effects = Effects(1 << 12);
+    /// Depends on what the session listens to so far: `UNLISTEN`, `DISCARD`, `pg_listening_channels()`, or code
+    /// that may do any of these.
+    pub const LISTENING: Effects = Effects(1 << 13);
 
     const NAMES: &[(Effects, &str)] = &[
         (Effects::STATE, "it may change the session's state"),
@@ -239,6 +244,8 @@ impl Effects {
         (Effects::HIDDEN, "what state it changes is hidden in the code of a function"),
         (Effects::LOCAL_SETTING, "it changes a setting for its transaction"),
         (Effects::PINS, "it makes state that only one server connection has"),
+        (Effects::NOTIFIES, "it may notify"),
+        (Effects::LISTENING, "it may end or show what the session listens to"),
         (Effects::PARAMETER_TYPES, "its class depends on its parameters having built-in types"),
     ];
 
@@ -253,7 +260,7 @@ impl Effects {
     }
 
     /// This set less those.
-    pub fn without(self, others: Effects) -> Effects {
+    pub const fn without(self, others: Effects) -> Effects {
         Effects(self.0 & !others.0)
     }
 

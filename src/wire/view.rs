@@ -164,6 +164,25 @@ pub fn cstring(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&bytes[..end], &bytes[end + 1..]))
 }
 
+/// The channel of a NotificationResponse, of which as much has to be there.
+pub fn notification_channel(frame: &[u8]) -> Option<&[u8]> {
+    notification_channel_of(frame.get(HEADER..)?)
+}
+
+/// The same, by the body.
+pub fn notification_channel_of(body: &[u8]) -> Option<&[u8]> {
+    // A process id comes first.
+    let rest = body.get(4..)?;
+    Some(&rest[..memchr::memchr(0, rest)?])
+}
+
+/// Channel and payload of a NotificationResponse, a whole frame; both end with a zero byte there.
+pub fn notification(frame: &[u8]) -> Option<(&[u8], &[u8])> {
+    let channel = notification_channel(frame)?;
+    let payload = frame.get(HEADER + 4 + channel.len() + 1..)?;
+    Some((channel, payload.strip_suffix(b"\0")?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,6 +10,7 @@ mod hostile;
 mod leaks;
 mod ledger_model;
 mod login;
+mod notifications;
 mod pooling;
 mod proxy;
 mod replication;

@@ -138,7 +138,27 @@ async fn what_one_connection_holds_keeps_the_client_there_until_it_is_gone() {
     for (reason, makes, works, wanted, ends) in [
         ("temporary", "CREATE TEMPORARY TABLE mine AS SELECT 7 AS x", "SELECT x FROM mine", "7", "DROP TABLE mine"),
         ("temporary", "SELECT 8 AS x INTO TEMP mine", "SELECT x FROM mine", "8", "DISCARD TEMP"),
-        ("listen", "LISTEN channel", "SELECT pg_listening_channels()", "channel", "UNLISTEN *"),
+        (
+            "temporary",
+            "CREATE OPERATOR pg_temp.@#@ (leftarg = int, rightarg = int, function = int4pl)",
+            "SELECT 1 OPERATOR(pg_temp.@#@) 2",
+            "3",
+            "DROP OPERATOR pg_temp.@#@ (int, int)",
+        ),
+        (
+            "temporary",
+            "CREATE STATISTICS pg_temp.mine ON x, (x % 2) FROM t",
+            "SELECT count(*) FROM pg_statistic_ext WHERE stxname = 'mine'",
+            "1",
+            "DROP STATISTICS pg_temp.mine",
+        ),
+        (
+            "temporary",
+            "CREATE FUNCTION pg_temp.nine() RETURNS int LANGUAGE sql AS 'SELECT 9'",
+            "SELECT pg_temp.nine()",
+            "9",
+            "DROP FUNCTION pg_temp.nine()",
+        ),
         (
             "advisory_lock",
             "SELECT pg_advisory_lock(99)",

@@ -117,7 +117,6 @@ const TAINTED: &[(Reason, Effects, &[&str])] = &[
             "pg_replication_origin_*",
             "pg_sync_replication_slots",
             "pg_logical_*",
-            "pg_notify",
             "pg_wal_replay_*",
             "pg_log_*",
             "pg_stat_reset*",
@@ -137,7 +136,9 @@ const TAINTED: &[(Reason, Effects, &[&str])] = &[
             "pg_ls_*",
         ],
     ),
+    (Reason::ServerControl, Effects::NOTIFIES, &["pg_notify"]),
     // Answer for this server or this connection.
+    (Reason::ServerState, STATE.with(Effects::LISTENING), &["pg_listening_channels"]),
     (
         Reason::ServerState,
         NONE,
@@ -173,7 +174,6 @@ const TAINTED: &[(Reason, Effects, &[&str])] = &[
             "pg_cursor",
             "pg_prepared_statement",
             "pg_prepared_xact",
-            "pg_listening_channels",
             "pg_notification_queue_usage",
             "pg_my_temp_schema",
             "pg_get_replication_slots",

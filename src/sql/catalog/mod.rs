@@ -42,6 +42,8 @@ pub struct Catalog {
     everything: Option<Taint>,
     /// `pg_type.oid` of the types whose values reach something tainted.
     tainted_types: HashSet<u32>,
+    /// A write may notify without saying so.
+    writes_may_notify: bool,
 }
 
 /// Everything tainted that one name can stand for.
@@ -185,6 +187,7 @@ impl Catalog {
             beyond_ascii: false,
             everything: None,
             tainted_types: HashSet::new(),
+            writes_may_notify: true,
         }
     }
 
@@ -210,6 +213,11 @@ impl Catalog {
     /// Does a value of the type with this OID (`pg_type.oid`) reach something tainted?
     pub fn taints_type(&self, oid: u32) -> bool {
         self.tainted_types.contains(&oid)
+    }
+
+    /// May a write send a notification by a trigger or a rule, as far as is known?
+    pub fn writes_may_notify(&self) -> bool {
+        self.writes_may_notify
     }
 
     pub(super) fn beyond_ascii(&self) -> bool {

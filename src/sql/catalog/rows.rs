@@ -8,6 +8,8 @@ use super::{Argument, Signature};
 pub struct CatalogRows {
     /// The `search_path` with which the server deparsed definitions.
     pub(super) search_path: String,
+    /// Writes may notify without saying so.
+    pub(super) writes_may_notify: bool,
     pub(super) schemas: Vec<SchemaRow>,
     pub(super) builtins: Vec<BuiltinRow>,
     pub(super) functions: Vec<FunctionRow>,
@@ -131,7 +133,7 @@ impl CatalogRows {
 
     fn add(&mut self, row: &Row) -> Result<(), CatalogRowsError> {
         match row.query {
-            "context" => self.search_path = row.text(1)?,
+            "context" => (self.search_path, self.writes_may_notify) = (row.text(1)?, row.bool(2)?),
             "schemas" => self.schemas.push(SchemaRow { oid: row.oid(0)?, name: row.text(1)?, role: row.bool(2)? }),
             "builtins" => self.builtins.push(BuiltinRow {
                 name: row.text(0)?,

@@ -1,0 +1,355 @@
+//! `LISTEN` without a server connection of one's own: what a session listens to is listened to for it
+//! ([`crate::cluster::Channels`]), and its server connection goes back to the pool.
+//!
+//! The server stays the judge of what a session listens to: a statement that depends on it finds it on its server
+//! connection ([`Session::tell_channels`]), and what is found there afterwards is taken over.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::ledger::Status;
+use super::relay::Event;
+use super::{Leased, Session, refusal};
+use crate::cluster::{Group, Heard, Subscription};
+use crate::config::{LostNotifications, PoolMode};
+use crate::net::buffer::WriteBuffer;
+use crate::pool::{Conn, Held, MARK, quoted};
+use crate::server::query::QueryError;
+use crate::sql::Effects;
+use crate::wire::author;
+use crate::wire::error::PgError;
+use crate::wire::frame::backend;
+use crate::wire::view;
+
+/// Bytes for the client that may wait while more is passed on.
+const ENOUGH: usize = 64 * 1024;
+/// Between two attempts to listen again.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Who listens for the session.
+#[derive(Debug)]
+pub(super) enum Listening {
+    To(Subscription),
+    /// Nobody, since the subscription was lost, until another one comes.
+    Again {
+        channels: BTreeSet<String>,
+        coming: oneshot::Receiver<Subscription>,
+    },
+}
+
+impl Listening {
+    fn channels(&self) -> &BTreeSet<String> {
+        match self {
+            Self::To(subscription) => subscription.channels(),
+            Self::Again { channels, .. } => channels,
+        }
+    }
+}
+
+/// What of that the leased server connection was told to listen to as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    Nothing,
+    Everything,
+    /// Everything, if the transaction is committed in which it was told: last with this batch.
+    WithTransaction {
+        batch: u32,
+    },
+}
+
+impl Session {
+    /// Passes on what was heard while nothing else is going on, as PostgreSQL does. Ready when something was missed.
+    pub(super) fn poll_heard(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if self.listening.is_none() || !self.is_at_rest() {
+            return Poll::Pending;
+        }
+        match self.listening.as_deref_mut() {
+            Some(Listening::To(subscription)) => {
+                while self.outbound.len() < ENOUGH {
+                    match subscription.poll_heard(cx) {
+                        Poll::Ready(Heard::Notification(frame)) => self.outbound.push(&frame),
+                        Poll::Ready(Heard::Token(_)) => {}
+                        Poll::Ready(Heard::Lost(reason)) => return Poll::Ready(Event::Missed(reason)),
+                        Poll::Pending => break,
+                    }
+                }
+            }
+            Some(Listening::Again { coming, .. }) => {
+                if let Poll::Ready(Ok(subscription)) = std::pin::Pin::new(coming).poll(cx) {
+                    self.listening = Some(Box::new(Listening::To(subscription)));
+                    tell_missed(&mut self.outbound);
+                    return self.poll_heard(cx);
+                }
+            }
+            None => {}
+        }
+        Poll::Pending
+    }
+
+    /// No transaction is open, nothing is owed, and the client has been told so.
+    fn is_at_rest(&self) -> bool {
+        let rests = |leased: &Leased| !leased.active && self.ledger.settled() && self.ledger.status() == Status::Idle;
+        self.intake.is_at_rest() && self.lease.as_ref().is_none_or(rests)
+    }
+
+    /// Something may have been missed: the client is told as configured.
+    pub(super) fn missed(&mut self, reason: &str) -> Option<Result<(), PgError>> {
+        if self.group.lost_notifications == LostNotifications::Close {
+            return Some(Err(refusal::notifications_lost(reason)));
+        }
+        let channels = self.listening.take()?.channels().clone();
+        let (give, coming) = oneshot::channel();
+        let encoding = self.state.client_encoding().map(str::to_owned);
+        tokio::spawn(listen_again(self.group.clone(), encoding, channels.clone(), give));
+        self.listening = Some(Box::new(Listening::Again { channels, coming }));
+        None
+    }
+
+    /// The session may have notified itself: the client is told that its transaction is over when it has its
+    /// notifications.
+    pub(super) fn hears_itself(&self, leased: &Leased) -> bool {
+        self.listening.is_some()
+            && (self.effects.contains(Effects::NOTIFIES) || (leased.writes && self.catalog.writes_may_notify()))
+    }
+
+    /// A statement with these effects depends on what the session listens to.
+    pub(super) fn depends_on_channels(&self, effects: Effects) -> bool {
+        effects.contains(Effects::LISTENING) && self.listening.is_some()
+    }
+
+    /// What a server connection is to be told so that it listens to everything that the session does.
+    pub(super) fn tell_channels(&self) -> String {
+        let channels = self.listening.iter().flat_map(|listening| listening.channels());
+        channels.map(|channel| format!("LISTEN {};", quoted(channel))).collect()
+    }
+
+    /// The same ahead of a statement that depends on it, within a transaction, which may be rolled back: also to a
+    /// savepoint, and so it is told once for each batch.
+    pub(super) fn tell_within_transaction(&mut self, leased: &mut Leased, effects: Effects) {
+        let told = match leased.told {
+            Told::Nothing => false,
+            Told::Everything => true,
+            Told::WithTransaction { batch } => batch == leased.batch,
+        };
+        if told || !self.depends_on_channels(effects) || self.ledger.status() != Status::Transaction {
+            return;
+        }
+        leased.told = Told::WithTransaction { batch: leased.batch };
+        let sql = self.tell_channels() + &format!("SELECT pg_catalog.set_config('{MARK}', 'on', false)");
+        self.inject(leased, &sql);
+    }
+
+    /// A frame from the session's own server connection that comes from its subscription as well.
+    pub(super) fn is_heard_elsewhere(&self, leased: &Leased, tag: u8, at: usize) -> bool {
+        let Some(Listening::To(subscription)) = self.listening.as_deref().filter(|_| tag == backend::NOTIFICATION)
+        else {
+            return false;
+        };
+        let channel = view::notification_channel(&leased.lease.inbound.data()[at..]);
+        channel.is_some_and(|channel| listens_to(subscription, channel))
+    }
+
+    /// Passes on everything that was committed before now and heard for the session. `conn` is idle.
+    pub(super) async fn catch_up(&mut self, conn: &mut Conn) -> Result<(), QueryError> {
+        let Some(Listening::To(subscription)) = self.listening.as_deref_mut() else { return Ok(()) };
+        let (token, _, sql) = subscription.token();
+        let answer = conn.ask(&sql).await?;
+        // Where it is not known what was heard, that is told when the subscription is asked next.
+        for frame in subscription.until(token).await.unwrap_or_default() {
+            self.outbound.push(&frame);
+        }
+        self.pass_notifications(&answer.notifications);
+        Ok(())
+    }
+
+    /// Passes on what came with an answer to a question of our own.
+    pub(super) fn pass_notifications(&mut self, bodies: &[Vec<u8>]) {
+        for body in bodies {
+            let elsewhere = match (self.listening.as_deref(), view::notification_channel_of(body)) {
+                (Some(Listening::To(subscription)), Some(channel)) => listens_to(subscription, channel),
+                _ => false,
+            };
+            if !elsewhere {
+                author::notification(self.outbound.bytes(), body);
+            }
+        }
+    }
+
+    /// Takes over what the server connection was found to listen to, and makes it listen to nothing; unless the
+    /// session keeps the connection anyhow. It is idle.
+    pub(super) async fn take_channels(
+        &mut self,
+        leased: &mut Leased,
+        found: BTreeSet<String>,
+        marked: bool,
+    ) -> Result<(), QueryError> {
+        let told = match std::mem::replace(&mut leased.told, Told::Nothing) {
+            Told::Nothing => false,
+            Told::Everything => true,
+            Told::WithTransaction { .. } => marked,
+        };
+        if self.mode == PoolMode::Session || (self.listening.is_none() && found.is_empty()) {
+            return Ok(());
+        }
+        if told {
+            self.listens_only_to(&found);
+        }
+        if self.state.held.is_some_and(|held| held != Held::Listen) {
+            return self.listen_here(&mut leased.lease).await;
+        }
+        let mut wanted = self.listening.as_ref().map(|listening| listening.channels().clone()).unwrap_or_default();
+        wanted.extend(found.iter().cloned());
+        let group = self.group.clone();
+        let channels = group.channels(self.state.client_encoding());
+        let same = match self.listening.as_deref() {
+            Some(Listening::To(subscription)) => {
+                *subscription.channels() == wanted
+                    && channels.as_ref().is_none_or(|channels| subscription.is_of(channels))
+            }
+            Some(Listening::Again { .. }) => false,
+            None => wanted.is_empty(),
+        };
+        if !same && !wanted.is_empty() {
+            // How the server spells other names in this client's encoding is not known to us.
+            let plain = wanted.iter().all(|channel| channel.is_ascii());
+            let encoding = self.state.client_encoding();
+            let next = match channels.filter(|_| plain) {
+                Some(channels) => channels.subscribe(&group, encoding, wanted, true).await,
+                None => Err("the name of a channel is not ASCII".to_owned()),
+            };
+            match next {
+                Ok(next) => self.hand_over(leased, next).await?,
+                Err(reason) => {
+                    tracing::warn!(%reason, "a session that listens keeps its server connection");
+                    self.state.held = Some(Held::Listen);
+                    return self.listen_here(&mut leased.lease).await;
+                }
+            }
+        }
+        if !found.is_empty() || !same {
+            // Whatever comes with that is heard elsewhere.
+            leased.lease.ask(&format!("UNLISTEN *; RESET {MARK}")).await?;
+        }
+        Ok(())
+    }
+
+    /// What comes before this moment comes from the old subscription and the server connection, everything else from
+    /// the new subscription.
+    async fn hand_over(&mut self, leased: &mut Leased, mut next: Subscription) -> Result<(), QueryError> {
+        let (_, here, token) = next.token();
+        let mut sql = format!("LISTEN {}; {token}", quoted(&next.sync_channel()));
+        let mut old = None;
+        if let Some(Listening::To(subscription)) = self.listening.as_deref_mut() {
+            let (number, _, token) = subscription.token();
+            sql += &format!("; {token}");
+            old = Some(number);
+        }
+        let mut answer = leased.lease.ask(&sql).await?;
+        let before = up_to_token(&mut answer.notifications, &here)?;
+        self.pass_notifications(&before);
+        match (self.listening.take().map(|listening| *listening), old) {
+            (Some(Listening::To(subscription)), Some(token)) => match subscription.until(token).await {
+                Ok(frames) => frames.iter().for_each(|frame| self.outbound.push(frame)),
+                Err(reason) => next.lose(&reason),
+            },
+            (Some(Listening::Again { .. }), _) => tell_missed(&mut self.outbound),
+            _ => {}
+        }
+        self.listening = Some(Box::new(Listening::To(next)));
+        Ok(())
+    }
+
+    /// The session keeps its server connection, and listens there itself.
+    async fn listen_here(&mut self, conn: &mut Conn) -> Result<(), QueryError> {
+        let Some(listening) = self.listening.as_deref_mut() else { return Ok(()) };
+        let Listening::To(subscription) = listening else {
+            let sql = self.tell_channels();
+            let answer = conn.ask(&sql).await?;
+            self.listening = None;
+            tell_missed(&mut self.outbound);
+            self.pass_notifications(&answer.notifications);
+            return Ok(());
+        };
+        let (token, here, send) = subscription.token();
+        let sync = subscription.sync_channel();
+        let sql = format!("{}LISTEN {}; {send}", self.tell_channels(), quoted(&sync));
+        let mut answer = conn.ask(&sql).await?;
+        let after = conn.ask(&format!("UNLISTEN {}", quoted(&sync))).await?;
+        let before = up_to_token(&mut answer.notifications, &here)?;
+        self.pass_notifications(&before);
+        if let Some(Listening::To(subscription)) = self.listening.take().map(|listening| *listening) {
+            match subscription.until(token).await {
+                Ok(frames) => frames.iter().for_each(|frame| self.outbound.push(frame)),
+                Err(_) => tell_missed(&mut self.outbound),
+            }
+        }
+        let mut rest = [answer.notifications, after.notifications].concat();
+        // The tokens of other sessions.
+        rest.retain(|body| view::notification_channel_of(body) != Some(sync.as_bytes()));
+        self.pass_notifications(&rest);
+        Ok(())
+    }
+
+    /// What was unlistened is heard no more.
+    fn listens_only_to(&mut self, found: &BTreeSet<String>) {
+        match self.listening.as_deref_mut() {
+            Some(Listening::To(subscription)) => subscription.restrict(found),
+            Some(Listening::Again { channels, .. }) => channels.retain(|channel| found.contains(channel)),
+            None => {}
+        }
+        self.listening.take_if(|listening| listening.channels().is_empty());
+    }
+}
+
+fn listens_to(subscription: &Subscription, channel: &[u8]) -> bool {
+    str::from_utf8(channel).is_ok_and(|channel| subscription.channels().contains(channel))
+}
+
+/// Takes out of what a server connection has heard what came before a token of its own, and the token.
+fn up_to_token(heard: &mut Vec<Vec<u8>>, token: &str) -> Result<Vec<Vec<u8>>, QueryError> {
+    let is_token = |body: &Vec<u8>| body.strip_suffix(b"\0").is_some_and(|body| body.ends_with(token.as_bytes()));
+    let Some(count) = heard.iter().position(is_token) else {
+        return Err(QueryError::Broken("a notification of its own did not reach a session that listens".to_owned()));
+    };
+    let mut before: Vec<_> = heard.drain(..=count).collect();
+    before.pop();
+    Ok(before)
+}
+
+fn tell_missed(out: &mut WriteBuffer) {
+    author::notice(
+        out.bytes(),
+        "01000",
+        "notifications may have been missed: the connection on which pgweir listens was lost, and is there again",
+    );
+}
+
+/// Tries until it succeeds, with the servers of the configuration of the time, or until nobody wants it any more.
+async fn listen_again(
+    mut group: Arc<Group>,
+    encoding: Option<String>,
+    channels: BTreeSet<String>,
+    mut give: oneshot::Sender<Subscription>,
+) {
+    loop {
+        if let Some(successor) = group.successor() {
+            group = successor;
+        }
+        if let Some(found) = group.channels(encoding.as_deref()) {
+            let subscription = found.subscribe(&group, encoding.as_deref(), channels.clone(), false);
+            tokio::select! {
+                outcome = subscription => if let Ok(subscription) = outcome {
+                    // Whoever is gone wants nothing.
+                    let _ = give.send(subscription);
+                    return;
+                },
+                () = give.closed() => return,
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
