@@ -23,6 +23,9 @@ pub enum Held {
     Prepare,
     /// `SET SESSION AUTHORIZATION`.
     SessionAuthorization,
+    /// The client knows which server process it has (`pg_backend_pid()`): who cancels or ends what that process does is
+    /// to hit this session and no other.
+    Process,
     /// Settings whose names are hidden in code: nothing shows them, `DISCARD ALL` undoes them.
     Hidden,
     /// `LOAD`, `setseed()`: nothing shows it and nothing undoes it.
@@ -30,13 +33,14 @@ pub enum Held {
 }
 
 impl Held {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Temporary,
         Self::Listen,
         Self::AdvisoryLock,
         Self::HoldableCursor,
         Self::Prepare,
         Self::SessionAuthorization,
+        Self::Process,
         Self::Hidden,
         Self::Sticky,
     ];
@@ -50,6 +54,7 @@ impl Held {
             Self::HoldableCursor => "holdable_cursor",
             Self::Prepare => "prepare",
             Self::SessionAuthorization => "session_authorization",
+            Self::Process => "process",
             Self::Hidden => "hidden",
             Self::Sticky => "sticky",
         }

@@ -409,13 +409,17 @@ impl Session {
                 Err(error) => return Settled::Lost(self.lost(leased.place, &error.to_string(), false)),
             }
             self.slot.leases(&leased.lease.cancel);
-            if let Err(error) = self.count_pin() {
-                // What it holds goes with the connection.
-                leased.withheld.tell(&mut self.outbound);
-                return Settled::Lost(PgError { severity: Severity::Fatal, ..error });
-            }
         } else {
             self.state.settled();
+        }
+        let tells_process = effects.contains(Effects::PROCESS) && leased.place == Place::Primary;
+        if tells_process && self.mode != PoolMode::Session && self.state.keeps_process() {
+            self.shared.metrics.pinned(Held::Process.label());
+        }
+        if let Err(error) = self.count_pin() {
+            // What it holds goes with the connection.
+            leased.withheld.tell(&mut self.outbound);
+            return Settled::Lost(PgError { severity: Severity::Fatal, ..error });
         }
         if hears_itself {
             self.slot.rests();

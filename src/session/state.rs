@@ -53,6 +53,8 @@ pub(super) struct State {
     in_transaction: bool,
     /// State was made that nothing shows and nothing undoes.
     sticky: bool,
+    /// The client was told which server process it has.
+    knows_process: bool,
     /// A statement may have changed the statement timeout.
     timeout_touched: bool,
     ceiling: Option<Duration>,
@@ -91,6 +93,7 @@ impl State {
             asks: Asks::Nothing,
             in_transaction: false,
             sticky: false,
+            knows_process: false,
             timeout_touched: false,
             ceiling,
             default_search_path: greeting.search_path.clone(),
@@ -173,6 +176,14 @@ impl State {
         self.in_transaction = true;
     }
 
+    /// The client is told which server process it has, and keeps it from then on: true when that is new.
+    pub fn keeps_process(&mut self) -> bool {
+        self.knows_process = true;
+        let new = self.held.is_none();
+        self.held = self.held.or(Some(Held::Process));
+        new
+    }
+
     /// Something may have changed the session in whatever way.
     pub fn ask_everything(&mut self) {
         self.asks = Asks::Everything;
@@ -248,7 +259,8 @@ impl State {
         let sticky = self.sticky.then_some(Held::Sticky);
         self.environment = environment(&self.settings);
         self.consistency = consistency(&self.settings);
-        self.held = sticky.or(holdings.held).or(self.hidden.then_some(Held::Hidden));
+        let process = self.knows_process.then_some(Held::Process);
+        self.held = sticky.or(holdings.held).or(self.hidden.then_some(Held::Hidden)).or(process);
         self.clamp();
     }
 
@@ -256,7 +268,7 @@ impl State {
     pub fn holdings_with(&self, changed: Holdings) -> Holdings {
         let mut settings = (*self.settings).clone();
         settings.extend(changed.settings);
-        let held = self.held.filter(|held| !matches!(held, Held::Hidden | Held::Sticky));
+        let held = self.held.filter(|held| !matches!(held, Held::Hidden | Held::Process | Held::Sticky));
         Holdings { settings, held, ..changed }
     }
 

@@ -39,6 +39,9 @@ pub const ANYTHING: Effects = Effects::STATE
     .with(Effects::NOTIFIES)
     .with(Effects::LISTENING);
 
+/// What a session that learns of its server process is noted with.
+const PROCESS: Effects = Effects::PROCESS.with(Effects::PINS);
+
 /// Does the token spell `pg_temp`, `pg_temp_3` or the like?
 pub fn is_temporary_schema(text: &[u8]) -> bool {
     if text.len() < 7 {
@@ -303,7 +306,8 @@ impl Finder<'_> {
                 self.found.effects |= Effects::PARAMETER_TYPES;
             }
             if reach.possible && !self.is_harmless_setting(at) && !self.is_constant_row(at) {
-                self.add(function.taint);
+                let kept = if self.is_compared(at) { PROCESS } else { Effects::NONE };
+                self.add(Taint { effects: function.taint.effects.without(kept), ..function.taint });
                 self.setting_effect(at);
             }
         }
@@ -358,6 +362,17 @@ impl Finder<'_> {
             && self.tokens.len() == at + 3
             && self.before(self.first_of_chain(at)).is_some_and(|before| before.keyword == Keyword::From)
             && self.tokens.iter().enumerate().all(plain)
+    }
+
+    /// `pg_backend_pid()` of which only is looked whether it is another's: whoever reads that does not learn it, or
+    /// wants to know of itself. What code does with it is not looked at.
+    fn is_compared(&self, at: usize) -> bool {
+        let compares =
+            |token: Option<&Token>| token.is_some_and(|token| matches!(token.text(self.sql), b"=" | b"<>" | b"!="));
+        self.text != Text::Query
+            || matches!(self.scope, Scope::Any)
+            || compares(self.before(self.first_of_chain(at)))
+            || compares(self.tokens.get(at + 3))
     }
 
     /// `set_config` of a default of transactions, or of whatever an expression says.

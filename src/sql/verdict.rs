@@ -231,6 +231,9 @@ impl Effects {
     /// Depends on what the session listens to so far: `UNLISTEN`, `DISCARD`, `pg_listening_channels()`, or code
     /// that may do any of these.
     pub const LISTENING: Effects = Effects(1 << 13);
+    /// Tells the client which server process it has: `pg_backend_pid()`, by which another session may end or cancel
+    /// what that process does.
+    pub const PROCESS: Effects = Effects(1 << 14);
 
     const NAMES: &[(Effects, &str)] = &[
         (Effects::STATE, "it may change the session's state"),
@@ -246,6 +249,7 @@ impl Effects {
         (Effects::PINS, "it makes state that only one server connection has"),
         (Effects::NOTIFIES, "it may notify"),
         (Effects::LISTENING, "it may end or show what the session listens to"),
+        (Effects::PROCESS, "it tells which server process the session has"),
         (Effects::PARAMETER_TYPES, "its class depends on its parameters having built-in types"),
     ];
 

@@ -13,7 +13,8 @@ use crate::support::raw::RawClient;
 use crate::support::stage::Stage;
 use crate::support::{chain, connect, eventually, fresh_database, say, shared_cluster, start, unique};
 
-const PID: &str = "SELECT pg_backend_pid()";
+/// Which server connection answers. (Whoever asked for it plainly would keep it.)
+const PID: &str = "SELECT pid FROM pg_stat_activity WHERE pid = pg_backend_pid()";
 
 #[tokio::test]
 async fn in_transaction_mode_clients_share_a_connection_between_transactions() {

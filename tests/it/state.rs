@@ -9,7 +9,8 @@ use crate::support::raw::RawClient;
 use crate::support::stage::Stage;
 use crate::support::{TestDatabase, connect, eventually, fresh_database, say, shared_cluster, unique};
 
-const PID: &str = "SELECT pg_backend_pid()";
+/// Which server connection answers. (Whoever asked for it plainly would keep it.)
+const PID: &str = "SELECT pid FROM pg_stat_activity WHERE pid = pg_backend_pid()";
 
 async fn url(proxy: &Proxy, database: &TestDatabase) -> String {
     proxy.url(shared_cluster().await, "postgres", &database.name)
@@ -194,6 +195,43 @@ async fn what_one_connection_holds_keeps_the_client_there_until_it_is_gone() {
         third.batch_execute("COMMIT").await.unwrap();
         assert_eq!(value(&client, "SELECT 1").await, "1");
     }
+}
+
+/// By its process id a session can be cancelled and ended from another one: that has to hit this session, and nobody
+/// else who happens to use the server connection then.
+#[tokio::test]
+async fn a_session_that_knows_its_server_process_keeps_it() {
+    let database = fresh_database("").await;
+    let proxy = proxy("[pool]\nsize = 2\nqueue_timeout = \"60s\"").await;
+    let (client, other) = (proxy.connect(&database.name).await, proxy.connect(&database.name).await);
+    // Who only looks for others keeps nothing.
+    for harmless in [
+        "SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid()",
+        "SELECT count(*) FROM pg_locks WHERE pg_catalog.pg_backend_pid() != pid",
+        PID,
+    ] {
+        client.simple_query(harmless).await.unwrap();
+        assert_eq!(pins(&proxy, "process"), 0.0, "{harmless}");
+    }
+    let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    assert_eq!(pins(&proxy, "process"), 1.0);
+    for _ in 0..3 {
+        assert_ne!(value(&other, PID).await, pid.to_string());
+    }
+    let sleeping = client.simple_query("SELECT pg_sleep(60)");
+    let cancelling = async {
+        eventually("it sleeps", async || {
+            let sql = format!("SELECT state = 'active' FROM pg_stat_activity WHERE pid = {pid}");
+            value(&other, &sql).await == "t"
+        })
+        .await;
+        value(&other, &format!("SELECT pg_cancel_backend({pid})")).await
+    };
+    let (cancelled, struck) = tokio::join!(sleeping, cancelling);
+    assert_eq!((sqlstate(&cancelled.unwrap_err()), &*struck), ("57014", "t"));
+    assert_eq!(value(&other, &format!("SELECT pg_terminate_backend({pid}, 10000)")).await, "t");
+    assert_eq!(sqlstate(&client.simple_query("SELECT 1").await.unwrap_err()), "57P01");
+    assert_eq!(value(&other, "SELECT 1").await, "1");
 }
 
 #[tokio::test]

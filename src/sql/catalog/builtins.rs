@@ -138,6 +138,7 @@ const TAINTED: &[(Reason, Effects, &[&str])] = &[
     ),
     (Reason::ServerControl, Effects::NOTIFIES, &["pg_notify"]),
     // Answer for this server or this connection.
+    (Reason::ServerState, Effects::PROCESS.with(Effects::PINS), &["pg_backend_pid"]),
     (Reason::ServerState, STATE.with(Effects::LISTENING), &["pg_listening_channels"]),
     (
         Reason::ServerState,
@@ -166,7 +167,6 @@ const TAINTED: &[(Reason, Effects, &[&str])] = &[
             "pg_get_loaded_modules",
             "inet_server_*",
             "inet_client_*",
-            "pg_backend_pid",
             "pg_blocking_pids",
             "pg_safe_snapshot_blocking_pids",
             "pg_isolation_test_session_is_blocked",

@@ -137,7 +137,7 @@ fn is_builtin(function: &FunctionRow) -> bool {
     function.oid < FIRST_USER_OID
 }
 
-/// What a statement does, a function does by calling it.
+/// What a statement does, a function or a view does by being used.
 fn as_function(found: Found) -> Found {
     let reason = match found.reason {
         Reason::Write | Reason::Ddl | Reason::RowLock | Reason::SelectInto | Reason::Copy | Reason::Maintenance => {
@@ -146,7 +146,8 @@ fn as_function(found: Found) -> Found {
         Reason::Malformed | Reason::UnknownStatement | Reason::Oversized | Reason::Procedure => Reason::OpaqueFunction,
         reason => reason,
     };
-    Found { reason, effects: found.effects }
+    // Whoever looks at a view, or at what a function returns, is not taken to look for its server process.
+    Found { reason, effects: found.effects.without(Effects::PROCESS) }
 }
 
 /// A body in SQL: statements.
