@@ -52,6 +52,7 @@ impl Default for PoolSettings {
             check_after: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(5),
             prepared_cache: 4 << 20,
+            reuse: true,
         }
     }
 }

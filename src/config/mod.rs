@@ -139,6 +139,8 @@ pub struct PoolSettings {
     pub connect_timeout: Duration,
     /// Bytes of statement text kept prepared on one server connection.
     pub prepared_cache: usize,
+    /// In session mode: a server connection that its client has left serves others.
+    pub reuse: bool,
 }
 
 /// One primary and its replicas.

@@ -31,6 +31,7 @@ pub(super) fn pool(section: Section, base: &PoolSettings) -> PoolSettings {
     set(&mut pool.connect_timeout, section.get("connect_timeout").and_then(|item| item.duration(wait)));
     let cache = 16 << 10..=1 << 30;
     set(&mut pool.prepared_cache, section.get("prepared_cache").and_then(|item| item.size(cache)));
+    set(&mut pool.reuse, section.get("reuse").and_then(|item| item.boolean()));
     if pool.min_idle > pool.size {
         section.error(format!("`min_idle` is {}, more than `size`, which is {}", pool.min_idle, pool.size));
     }

@@ -15,10 +15,10 @@ use super::ledger::{Awaits, Fate, Status};
 use super::listening::Told;
 use super::slot::Signal;
 use super::{Again, Leased, Schema, Session, Withheld, refusal};
-use crate::cluster::{GreetingError, Group, Moment, Place, Wanted};
+use crate::cluster::{Greeting, GreetingError, Group, Moment, Place, Wanted};
 use crate::config::{Consistency, PoolMode};
 use crate::net::buffer::WriteBuffer;
-use crate::pool::{AcquireError, Held, Lease, difference, probe, settings_now};
+use crate::pool::{AcquireError, Held, Lease, Settings, difference, probe, settings_now};
 use crate::router::{Decision, RouteReason, SessionView, Target, route};
 use crate::server::{QueryError, cancel};
 use crate::sql::{Effects, TxControl};
@@ -333,6 +333,13 @@ impl Session {
         self.intake.admit(batch);
     }
 
+    /// The connection of a client in session mode, from its login on.
+    pub(super) fn take_for_good(&mut self, lease: Lease) {
+        self.slot.leases(&lease.cancel);
+        let nothing = Batch { complete: true, ..Batch::empty() };
+        self.take(lease, Place::Primary, &nothing, Instant::now());
+    }
+
     /// Does a batch begin a transaction, and nothing else?
     fn only_begins(&self, batch: &Batch) -> bool {
         let begins = |verdict: crate::sql::Verdict| matches!(verdict.tx, TxControl::Begin | TxControl::BeginReadOnly);
@@ -572,7 +579,8 @@ impl Session {
             tokio::spawn(async move { cancel(&target.host, target.pid, &target.key, RESET_TIMEOUT).await });
         }
         let clean = self.ledger.settled() && !self.ledger.ambiguous() && leased.lease.outbound.is_flushed();
-        if !clean || self.state.held == Some(crate::pool::Held::Sticky) {
+        let serves_others = self.mode != PoolMode::Session || leased.lease.pool().settings().reuse;
+        if !clean || !serves_others || self.state.held == Some(crate::pool::Held::Sticky) {
             return;
         }
         tokio::spawn(async move {
@@ -623,6 +631,20 @@ const FIRST_READING: u64 = 1;
 const CATALOG_PATIENCE: Duration = Duration::from_secs(2);
 /// For making a connection clean whose client has left.
 const RESET_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// What a client is greeted with and, in session mode, the server connection that is its own from then on.
+pub(super) async fn welcome(
+    group: &Arc<Group>,
+    settings: &Settings,
+    mode: PoolMode,
+) -> Result<(Arc<Greeting>, Option<Lease>), GreetingError> {
+    let greeting = group.greeting(settings).await?;
+    let lease = match mode {
+        PoolMode::Session => Some(group.pool(Place::Primary).wait().lease().await.map_err(GreetingError::Acquire)?),
+        PoolMode::Transaction | PoolMode::Statement => None,
+    };
+    Ok((greeting, lease))
+}
 
 /// What a client is told that cannot be greeted.
 pub(super) fn not_greeted(error: GreetingError, group: &Group) -> PgError {

@@ -248,14 +248,14 @@ impl Session {
     /// client; the reason is returned for the log.
     pub async fn serve(shared: Arc<Shared>, mut group: Arc<Group>, arrival: Arrival) -> Result<(), PgError> {
         let Arrival { mut stream, mut out, .. } = arrival;
-        let greeting = loop {
-            match (group.greeting(&arrival.settings).await, group.successor()) {
+        let welcome = loop {
+            match (leasing::welcome(&group, &arrival.settings, arrival.mode).await, group.successor()) {
                 (Err(GreetingError::Acquire(AcquireError::Closed)), Some(successor)) => group = successor,
                 (outcome, _) => break outcome,
             }
         };
-        let greeting = match greeting {
-            Ok(greeting) => greeting,
+        let (greeting, lease) = match welcome {
+            Ok(welcome) => welcome,
             Err(error) => {
                 let error = leasing::not_greeted(error, &group);
                 error.encode(&mut out);
@@ -265,7 +265,8 @@ impl Session {
         };
         let labels = [arrival.user.clone(), arrival.database.clone(), arrival.tenant.name.clone()];
         let ceiling = arrival.tenant.limits.statement_timeout;
-        let slot = shared.registry.register(labels, arrival.protocol_minor, ceiling);
+        let server = lease.as_ref().map(|lease| lease.cancel.pid);
+        let slot = shared.registry.register(server, labels, arrival.protocol_minor, ceiling);
         let registered = Registered { shared: shared.clone(), slot: slot.clone() };
         greet(&mut out, &greeting.parameters, &slot);
         let mut session = Self {
@@ -302,6 +303,9 @@ impl Session {
         session.outbound.push(&out);
         session.inbound.preload(&arrival.unread);
         drop((out, arrival.unread, greeting, arrival.settings));
+        if let Some(lease) = lease {
+            session.take_for_good(lease);
+        }
         let outcome = session.run().await;
         drop(registered);
         outcome

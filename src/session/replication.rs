@@ -43,7 +43,7 @@ pub async fn serve(
         }
     };
     let labels = [arrival.user, arrival.database, arrival.tenant.name.clone()];
-    let slot = shared.registry.register(labels, arrival.protocol_minor, None);
+    let slot = shared.registry.register(Some(server.pid), labels, arrival.protocol_minor, None);
     let _registered = Registered { shared: shared.clone(), slot: slot.clone() };
     let host = group.host(Place::Primary).config.clone();
     slot.leases(&Arc::new(CancelTarget { host, pid: server.pid, key: server.key, fence: Arc::default() }));

@@ -195,9 +195,11 @@ impl Default for Registry {
 }
 
 impl Registry {
-    /// A place for a new session, with a process id and a key of its own.
+    /// A place for a new session, with a key of its own and, where no other session has it, the process id of `server`.
+    /// Otherwise with a process id that no process has.
     pub fn register(
         &self,
+        server: Option<i32>,
         [user, database, tenant]: [Arc<str>; 3],
         protocol_minor: u16,
         ceiling: Option<Duration>,
@@ -206,12 +208,10 @@ impl Registry {
         let mut key = vec![0; length];
         rand::rng().fill(&mut key[..]);
         let mut slots = self.slots();
-        let pid = loop {
-            let pid = rand::rng().random_range(1..=i32::MAX);
-            if !slots.contains_key(&pid) {
-                break pid;
-            }
-        };
+        let mut pid = server.unwrap_or_else(invented_pid);
+        while slots.contains_key(&pid) {
+            pid = invented_pid();
+        }
         let slot = Arc::new(Slot {
             pid,
             user,
@@ -296,6 +296,11 @@ impl Registry {
     fn slots(&self) -> std::sync::MutexGuard<'_, HashMap<i32, Arc<Slot>>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Beyond those that Linux gives (`PID_MAX_LIMIT`): a function that ends the process of this number finds none.
+fn invented_pid() -> i32 {
+    rand::rng().random_range((1 << 22) + 1..=i32::MAX)
 }
 
 async fn cancel_on_server(slot: &Slot) {

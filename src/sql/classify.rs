@@ -334,6 +334,7 @@ mod tests {
             ("UNLISTEN x", Effects::STATE | Effects::LISTENING),
             ("SELECT pg_listening_channels()", Effects::STATE | Effects::LISTENING),
             ("SELECT pg_backend_pid()", Effects::PROCESS | Effects::PINS),
+            ("INSERT INTO t SELECT pg_backend_pid()", Effects::PROCESS | Effects::PINS),
             ("SELECT * FROM pg_stat_activity WHERE pid <> pg_backend_pid()", NONE),
             ("SELECT pg_catalog.pg_backend_pid() = pid FROM pg_locks", NONE),
             ("NOTIFY x, 'y'", Effects::NOTIFIES),

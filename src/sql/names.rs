@@ -39,9 +39,6 @@ pub const ANYTHING: Effects = Effects::STATE
     .with(Effects::NOTIFIES)
     .with(Effects::LISTENING);
 
-/// What a session that learns of its server process is noted with.
-const PROCESS: Effects = Effects::PROCESS.with(Effects::PINS);
-
 /// Does the token spell `pg_temp`, `pg_temp_3` or the like?
 pub fn is_temporary_schema(text: &[u8]) -> bool {
     if text.len() < 7 {
@@ -306,8 +303,11 @@ impl Finder<'_> {
                 self.found.effects |= Effects::PARAMETER_TYPES;
             }
             if reach.possible && !self.is_harmless_setting(at) && !self.is_constant_row(at) {
-                let kept = if self.is_compared(at) { PROCESS } else { Effects::NONE };
-                self.add(Taint { effects: function.taint.effects.without(kept), ..function.taint });
+                let mut taint = function.taint;
+                if taint.effects.contains(Effects::PROCESS) && self.is_compared(at) {
+                    taint.effects = taint.effects.without(Effects::PROCESS.with(Effects::PINS));
+                }
+                self.add(taint);
                 self.setting_effect(at);
             }
         }
@@ -369,8 +369,7 @@ impl Finder<'_> {
     fn is_compared(&self, at: usize) -> bool {
         let compares =
             |token: Option<&Token>| token.is_some_and(|token| matches!(token.text(self.sql), b"=" | b"<>" | b"!="));
-        self.text != Text::Query
-            || matches!(self.scope, Scope::Any)
+        matches!(self.scope, Scope::Any)
             || compares(self.before(self.first_of_chain(at)))
             || compares(self.tokens.get(at + 3))
     }

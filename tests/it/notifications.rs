@@ -341,6 +341,8 @@ async fn whoever_may_have_missed_something_is_told() {
     let mut client = RawClient::welcome(&stage.endpoint(proxy.port)).await;
     let mut bystander = RawClient::welcome(&stage.endpoint(proxy.port)).await;
     client.rows("LISTEN c").await;
+    // Until its server connection has been relieved, nothing would be missed.
+    client.rows("SELECT 1").await;
     cut_the_ear(&stage.database).await;
     let (frames, _) = client.reader.rest().await;
     assert_eq!(frames.last().unwrap().sqlstate().as_deref(), Some("08006"), "{frames:?}");
@@ -353,6 +355,7 @@ async fn whoever_may_have_missed_something_is_told() {
     let proxy = Proxy::start(&config).await;
     let mut client = RawClient::welcome(&stage.endpoint(proxy.port)).await;
     client.rows("LISTEN c; LISTEN d").await;
+    client.rows("SELECT 1").await;
     let sender = sender(&stage.database).await;
     for round in 0..3 {
         cut_the_ear(&stage.database).await;

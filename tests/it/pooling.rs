@@ -51,6 +51,27 @@ async fn in_session_mode_a_client_keeps_its_connection_and_the_next_gets_it_clea
     assert_eq!(value(&other, left).await, "4MB000");
 }
 
+/// The process id that a client is told is that of its server process; without `reuse` that serves no other client.
+#[tokio::test]
+async fn in_session_mode_a_client_is_told_which_process_serves_it() {
+    let stage = Stage::set("SELECT 1").await;
+    for reuse in [true, false] {
+        let config = stage.config(&format!("[pool]\nsize = 1\nmode = \"session\"\nreuse = {reuse}\n")).await;
+        let proxy = Proxy::start(&config).await;
+        let mut seen = BTreeSet::new();
+        for round in 0..3 {
+            let (mut client, greeting) = RawClient::start(&stage.endpoint(proxy.port), &[("work_mem", "7MB")]).await;
+            let key = greeting.iter().find(|frame| frame.tag == b'K').expect("BackendKeyData");
+            let told = i32::from_be_bytes(key.body[..4].try_into().unwrap());
+            assert_eq!(client.rows("SELECT pg_backend_pid()").await, [told.to_string()]);
+            assert_eq!(client.rows("SHOW work_mem").await, ["7MB"], "round {round}");
+            seen.insert(told);
+            client.leave().await;
+        }
+        assert_eq!(seen.len(), if reuse { 1 } else { 3 }, "reuse: {reuse}");
+    }
+}
+
 #[tokio::test]
 async fn in_statement_mode_transactions_are_refused_and_statements_run() {
     let database = fresh_database("").await;

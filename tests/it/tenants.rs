@@ -203,8 +203,7 @@ async fn a_server_that_ignores_the_cancel_is_given_up() {
 }
 
 /// Statements that make what only one server connection has, and the SQL that lets go of it.
-const PINNING: [(&str, &str); 7] = [
-    ("LISTEN channel", "UNLISTEN *"),
+const PINNING: [(&str, &str); 6] = [
     ("CREATE TEMP TABLE mine (x int)", "DROP TABLE mine"),
     ("SELECT 1 AS x INTO TEMP mine", "DROP TABLE mine"),
     ("SELECT pg_advisory_lock(77)", "SELECT pg_advisory_unlock(77)"),
@@ -231,11 +230,12 @@ async fn a_tenant_that_refuses_pins_gets_an_error_before_anything_is_made() {
         "BEGIN; CREATE TEMP TABLE mine (x int) ON COMMIT DROP; COMMIT",
         "BEGIN; DECLARE c CURSOR FOR SELECT 1; FETCH c; CLOSE c; COMMIT",
         "SELECT pg_advisory_xact_lock(77); NOTIFY channel; SET work_mem = '5MB'",
+        "LISTEN channel; UNLISTEN channel",
         "DO $$ BEGIN INSERT INTO t VALUES (1); END $$",
     ] {
         client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {}", crate::support::chain(&error)));
     }
-    let extended = client.execute("LISTEN channel", &[]).await.unwrap_err();
+    let extended = client.execute("SELECT pg_advisory_lock(77)", &[]).await.unwrap_err();
     assert_eq!(sqlstate(&extended), "0A000");
     // One that nothing in the text foretells: the session ends with it.
     let trigger = "CREATE FUNCTION makes() RETURNS trigger LANGUAGE plpgsql AS
@@ -257,14 +257,14 @@ async fn a_tenant_has_so_many_pins_and_gets_them_back() {
     for (sql, undo) in PINNING {
         one.batch_execute(sql).await.unwrap();
         // A second piece of state is held by the same connection.
-        one.batch_execute("LISTEN another").await.unwrap();
+        one.batch_execute("SELECT pg_advisory_lock(78)").await.unwrap();
         let error = two.batch_execute(sql).await.unwrap_err();
         assert_eq!(sqlstate(&error), "53300", "{sql}");
         let message = error.as_db_error().unwrap().message();
         assert_eq!(message, "too many pinned server connections for tenant \"default\": 1 are pinned, 1 allowed");
         two.batch_execute("ROLLBACK").await.unwrap();
         one.batch_execute(undo).await.unwrap();
-        one.batch_execute("UNLISTEN *").await.unwrap();
+        one.batch_execute("SELECT pg_advisory_unlock(78)").await.unwrap();
         one.batch_execute("SELECT 1").await.unwrap();
     }
     two.batch_execute("LISTEN channel").await.unwrap();
