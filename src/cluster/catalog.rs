@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::group::{Group, Place};
 use crate::server::{Connected, connect, simple_query};
-use crate::sql::{CATALOG_QUERIES, CATALOG_STAMP_QUERY, Catalog, CatalogRows};
+use crate::sql::{CATALOG_QUERIES, CATALOG_STAMP_QUERY, Catalog, CatalogRows, SYSTEM_RELATIONS};
 
 /// How often the catalog's stamp is compared while reads come.
 const CHECK: Duration = Duration::from_secs(2);
@@ -241,19 +241,32 @@ async fn renew(
         return Ok(None);
     }
     let mut results = Vec::new();
-    for (_, sql) in CATALOG_QUERIES {
-        results.push(reader.ask(sql).await?.into_iter().next().unwrap_or_default());
+    for (name, sql) in CATALOG_QUERIES {
+        let known = reader.system_relations.clone().filter(|_| *name == SYSTEM_RELATIONS);
+        let rows = match known {
+            Some(rows) => rows,
+            None => reader.ask(sql).await?.into_iter().next().unwrap_or_default(),
+        };
+        if *name == SYSTEM_RELATIONS {
+            reader.system_relations.get_or_insert_with(|| rows.clone());
+        }
+        results.push(rows);
     }
     let rows = CatalogRows::from_results(results).map_err(|error| error.to_string())?;
     let number = keeper.readings.fetch_add(1, Ordering::Relaxed) + 1;
     Ok(Some((stamp, Arc::new(Catalog::build(number, rows)))))
 }
 
-type Sets = Vec<Vec<Vec<Option<String>>>>;
+type Rows = Vec<Vec<Option<String>>>;
+type Sets = Vec<Rows>;
 
 /// A connection of the reader's own, for as long as reads come: those of the pool may all be kept by sessions
 /// that wait for the catalog, and have settings of their clients.
-struct Reader(Connected);
+struct Reader {
+    connected: Connected,
+    /// The answer to [`SYSTEM_RELATIONS`].
+    system_relations: Option<Rows>,
+}
 
 impl Reader {
     /// To the primary: a replica may not have the newest catalog yet.
@@ -262,11 +275,11 @@ impl Reader {
         let mut login = pool.login();
         login.parameters.push(("application_name".into(), "pgweir catalog".into()));
         let outcome = connect(&pool.host, &login, pool.settings().connect_timeout).await;
-        outcome.map(Self).map_err(|error| error.to_string())
+        outcome.map(|connected| Self { connected, system_relations: None }).map_err(|error| error.to_string())
     }
 
     async fn ask(&mut self, sql: &str) -> Result<Sets, String> {
-        match tokio::time::timeout(PATIENCE, simple_query(&mut self.0.stream, sql, LARGEST)).await {
+        match tokio::time::timeout(PATIENCE, simple_query(&mut self.connected.stream, sql, LARGEST)).await {
             Ok(Ok(answer)) => Ok(answer.sets),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("no answer within {PATIENCE:?}")),

@@ -27,7 +27,7 @@ mod tokens;
 mod verdict;
 mod veto;
 
-pub use catalog::{CATALOG_QUERIES, CATALOG_STAMP_QUERY, Catalog, CatalogRows, CatalogRowsError};
+pub use catalog::{CATALOG_QUERIES, CATALOG_STAMP_QUERY, Catalog, CatalogRows, CatalogRowsError, SYSTEM_RELATIONS};
 pub use classify::{Classifier, MAX_TEXT};
 pub use databases::databases_named;
 pub use explain_route::explained_route;

@@ -147,7 +147,10 @@ fn as_function(found: Found) -> Found {
         reason => reason,
     };
     // Whoever looks at a view, or at what a function returns, is not taken to look for its server process.
-    Found { reason, effects: found.effects.without(Effects::PROCESS) }
+    let process = Effects::PROCESS.with(Effects::PINS);
+    let effects =
+        if found.effects.intersects(Effects::PROCESS) { found.effects.without(process) } else { found.effects };
+    Found { reason, effects }
 }
 
 /// A body in SQL: statements.

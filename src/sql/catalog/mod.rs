@@ -14,7 +14,7 @@ mod trust;
 
 use std::collections::HashSet;
 
-pub use queries::{CATALOG_QUERIES, CATALOG_STAMP_QUERY};
+pub use queries::{CATALOG_QUERIES, CATALOG_STAMP_QUERY, SYSTEM_RELATIONS};
 pub use rows::{CatalogRows, CatalogRowsError};
 
 use super::name::{self, NameTable};

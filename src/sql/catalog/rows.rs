@@ -1,6 +1,6 @@
 //! The answers to [`super::CATALOG_QUERIES`] as checked rows.
 
-use super::queries::CATALOG_QUERIES;
+use super::queries::{CATALOG_QUERIES, SYSTEM_RELATIONS};
 use super::{Argument, Signature};
 
 /// The rows of every catalog query.
@@ -152,7 +152,7 @@ impl CatalogRows {
                 is_domain: row.char(3)? == 'd',
                 is_enum: row.bool(7)?,
             }),
-            "relations" => self.relations.push(row.relation()?),
+            SYSTEM_RELATIONS | "relations" => self.relations.push(row.relation()?),
             "policies" => self.policies.push((row.oid(0)?, row.text(1)?)),
             "parents" => self.parents.push(row.oid(0)?),
             "operators" => {
