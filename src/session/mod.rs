@@ -13,6 +13,7 @@ mod intake;
 mod leasing;
 pub mod ledger;
 mod moving;
+mod own_names;
 mod preparing;
 mod refusal;
 mod relay;
@@ -51,6 +52,7 @@ use crate::wire::error::PgError;
 use flights::Flights;
 use intake::Intake;
 use ledger::Ledger;
+use own_names::Own;
 use state::{OWN_SETTINGS, State};
 use statements::{Change, Names, Unnamed, Used};
 
@@ -137,6 +139,8 @@ pub struct Session {
 struct Leased {
     lease: Lease,
     place: Place,
+    /// Statements that it has under this session's own names.
+    own: Own,
     /// Bytes of the server's current frame that are still to come.
     passing: usize,
     /// That frame is not for the client.
@@ -364,13 +368,6 @@ impl Session {
             self.state.note(text, names, verdict.effects, self.ledger.status() != ledger::Status::Idle);
             if !unknown.is_empty() {
                 self.state.ask_everything();
-            }
-            let carried_out = self.ledger.status() != ledger::Status::Failed && !self.ledger.is_skipping();
-            if carried_out && state::drops_statements(text) {
-                self.names.clear();
-                leased.lease.prepared.clear();
-                leased.has_unnamed = false;
-                self.unnamed = Unnamed::None;
             }
         }
         Ok(())

@@ -43,7 +43,8 @@ impl Statement {
             Keyword::Savepoint | Keyword::Release => bare(Reason::Transaction, TxControl::Inside),
             Keyword::Prepare if second(rest) == Keyword::Transaction => bare(Reason::TwoPhase, TxControl::End),
             Keyword::Set => set(sql, rest),
-            Keyword::Reset | Keyword::Discard => reset(sql, rest),
+            Keyword::Reset => reset(sql, rest),
+            Keyword::Discard => discard(sql, rest),
             keyword => other(sql, keyword, rest),
         }
     }
@@ -186,6 +187,13 @@ fn reset(sql: &[u8], rest: &[Token]) -> Statement {
     }
 }
 
+/// `DISCARD ALL` drops prepared statements, the others do not.
+fn discard(sql: &[u8], rest: &[Token]) -> Statement {
+    let discards = reset(sql, rest);
+    let statements = if second(rest) == Keyword::All { Effects::STATEMENTS } else { Effects::NONE };
+    Statement { effects: discards.effects | statements, ..discards }
+}
+
 fn setting(sql: &[u8], rest: &[Token], effects: Effects) -> Statement {
     let name = rest.first().map(|token| name::spelled(token.text(sql))).unwrap_or_default();
     let default = if settings::is_transaction_default(&name) { Effects::READ_ONLY_SETTING } else { Effects::NONE };
@@ -201,9 +209,9 @@ fn other(sql: &[u8], keyword: Keyword, rest: &[Token]) -> Statement {
         Create if temporary => {
             // `ON COMMIT DROP` outlives nothing.
             let pins = if has(rest, Commit) && has(rest, Drop) { Effects::NONE } else { Effects::PINS };
-            primary(Reason::Ddl, Effects::MAYBE_DDL | Effects::STATE | pins)
+            primary(Reason::Ddl, Effects::MAYBE_DDL | Effects::STATE | pins | executes(rest))
         }
-        Create => primary(Reason::Ddl, Effects::DDL),
+        Create => primary(Reason::Ddl, Effects::DDL | executes(rest)),
         Drop => primary(Reason::Ddl, Effects::DDL | Effects::STATE),
         Alter | Comment | Grant | Revoke | Reindex | Cluster | Refresh | Reassign | Security | Import => {
             primary(Reason::Ddl, Effects::DDL)
@@ -214,11 +222,11 @@ fn other(sql: &[u8], keyword: Keyword, rest: &[Token]) -> Statement {
             let ddl = if keyword == Do && speaks_of_ddl(sql) { Effects::DDL } else { Effects::NONE };
             primary(Reason::Procedure, effects | ddl)
         }
-        Prepare => primary(Reason::PreparedStatement, Effects::STATE | Effects::PINS),
-        Deallocate => primary(Reason::PreparedStatement, Effects::STATE),
+        Prepare => primary(Reason::PreparedStatement, Effects::STATE | Effects::PINS | Effects::STATEMENTS),
+        Deallocate => primary(Reason::PreparedStatement, Effects::STATE | Effects::STATEMENTS),
         Execute => primary(
             Reason::PreparedStatement,
-            Effects::STATE | Effects::MAYBE_DDL | Effects::SEQUENCE | Effects::READ_ONLY_SETTING,
+            Effects::STATE | Effects::MAYBE_DDL | Effects::SEQUENCE | Effects::READ_ONLY_SETTING | Effects::STATEMENTS,
         ),
         Declare if has(rest, Hold) => primary(Reason::Cursor, Effects::STATE | Effects::PINS),
         Declare | Fetch | Move => primary(Reason::Cursor, Effects::NONE),
@@ -229,6 +237,12 @@ fn other(sql: &[u8], keyword: Keyword, rest: &[Token]) -> Statement {
         Load => primary(Reason::ServerControl, Effects::STATE | Effects::STICKY | Effects::PINS),
         _ => primary(Reason::UnknownStatement, Effects::STATE | Effects::MAYBE_DDL),
     }
+}
+
+/// Of `CREATE TABLE … AS EXECUTE`.
+fn executes(rest: &[Token]) -> Effects {
+    let executes = rest.windows(2).any(|pair| (pair[0].keyword, pair[1].keyword) == (Keyword::As, Keyword::Execute));
+    if executes { Effects::STATE | Effects::STATEMENTS } else { Effects::NONE }
 }
 
 /// Does the text hold a word that starts a change of the catalog? A block of code is a literal, and not read as code.

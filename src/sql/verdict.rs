@@ -30,7 +30,7 @@ impl Verdict {
     /// May a client's `/* pgweir: replica */` have its way? Not where the statement is known to be unsafe there, nor where
     /// it may leave something in the session, which then would stay on the replica with all that follows.
     pub fn yields_to_hint(&self) -> bool {
-        self.reason.yields_to_hint() && !self.effects.intersects(Effects::STATE.with(Effects::STICKY))
+        self.reason.yields_to_hint() && !self.effects.intersects(LEFT_BEHIND)
     }
 
     /// Of what reads nothing and changes nothing.
@@ -45,6 +45,9 @@ impl Verdict {
         Self { class: Class::Primary, reason, hint: None, consistency: None, tx: TxControl::None, effects }
     }
 }
+
+/// Effects by which a statement's session stays where the statement has run.
+const LEFT_BEHIND: Effects = Effects::STATE.with(Effects::STICKY).with(Effects::SHOWS_STATEMENTS);
 
 /// Where a statement may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,6 +229,10 @@ impl Effects {
 
     /// Makes state that only one server connection has: `LISTEN`, a temporary table, a session's advisory lock …
     pub const PINS: Effects = Effects(1 << 11);
+    /// Makes, uses or drops prepared statements by their names, in SQL: the client's own names have to be there.
+    pub const STATEMENTS: Effects = Effects(1 << 12);
+    /// Shows which prepared statements there are: the client's own, and no others, have to be there.
+    pub const SHOWS_STATEMENTS: Effects = Effects(1 << 13);
 
     const NAMES: &[(Effects, &str)] = &[
         (Effects::STATE, "it may change the session's state"),
@@ -239,6 +246,8 @@ impl Effects {
         (Effects::HIDDEN, "what state it changes is hidden in the code of a function"),
         (Effects::LOCAL_SETTING, "it changes a setting for its transaction"),
         (Effects::PINS, "it makes state that only one server connection has"),
+        (Effects::STATEMENTS, "it uses prepared statements by name"),
+        (Effects::SHOWS_STATEMENTS, "it shows which prepared statements there are"),
         (Effects::PARAMETER_TYPES, "its class depends on its parameters having built-in types"),
     ];
 
