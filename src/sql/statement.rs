@@ -220,7 +220,8 @@ fn other(sql: &[u8], keyword: Keyword, rest: &[Token]) -> Statement {
         Do | Call => {
             let effects = ANYTHING;
             let ddl = if keyword == Do && speaks_of_ddl(sql) { Effects::DDL } else { Effects::NONE };
-            primary(Reason::Procedure, effects | ddl)
+            let statements = if keyword == Do { spoken_of(sql) } else { Effects::NONE };
+            primary(Reason::Procedure, effects | ddl | statements)
         }
         Prepare => primary(Reason::PreparedStatement, Effects::STATE | Effects::PINS | Effects::STATEMENTS),
         Deallocate => primary(Reason::PreparedStatement, Effects::STATE | Effects::STATEMENTS),
@@ -249,6 +250,17 @@ fn executes(rest: &[Token]) -> Effects {
 fn speaks_of_ddl(sql: &[u8]) -> bool {
     const WORDS: [&[u8]; 4] = [b"create", b"alter", b"drop", b"grant"];
     WORDS.iter().any(|word| sql.windows(word.len()).any(|text| text.eq_ignore_ascii_case(word)))
+}
+
+/// What code does to prepared statements where it speaks of them at all, also in SQL that it makes up.
+pub fn spoken_of(code: &[u8]) -> Effects {
+    const WORDS: [(&[u8], Effects); 2] = [
+        (b"deallocate", Effects::STATEMENTS),
+        (b"pg_prepared_statement", Effects::STATEMENTS.with(Effects::SHOWS_STATEMENTS)),
+    ];
+    let speaks = |word: &[u8]| code.windows(word.len()).any(|text| text.eq_ignore_ascii_case(word));
+    let spoken = WORDS.into_iter().filter(|(word, _)| speaks(word));
+    spoken.fold(Effects::NONE, |effects, (_, more)| effects | more)
 }
 
 /// In the body of a function, does a statement that starts with this keyword do more than read? Such keywords

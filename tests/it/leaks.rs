@@ -98,7 +98,7 @@ impl Actor {
 
     /// Does something by chance. Returns what, for the report.
     async fn act(&mut self) -> String {
-        match self.random.random_range(0..17) {
+        match self.random.random_range(0..18) {
             0..=3 => self.set("", |_| true).await,
             4 => self.set("BEGIN; SELECT 1", |random| random.random_bool(0.5)).await,
             5 => self.set_and_fail().await,
@@ -110,7 +110,8 @@ impl Actor {
             12 => self.run(&["CREATE TEMP TABLE mine AS SELECT 1 AS x", "SELECT x FROM mine", "DROP TABLE mine"]).await,
             13 => self.run(&["LISTEN leak", "UNLISTEN leak"]).await,
             14 => self.prepare().await,
-            15 => self.cancel().await,
+            15 => self.prepare_by_sql().await,
+            16 => self.cancel().await,
             _ => self.leave().await,
         }
     }
@@ -215,6 +216,20 @@ impl Actor {
         let row =
             self.client.query_one(&statement, &[&7_i32]).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
         assert_eq!(row.get::<_, String>(0), self.own_schema());
+        sql.to_owned()
+    }
+
+    /// Both kinds, under names that everybody uses.
+    async fn prepare_by_sql(&mut self) -> String {
+        let sql = "PREPARE leaking AS SELECT name FROM who";
+        self.execute(sql).await;
+        let statement = self.client.prepare("SELECT 7").await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+        let names = "SELECT string_agg(name ~ '^s[0-9]+$' || ' ' || from_sql, ', ' ORDER BY from_sql) FROM pg_prepared_statements";
+        assert_eq!(self.see(names).await, Ok("true false, false true".to_owned()));
+        assert_eq!(self.see("EXECUTE leaking").await, Ok(self.own_schema().to_owned()));
+        self.execute("DEALLOCATE leaking").await;
+        let row = self.client.query_one(&statement, &[]).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+        assert_eq!(row.get::<_, i32>(0), 7);
         sql.to_owned()
     }
 

@@ -327,6 +327,8 @@ CREATE FUNCTION fails(int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN $1 / 
 CREATE FUNCTION sets_zone(text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN set_config('TimeZone', $1, false); END $$;
 CREATE VIEW own_statements AS SELECT name, from_sql FROM pg_prepared_statements;
 CREATE FUNCTION count_statements() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM pg_prepared_statements';
+CREATE FUNCTION count_statements_by_text() RETURNS bigint LANGUAGE plpgsql AS
+    $$ DECLARE n bigint; BEGIN EXECUTE 'SELECT count(*) FROM pg_prepared_statements' INTO n; RETURN n; END $$;
 CREATE PROCEDURE give_to(who text) LANGUAGE plpgsql AS $$ BEGIN
     EXECUTE format('GRANT ALL ON SCHEMA public, other TO %I', who);
     EXECUTE format('GRANT ALL ON ALL TABLES IN SCHEMA public, other TO %I', who);

@@ -442,6 +442,11 @@ fn shown() -> Vec<Script> {
         with_statements("a view of the prepared statements")
             .query("SELECT name FROM own_statements ORDER BY name")
             .query("SELECT count_statements()")
+            .query("SELECT count_statements_by_text()")
+            .query("DO $$ BEGIN EXECUTE 'DEALLOCATE w'; END $$")
+            .query(SHOW)
+            .send([again("w", &["x"])])
+            .ready(1)
             .send([again("s", &["1"])])
             .ready(1),
     ]
