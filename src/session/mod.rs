@@ -330,7 +330,9 @@ impl Session {
         if leased.place == Place::Primary {
             leased.writes |= verdict.class == Class::Primary;
             self.state.note_timeout(text, verdict);
-        } else if matches!(verdict.reason, Reason::AdvisoryLock | Reason::ServerControl) {
+        } else if matches!(verdict.reason, Reason::AdvisoryLock | Reason::ServerControl)
+            || verdict.effects.contains(Effects::PINS)
+        {
             return Err(refusal::not_on_a_replica(verdict.reason.describe()));
         }
         if self.mode == PoolMode::Statement && verdict.tx != TxControl::None {

@@ -493,6 +493,16 @@ fn changing() -> Vec<Script> {
             .ready(1)
             .query("COMMIT")
             .query("DEALLOCATE a"),
+        script("PREPARE in a transaction that only reads")
+            .query("BEGIN READ ONLY")
+            .query("PREPARE q AS INSERT INTO journal VALUES ('q') RETURNING x")
+            .query("COMMIT")
+            .query("EXECUTE q")
+            .query("INSERT INTO journal VALUES ('i')")
+            .query("BEGIN READ ONLY")
+            .query("EXECUTE q")
+            .query("COMMIT")
+            .query("DEALLOCATE q"),
         script("EXECUTE of what is gone")
             .query("BEGIN")
             .query("CREATE TABLE going (a int)")
