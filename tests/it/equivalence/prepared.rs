@@ -8,7 +8,7 @@ use super::script::{Script, script};
 const SHOW: &str = "SELECT name, statement, parameter_types, from_sql FROM pg_prepared_statements ORDER BY name";
 
 pub fn scripts() -> Vec<Script> {
-    [executed(), deallocated(), all_gone(), one_namespace(), shown(), changing()].concat()
+    [executed(), deallocated(), all_gone(), one_namespace(), shown(), changing(), in_company()].concat()
 }
 
 /// A script whose session has `s`, a read, and `w`, a write, by the protocol.
@@ -533,6 +533,102 @@ fn changing() -> Vec<Script> {
             .query("DEALLOCATE q")
             .send([parse("e", &long("e")), sync(), query("EXECUTE a"), again("b", &[]), again("e", &[])])
             .ready(4),
+    ]
+}
+
+/// With settings of the startup, cursors, `COPY`, portals.
+fn in_company() -> Vec<Script> {
+    let deallocate = || [parse("", "DEALLOCATE s"), bind("", "", &[]), execute("", 0)].concat();
+    vec![
+        with_statements("DEALLOCATE pipelined under settings of the startup")
+            .startup("search_path", "other, public")
+            .startup("TimeZone", "Asia/Tokyo")
+            .send([again("s", &["1"]), query("DEALLOCATE s"), again("s", &["2"]), again("w", &["x"])])
+            .ready(4)
+            .send([query("EXECUTE w ('y')"), query("SHOW TimeZone"), query("DISCARD ALL"), query("SHOW TimeZone")])
+            .ready(4)
+            .send([again("w", &["x"]), parse("w", "SELECT 1"), sync(), query("EXECUTE w"), query(SHOW)])
+            .ready(4)
+            .send([query("SET work_mem = '5MB'"), query("PREPARE q AS SHOW work_mem"), query("PREPARE q AS SELECT 1")])
+            .ready(3)
+            .send([query("RESET work_mem; EXECUTE q"), again("w", &[]), query("DEALLOCATE q"), again("w", &[])])
+            .ready(4),
+        with_statements("EXECUTE pipelined with COMMIT, under settings of the startup")
+            .startup("TimeZone", "Asia/Tokyo")
+            .send([
+                query("BEGIN"),
+                query("SET LOCAL TimeZone = 'UTC'"),
+                query("EXECUTE w ('in')"),
+                query("SHOW TimeZone"),
+                query("COMMIT"),
+                query("EXECUTE w ('behind')"),
+                query("SHOW TimeZone"),
+                again("w", &["last"]),
+            ])
+            .ready(8)
+            .query("SELECT x FROM journal ORDER BY x"),
+        with_statements("EXECUTE while something is held")
+            .query("CREATE TEMP TABLE held (x int)")
+            .send([query("EXECUTE s (1)"), again("s", &["2"]), query("DEALLOCATE s"), again("s", &["3"])])
+            .ready(4)
+            .query(SHOW)
+            .send([again("w", &["x"]), parse("s", "SELECT 'anew'"), sync(), again("s", &[])])
+            .ready(3)
+            .query("DROP TABLE held")
+            .send([again("w", &["x"]), again("s", &[])])
+            .ready(2),
+        with_statements("EXECUTE in the middle of COPY")
+            .send([query("COPY copied FROM STDIN"), copy_data("1\tx\n"), query("EXECUTE s (1)"), query("SELECT 1")])
+            .ready(2)
+            .query("EXECUTE s (1)"),
+        with_statements("EXECUTE behind COPY")
+            .send([query("COPY copied FROM STDIN"), copy_data("1\tx\n"), copy_done(), query("EXECUTE s (1)")])
+            .ready(2),
+        with_statements("portals and EXECUTE")
+            .query("BEGIN")
+            .send([parse("n", "SELECT n FROM numbers ORDER BY n"), bind("p", "n", &[]), execute("p", 3), sync()])
+            .ready(1)
+            .query("EXECUTE s (1)")
+            .send([execute("p", 3), sync()])
+            .ready(1)
+            .query("DEALLOCATE n")
+            .send([execute("p", 3), bind("q", "n", &[]), sync()])
+            .ready(1)
+            .query("ROLLBACK")
+            .query("BEGIN")
+            .send([parse("", "EXECUTE s (7)"), bind("e", "", &[]), sync()])
+            .ready(1)
+            .send([parse("", "DEALLOCATE ALL"), bind("d", "", &[]), sync()])
+            .ready(1)
+            .send([execute("e", 0), sync()])
+            .ready(1)
+            .send([execute("d", 0), bind("", "s", &["1"]), sync()])
+            .ready(1)
+            .query("COMMIT")
+            .query(SHOW),
+        with_statements("errors and pipelines around DEALLOCATE")
+            .send([
+                query("SELECT 1/0"),
+                query("DEALLOCATE nosuch"),
+                deallocate(),
+                bind("", "nosuch", &[]),
+                sync(),
+                again("s", &["1"]),
+                parse("s", "SELECT 'anew'"),
+                sync(),
+                query("DEALLOCATE ALL"),
+                deallocate(),
+                sync(),
+                again("w", &["x"]),
+            ])
+            .ready(7)
+            .query(SHOW),
+        with_statements("a statement that drops itself")
+            .send([parse("d", "DEALLOCATE d"), sync(), again("d", &[]), again("d", &[])])
+            .ready(3)
+            .send([parse("e", "EXECUTE e"), sync(), again("w", &["x"])])
+            .ready(2)
+            .query("DEALLOCATE e"),
     ]
 }
 
