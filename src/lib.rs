@@ -54,8 +54,10 @@
 //!   ([`pool::probe`]) before anybody else gets the connection; for all that it holds, unless the statement can only
 //!   have made settings whose names it says. What only this connection can have
 //!   (a temporary table, an advisory lock …) pins the session to it ([`pool::Held`]).
-//! - **A client's names never reach a server.** Named statements are shared under names of ours, and only
-//!   among those for whom they mean the same ([`pool::Environment`]).
+//! - **A client's names never reach a server connection that others use.** Named statements are shared under names of
+//!   ours, and only among those for whom they mean the same ([`pool::Environment`]). For SQL that speaks of prepared
+//!   statements they are laid out under the client's own names, and gone before anybody else gets the connection
+//!   (`session/own_names.rs`).
 //! - **What a driver knows stays true.** What a client was told of a statement must be what each server connection
 //!   makes of it ([`pool::Shape`]). Where a change of the schema has made it otherwise it is prepared again unseen
 //!   only if nobody was told; else it fails as PostgreSQL lets it fail (`0A000`), for which drivers have their

@@ -35,7 +35,9 @@ impl Environment {
 pub struct Statement {
     id: u64,
     environment: Environment,
-    server_name: String,
+    server_name: Box<[u8]>,
+    /// Its name is a client's.
+    own: bool,
     /// Text, NUL, and parameter types: the rest of its `Parse` after the name.
     identity: Box<[u8]>,
 }
@@ -46,8 +48,13 @@ impl Statement {
     }
 
     /// The name that it has on server connections.
-    pub fn server_name(&self) -> &str {
+    pub fn server_name(&self) -> &[u8] {
         &self.server_name
+    }
+
+    /// On the server connection that has it, it goes by its client's name for it ([`Statements::own`]).
+    pub fn is_own(&self) -> bool {
+        self.own
     }
 
     /// See [`crate::wire::view::Parse::identity`].
@@ -99,9 +106,20 @@ impl Statements {
         made
     }
 
+    /// A statement that is on one server connection under its client's own name, and so is nobody else's.
+    pub fn own(&self, identity: &[u8], name: &[u8]) -> Arc<Statement> {
+        let (id, environment) = (self.next_id(), Environment::Unknown);
+        Arc::new(Statement { id, environment, server_name: name.into(), own: true, identity: identity.into() })
+    }
+
     fn make(&self, identity: &[u8], environment: Environment) -> Arc<Statement> {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Statement { id, environment, server_name: server_name(id), identity: identity.into() })
+        let id = self.next_id();
+        let server_name = server_name(id).into_bytes().into();
+        Arc::new(Statement { id, environment, server_name, own: false, identity: identity.into() })
+    }
+
+    fn next_id(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
     }
 }
 
@@ -219,13 +237,21 @@ impl Prepared {
         Some((id, cost))
     }
 
+    pub fn has(&self, id: u64) -> bool {
+        self.kept.contains(&id)
+    }
+
+    /// Takes out the others. Returns their ids and costs.
+    pub fn retain(&mut self, keep: impl Fn(u64) -> bool) -> Vec<(u64, usize)> {
+        let all = self.kept.iter().map(|(id, kept)| (*id, kept.cost));
+        let gone: Vec<_> = all.filter(|(id, _)| !keep(*id)).collect();
+        gone.iter().for_each(|(id, _)| self.remove(*id));
+        gone
+    }
+
     pub fn clear(&mut self) {
         self.kept.clear();
         self.bytes = 0;
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.kept.is_empty()
     }
 }
 

@@ -96,5 +96,5 @@ fn worse(a: Verdict, b: Verdict) -> Verdict {
 
 /// Effects after which the server session has to be asked what it holds.
 pub fn needs_probe(effects: Effects) -> bool {
-    effects.intersects(Effects::STATE | Effects::STICKY)
+    effects.intersects(Effects::STATE.with(Effects::STICKY).with(Effects::STATEMENTS))
 }

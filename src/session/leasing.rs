@@ -7,12 +7,11 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use bytes::BufMut;
-
 use super::batch::{self, Batch};
 use super::flights::Flights;
 use super::ledger::{Awaits, Fate, Status};
 use super::listening::Told;
+use super::own_names::Own;
 use super::slot::Signal;
 use super::{Again, Leased, Schema, Session, Withheld, refusal};
 use crate::cluster::{Greeting, GreetingError, Group, Moment, Place, Wanted};
@@ -22,8 +21,8 @@ use crate::pool::{AcquireError, Held, Lease, Settings, difference, probe, settin
 use crate::router::{Decision, RouteReason, SessionView, Target, route};
 use crate::server::{QueryError, cancel};
 use crate::sql::{Effects, TxControl};
+use crate::wire::author;
 use crate::wire::error::{PgError, Severity};
-use crate::wire::frame::frontend;
 
 /// Why a batch was not given a server connection.
 #[derive(Debug)]
@@ -282,6 +281,7 @@ impl Session {
         let mut leased = Leased {
             lease,
             place,
+            own: Own::default(),
             passing: 0,
             swallowing: false,
             has_unnamed: false,
@@ -357,11 +357,7 @@ impl Session {
 
     /// Sends a statement of our own; the client does not see its answer.
     pub(super) fn inject(&mut self, leased: &mut Leased, sql: &str) {
-        let out = leased.lease.outbound.bytes();
-        out.put_u8(frontend::QUERY);
-        out.put_u32(sql.len() as u32 + 5);
-        out.put_slice(sql.as_bytes());
-        out.put_u8(0);
+        author::query(leased.lease.outbound.bytes(), sql);
         leased.has_unnamed = false;
         self.ledger.push(Awaits::Query, Fate::Swallow, None);
     }
@@ -375,6 +371,7 @@ impl Session {
         leased.active = false;
         leased.flights.clear();
         leased.ended_early = false;
+        leased.own.rests();
         leased.parsed.clear();
         leased.renamed.clear();
         self.attempts = 0;
@@ -485,6 +482,9 @@ impl Session {
             Some(made) => self.state.holdings_with(settings_now(&mut leased.lease, &made.0).await?),
             None => probe(&mut leased.lease, &user, self.state.mentioned()).await?,
         };
+        if leased.own.is_on() {
+            self.gather_in(leased).await?;
+        }
         let found = Arc::new(holdings.settings.clone());
         let mut reports = std::mem::take(&mut leased.withheld.reports);
         reports.append(&mut holdings.reports);

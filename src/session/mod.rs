@@ -14,6 +14,7 @@ mod leasing;
 pub mod ledger;
 mod listening;
 mod moving;
+mod own_names;
 mod preparing;
 mod refusal;
 mod relay;
@@ -53,6 +54,7 @@ use flights::Flights;
 use intake::Intake;
 use ledger::Ledger;
 use listening::{Listening, Told};
+use own_names::Own;
 use state::{OWN_SETTINGS, State};
 use statements::{Change, Names, Unnamed, Used};
 
@@ -141,6 +143,8 @@ pub struct Session {
 struct Leased {
     lease: Lease,
     place: Place,
+    /// Statements that it has under this session's own names.
+    own: Own,
     /// Bytes of the server's current frame that are still to come.
     passing: usize,
     /// That frame is not for the client.
@@ -342,7 +346,9 @@ impl Session {
         if leased.place == Place::Primary {
             leased.writes |= verdict.class == Class::Primary;
             self.state.note_timeout(text, verdict);
-        } else if matches!(verdict.reason, Reason::AdvisoryLock | Reason::ServerControl) {
+        } else if matches!(verdict.reason, Reason::AdvisoryLock | Reason::ServerControl)
+            || verdict.effects.contains(Effects::PINS)
+        {
             return Err(refusal::not_on_a_replica(verdict.reason.describe()));
         }
         if self.mode == PoolMode::Statement && verdict.tx != TxControl::None {
@@ -381,13 +387,6 @@ impl Session {
             self.state.note(text, names, verdict.effects, self.ledger.status() != ledger::Status::Idle);
             if !unknown.is_empty() {
                 self.state.ask_everything();
-            }
-            let carried_out = self.ledger.status() != ledger::Status::Failed && !self.ledger.is_skipping();
-            if carried_out && state::drops_statements(text) {
-                self.names.clear();
-                leased.lease.prepared.clear();
-                leased.has_unnamed = false;
-                self.unnamed = Unnamed::None;
             }
         }
         Ok(())

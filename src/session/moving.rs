@@ -48,6 +48,8 @@ pub(super) fn belongs_on_primary(verdict: Verdict) -> bool {
         | Temporary | UnavailableRelation | UnknownBuiltin => true,
         // Of temporary tables.
         Ddl | SelectInto => verdict.effects.contains(Effects::STATE.with(Effects::MAYBE_DDL)),
+        // The session would stay where it is.
+        _ if verdict.effects.contains(Effects::PINS) => true,
         _ => verdict.hint == Some(Hint::Primary),
     };
     belongs && !hinted && (verdict.class == Class::Primary || verdict.hint == Some(Hint::Primary))
@@ -70,6 +72,8 @@ mod tests {
             "LISTEN x",
             "CREATE TEMP TABLE t (a int)",
             "LOCK t IN ACCESS SHARE MODE",
+            "PREPARE q AS SELECT 1",
+            "DECLARE c CURSOR WITH HOLD FOR SELECT 1",
             "/* pgweir: primary */ SELECT 1",
         ] {
             assert!(belongs(sql), "{sql}");

@@ -9,27 +9,29 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::intake::{LONGEST_NAMES, Sent, Step};
 use super::ledger::{Awaits, Fate, Status};
 use super::sending::FLUSH;
-use super::state::drops_statements;
 use super::statements::{Change, Named, Unnamed};
 use super::{Again, Leased, Schema, Session, refusal};
 use crate::pool::{OUR_NAMES, Shape, Statement, server_name};
 use crate::sql::Verdict;
 use crate::wire::error::PgError;
 use crate::wire::frame::frontend;
-use crate::wire::view::{self, BindHead, Parse};
+use crate::wire::view::{BindHead, Parse};
 
 impl Session {
     /// `Parse` of a statement with a name.
     pub(super) fn send_parse(&mut self, leased: &mut Leased, parse: Parse<'_>) -> Sent {
-        let unsure = self.is_renamed(leased, parse.name) || self.names.has(parse.name);
-        if unsure && self.ledger.reaches_back() {
-            // An earlier batch may still fail and leave the name free, or taken.
+        if self.may_be_taken(leased, parse.name) {
             return Sent::Not(Step::Stalled);
         }
         let verdict = self.parse_verdict(&parse);
+        if self.lays_out(leased, verdict, parse.text) {
+            self.intake.judged(verdict);
+            return Sent::Not(Step::Stalled);
+        }
         let kept = self.names.bytes() + parse.identity.len();
         let refused = match self.note(leased, verdict, parse.text) {
-            _ if self.names.has(parse.name) => {
+            // Under the client's own names the server says so.
+            _ if self.names.has(parse.name) && !leased.own.is_on() => {
                 self.try_parse(leased, &parse);
                 Some(refusal::statement_exists(parse.name))
             }
@@ -41,7 +43,14 @@ impl Session {
         }
         self.begin_statement(leased);
         let environment = self.state.environment();
-        let statement = self.group.statements.intern(parse.identity, environment);
+        let own = leased.own.is_on();
+        if own {
+            self.ready_own(leased, parse.name);
+        }
+        let statement = match own {
+            true => self.group.statements.own(parse.identity, parse.name),
+            false => self.group.statements.intern(parse.identity, environment),
+        };
         let (name, generation) = (Arc::<[u8]>::from(parse.name), self.catalog.generation());
         let (parsed, told) = (self.generation(leased), Shape::default());
         let named = {
@@ -54,6 +63,10 @@ impl Session {
             flight.names.push((name, before.clone()));
         }
         let change = |prepared| Some(Change::Name { name: parse.name.into(), before, prepared });
+        if own {
+            self.put_own(leased, &statement, change(Some(statement.id())));
+            return Sent::Done;
+        }
         let known = leased.lease.prepared.touch_silent(statement.id(), parsed);
         // In a failed transaction PostgreSQL refuses to parse, and after a change of the schema what was
         // prepared before may be out of date: the server is asked again. Also where an earlier batch has
@@ -67,6 +80,14 @@ impl Session {
         conn_metrics(leased).prepared_misses.inc();
         self.put_parse(leased, &statement, Fate::Forward, change(Some(statement.id())));
         Sent::Done
+    }
+
+    /// Is it not known yet whether the name is free? An earlier batch may still fail and leave it so, or taken.
+    fn may_be_taken(&mut self, leased: &mut Leased, name: &[u8]) -> bool {
+        if leased.own.is_on() {
+            return self.names.has(name) && !self.goes_by(leased, name) && self.awaits_answers(leased);
+        }
+        (self.is_renamed(leased, name) || self.names.has(name)) && self.ledger.reaches_back()
     }
 
     /// PostgreSQL looks at the statement before it looks at its name: what is wrong with that is said first.
@@ -93,7 +114,7 @@ impl Session {
             return self.poison(leased, error);
         }
         self.begin_statement(leased);
-        let name = named.statement.server_name().as_bytes();
+        let name = named.statement.server_name();
         let rewritten = len - head.statement.len() + name.len();
         let out = leased.lease.outbound.bytes();
         leased.portals = true;
@@ -138,6 +159,10 @@ impl Session {
     /// Makes sure that the server connection has the statement that the client calls `name`; a name
     /// that stands for nothing fails as PostgreSQL would fail it.
     pub(super) fn ready_named(&mut self, leased: &mut Leased, name: &[u8]) -> Result<Named, PgError> {
+        if leased.own.is_on() {
+            self.ready_own(leased, name);
+            return self.names.get(name).cloned().ok_or_else(|| refusal::no_such_statement(name));
+        }
         let named = self.names.get(name).cloned().ok_or_else(|| refusal::no_such_statement(name))?;
         // Parsed in a transaction that was rolled back, it may be ahead of everybody.
         let since = named.parsed.min(self.generation(leased));
@@ -194,7 +219,7 @@ impl Session {
     fn ask_for_shape(&mut self, leased: &mut Leased, named: &Named) {
         leased.checking = true;
         self.begin_statement(leased);
-        put_target(leased, frontend::DESCRIBE, named.statement.server_name().as_bytes());
+        put_target(leased, frontend::DESCRIBE, named.statement.server_name());
         self.ledger.push(Awaits::Describe, Fate::Swallow, Some(Change::Checks(named.used())));
         leased.lease.outbound.push(&FLUSH);
     }
@@ -238,20 +263,10 @@ impl Session {
         }
     }
 
-    /// The unnamed statement may be one that drops all others, parsed at some other time or place.
-    pub(super) fn unnamed_drops(&mut self, leased: &mut Leased) {
-        let Unnamed::Kept { identity, verdict } = &self.unnamed else { return };
-        let drops = || view::cstring(identity).is_some_and(|(text, _)| drops_statements(text));
-        if super::batch::needs_probe(verdict.effects) && drops() {
-            self.names.clear();
-            leased.lease.prepared.clear();
-        }
-    }
-
     /// Gives the connection a statement, and takes from it what is over its limit. The name is closed
     /// first: where an earlier `Close` of ours was skipped after an error, the server still has it.
     fn put_parse(&mut self, leased: &mut Leased, statement: &Statement, fate: Fate, change: Option<Change>) {
-        let name = statement.server_name().as_bytes();
+        let name = statement.server_name();
         self.put_close(leased, name, None);
         put_parse(leased, name, statement.identity());
         self.ledger.push(Awaits::Parse, fate, change);
@@ -264,7 +279,15 @@ impl Session {
         }
     }
 
-    fn put_close(&mut self, leased: &mut Leased, name: &[u8], change: Option<Change>) {
+    /// The same for one that the client prepares under its own name: the server decides whether that is free.
+    fn put_own(&mut self, leased: &mut Leased, statement: &Statement, change: Option<Change>) {
+        put_parse(leased, statement.server_name(), statement.identity());
+        self.ledger.push(Awaits::Parse, Fate::Forward, change);
+        let generation = self.generation(leased);
+        leased.lease.prepared.insert(statement, generation);
+    }
+
+    pub(super) fn put_close(&mut self, leased: &mut Leased, name: &[u8], change: Option<Change>) {
         put_target(leased, frontend::CLOSE, name);
         self.ledger.push(Awaits::Close, Fate::Swallow, change);
     }

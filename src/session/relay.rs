@@ -148,7 +148,8 @@ impl Session {
     /// A lease whose every message is answered and of which nobody has been told yet.
     fn has_settled(&self) -> bool {
         let Some(leased) = &self.lease else { return false };
-        leased.active && self.ledger.settled() && leased.passing == 0 && self.intake.at_boundary()
+        let answered = leased.active && self.ledger.settled() && leased.passing == 0;
+        answered && self.intake.at_boundary() && !leased.own.is_laying()
     }
 
     /// The client is gone: what it has sent is carried out, as PostgreSQL would, unless that only reads.

@@ -89,7 +89,7 @@ impl Session {
             let header = backend_header(rest).map_err(|_| Broken::Confused { tag: rest[0] })?;
             let described =
                 header.is_some_and(|header| is_description(header.tag)).then(|| self.described_next()).flatten();
-            let enough = |tag, len| rest.len() >= looked_at(tag, len, described.is_some());
+            let enough = |tag, len| rest.len() >= looked_at(tag, len, described.is_some(), leased.own.is_on());
             let Some(header) = header.filter(|header| enough(header.tag, header.len)) else { return Ok(run) };
             if let Some(used) = described {
                 let told = rest.get(..header.len).filter(|_| header.len <= LONGEST_DESCRIPTION);
@@ -98,6 +98,9 @@ impl Session {
             }
             if header.tag == backend::ERROR {
                 self.portal_fails(leased);
+            }
+            if header.tag == backend::COMMAND_COMPLETE && leased.own.is_on() {
+                self.completes(leased, run);
             }
             let rest = &leased.lease.inbound.data()[run..];
             let status = rest.get(HEADER).copied().filter(|_| header.len > HEADER);
@@ -342,6 +345,13 @@ impl Session {
         }
     }
 
+    /// A statement is carried out by whose tag every prepared statement may be gone. `at`: where its frame begins.
+    fn completes(&mut self, leased: &mut Leased, at: usize) {
+        if drops_all(&leased.lease.inbound.data()[at..]) {
+            self.all_dropped(leased);
+        }
+    }
+
     /// An error: the unnamed portal was not bound, or is of no use, if that was in the same batch.
     fn portal_fails(&self, leased: &mut Leased) {
         let failing = leased.failing_batch(&self.ledger);
@@ -471,9 +481,15 @@ fn is_preamble(tag: u8) -> bool {
     matches!(tag, PARSE_COMPLETE | BIND_COMPLETE | CLOSE_COMPLETE | NO_DATA | PARAMETER_DESCRIPTION | ROW_DESCRIPTION)
 }
 
+/// Does a `CommandComplete` say that no prepared statement is left?
+fn drops_all(frame: &[u8]) -> bool {
+    frame.get(HEADER..).is_some_and(|body| body.starts_with(b"DEALLOCATE ALL\0") || body.starts_with(b"DISCARD ALL\0"))
+}
+
 /// Bytes of a frame that have to be there before it is judged.
-fn looked_at(tag: u8, len: usize, described: bool) -> usize {
+fn looked_at(tag: u8, len: usize, described: bool, own: bool) -> usize {
     match tag {
+        backend::COMMAND_COMPLETE if own => len.min(PEEK),
         backend::ROW_DESCRIPTION | backend::PARAMETER_DESCRIPTION if described && len <= LONGEST_DESCRIPTION => len,
         backend::ERROR | backend::PARAMETER_STATUS => len.min(PEEK),
         backend::READY => len.min(HEADER + 1),

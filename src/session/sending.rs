@@ -7,9 +7,8 @@ use super::intake::{Sent, Step};
 use super::ledger::{Awaits, Fate, Status};
 use super::preparing::{is_ours, put_parse, put_target};
 use super::request::Request;
-use super::statements::{Change, Unnamed, deallocated};
+use super::statements::{Change, Unnamed};
 use super::{Leased, Session, refusal};
-use crate::sql::{Reason, Verdict};
 use crate::wire::author;
 use crate::wire::error::PgError;
 use crate::wire::frame::{HEADER, frontend};
@@ -130,7 +129,7 @@ impl Session {
 
     fn query(&mut self, leased: &mut Leased, text: &[u8]) -> Course {
         let verdict = self.next_verdict(text);
-        if self.waits_to_deallocate(verdict) {
+        if self.lays_out(leased, verdict, text) {
             self.intake.judged(verdict);
             return Done(Sent::Not(Step::Stalled));
         }
@@ -138,8 +137,10 @@ impl Session {
             return Done(self.poison_query(leased, error));
         }
         let change = self.drop_unnamed(leased);
-        let rewritten = self.deallocate(leased, text, verdict).or_else(|| self.explained(leased, text));
-        let Some(text) = rewritten else { return Owed(Awaits::Query, Some(change)) };
+        let explained = self.explained(leased, text).map(String::into_bytes);
+        let Some(text) = explained.or_else(|| self.unparsable(leased, verdict, text)) else {
+            return Owed(Awaits::Query, Some(change));
+        };
         author::query(leased.lease.outbound.bytes(), &text);
         self.enter(leased, Request::Query(b""), Awaits::Query, Some(change));
         Done(Sent::Done)
@@ -165,7 +166,7 @@ impl Session {
 
     fn parse_unnamed(&mut self, leased: &mut Leased, parse: Parse<'_>) -> Course {
         let verdict = self.parse_verdict(&parse);
-        if self.waits_to_deallocate(verdict) {
+        if self.lays_out(leased, verdict, parse.text) {
             self.intake.judged(verdict);
             return Done(Sent::Not(Step::Stalled));
         }
@@ -176,12 +177,7 @@ impl Session {
         let change = self.unnamed_changes(leased);
         self.keep_unnamed(parse.identity, verdict);
         leased.has_unnamed = true;
-        let Some(text) = self.deallocate(leased, parse.text, verdict) else {
-            return Owed(Awaits::Parse, Some(change));
-        };
-        put_parse(leased, b"", &[text.as_bytes(), NO_TYPES].concat());
-        self.enter(leased, Request::Parse(parse), Awaits::Parse, Some(change));
-        Done(Sent::Done)
+        Owed(Awaits::Parse, Some(change))
     }
 
     fn bind(&mut self, leased: &mut Leased, head: BindHead<'_>, len: usize) -> Course {
@@ -200,7 +196,6 @@ impl Session {
                     return Done(self.poison(leased, error));
                 }
                 leased.bound = None;
-                self.unnamed_drops(leased);
                 Owed(Awaits::Bind, None)
             }
         }
@@ -217,7 +212,7 @@ impl Session {
             Err(error) => Done(self.poison(leased, error)),
             Ok(None) => Owed(Awaits::Describe, None),
             Ok(Some(named)) => {
-                put_target(leased, frontend::DESCRIBE, named.statement.server_name().as_bytes());
+                put_target(leased, frontend::DESCRIBE, named.statement.server_name());
                 self.ledger.push(Awaits::Describe, Fate::Forward, Some(Change::Uses(named.used())));
                 Done(Sent::Done)
             }
@@ -225,14 +220,31 @@ impl Session {
     }
 
     fn knows(&mut self, leased: &mut Leased, name: &[u8]) -> Known {
-        match name {
-            b"" if leased.awaits(leased.unnamed_changed, &self.ledger) => Known::Unsure,
-            b"" => Known::Unnamed,
+        if name.is_empty() {
+            let unsure = leased.awaits(leased.unnamed_changed, &self.ledger) || self.unnamed_waits(leased);
+            return if unsure { Known::Unsure } else { Known::Unnamed };
+        }
+        let verdict = self.names.get(name).map(|named| named.verdict);
+        if verdict.is_some_and(|verdict| self.named_waits(leased, verdict, name)) {
+            return Known::Unsure;
+        }
+        match verdict {
+            _ if leased.own.is_on() => self.knows_own(leased, name),
             // An earlier batch may still fail to close it.
-            _ if !self.names.has(name) && !is_ours(name) && self.ledger.reaches_back() => Known::Unsure,
-            _ if !self.names.has(name) && !is_ours(name) => Known::Servers,
+            None if !is_ours(name) && self.ledger.reaches_back() => Known::Unsure,
+            None if !is_ours(name) => Known::Servers,
             _ if self.is_unsure(leased, name) => Known::Unsure,
             _ => Known::Ours,
+        }
+    }
+
+    /// The same where the server connection has statements under the client's own names.
+    fn knows_own(&mut self, leased: &mut Leased, name: &[u8]) -> Known {
+        match (self.goes_by(leased, name), self.names.has(name)) {
+            (true, true) => Known::Ours,
+            (true, false) => Known::Servers,
+            (false, _) if self.awaits_answers(leased) => Known::Unsure,
+            (false, _) => Known::Ours,
         }
     }
 
@@ -240,6 +252,11 @@ impl Session {
     fn close(&mut self, leased: &mut Leased, name: &[u8]) -> Course {
         if name.is_empty() {
             return Owed(Awaits::Close, Some(self.drop_unnamed(leased)));
+        }
+        if self.goes_by(leased, name) {
+            let before = self.names.set(name, None);
+            let change = before.is_some().then(|| Change::Name { name: name.into(), before, prepared: None });
+            return Owed(Awaits::Close, change);
         }
         if self.is_renamed(leased, name) {
             return Done(Sent::Not(Step::Stalled));
@@ -285,6 +302,7 @@ impl Session {
     fn may_end_here(&self, leased: &Leased) -> bool {
         !leased.portals
             && !self.keeps_lease()
+            && !leased.own.is_on()
             && self.ledger.status() == Status::Idle
             && self.ledger.is_unsynced()
             && !self.ledger.is_skipping()
@@ -292,44 +310,9 @@ impl Session {
             && match &self.unnamed {
                 Unnamed::None => true,
                 // Another connection might be given it only as the client has written it, or not at all.
-                Unnamed::Kept { verdict, .. } => {
-                    verdict.reason != Reason::PreparedStatement && !super::batch::needs_probe(verdict.effects)
-                }
+                Unnamed::Kept { verdict, .. } => !super::batch::needs_probe(verdict.effects),
                 Unnamed::TooLong => false,
             }
-    }
-
-    /// Whether `DEALLOCATE` will be carried out is known once everything before it is answered.
-    fn waits_to_deallocate(&self, verdict: Verdict) -> bool {
-        verdict.reason == Reason::PreparedStatement && self.ledger.reaches_back()
-    }
-
-    /// SQL's `DEALLOCATE` of a statement that was prepared by the protocol (they share their names): the
-    /// server knows it by another name, or is given one that it can drop.
-    fn deallocate(&mut self, leased: &mut Leased, text: &[u8], verdict: Verdict) -> Option<String> {
-        const STAND_IN: &[u8] = b"pgweir_deallocated";
-        let carried_out = self.ledger.status() != Status::Failed && !self.ledger.is_skipping();
-        if verdict.reason != Reason::PreparedStatement || !carried_out {
-            return None;
-        }
-        let name = deallocated(text)?;
-        let named = self.names.get(name.as_bytes())?.clone();
-        let id = named.statement.id();
-        let dropped = if leased.lease.prepared.touch(id, 0).is_some() {
-            leased.lease.prepared.remove(id);
-            named.statement.server_name().to_owned()
-        } else {
-            put_parse(leased, STAND_IN, &[b"SELECT", NO_TYPES].concat());
-            self.ledger.push(Awaits::Parse, Fate::Swallow, None);
-            String::from_utf8_lossy(STAND_IN).into_owned()
-        };
-        let before = self.names.set(name.as_bytes(), None);
-        leased.renamed.push((xxh3_64(name.as_bytes()), leased.batch));
-        // Nothing has this name: what is sent is undone with it where an error ahead makes the server skip it.
-        put_target(leased, frontend::CLOSE, b"pgweir_nothing");
-        let change = Change::Name { name: name.as_bytes().into(), before, prepared: None };
-        self.ledger.push(Awaits::Close, Fate::Swallow, Some(change));
-        Some(format!("DEALLOCATE {dropped}"))
     }
 
     /// Makes the server fail where the client's message would have failed, so that it skips and
@@ -358,7 +341,7 @@ impl Session {
 /// The end of a `Parse` without types for its parameters.
 const NO_TYPES: &[u8] = b"\0\0\0";
 /// A whole `Sync`.
-const SYNC: [u8; HEADER] = [frontend::SYNC, 0, 0, 0, 4];
+pub(super) const SYNC: [u8; HEADER] = [frontend::SYNC, 0, 0, 0, 4];
 
 /// A whole `Flush`.
 pub(super) const FLUSH: [u8; HEADER] = [frontend::FLUSH, 0, 0, 0, 4];

@@ -26,7 +26,7 @@ const STATEMENT_TIMEOUT: &str = "statement_timeout";
 const SHORT_TIMEOUT: u64 = 100;
 /// Names of custom settings that are remembered; a session with more is pinned.
 const LONGEST_MENTIONED: usize = 256;
-/// Bytes of a text that is searched for `DISCARD ALL` and its like.
+/// Bytes of a text that is searched for `DISCARD ALL`.
 const LONGEST_COMMAND: usize = 1024;
 
 /// What a session wants a server connection to be like.
@@ -347,14 +347,6 @@ fn is_for_execution(name: &str) -> bool {
     let prefixed = ["enable_", "log_", "max_parallel_", "track_"].iter().any(|prefix| name.starts_with(prefix));
     // Those with a dot are the application's own.
     prefixed || name.contains('.') || KNOWN.contains(&name)
-}
-
-/// Does this statement drop every prepared statement of the session?
-/// (`DISCARD ALL`, `DISCARD PLANS` does not, `DEALLOCATE ALL`.)
-pub(super) fn drops_statements(text: &[u8]) -> bool {
-    let words = words(text);
-    words.windows(2).any(|pair| matches!(&pair[0][..], "discard" | "deallocate") && pair[1] == "all")
-        || words.windows(3).any(|words| words == ["deallocate", "prepare", "all"])
 }
 
 /// Does it end with `RESET ALL` or `DISCARD ALL`?

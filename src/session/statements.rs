@@ -1,7 +1,7 @@
 //! The client's prepared statements: its names for them, and what has to be undone when the server
 //! did not carry a message out.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::pool::{Environment, Shape, Statement, Statements};
@@ -79,31 +79,6 @@ impl Change {
     }
 }
 
-/// The name in a text that is nothing but `DEALLOCATE [PREPARE] name`, as PostgreSQL would read it:
-/// unquoted names are folded to lower case (PostgreSQL, "Identifiers and Key Words").
-pub fn deallocated(text: &[u8]) -> Option<String> {
-    const LONGEST: usize = 256;
-    let text = std::str::from_utf8(text.get(..text.len().min(LONGEST + 1))?).ok()?;
-    let text = text.trim().trim_end_matches(';').trim_end();
-    let rest = keyword(text, "deallocate")?;
-    let name = keyword(rest, "prepare").unwrap_or(rest);
-    match name.strip_prefix('"').and_then(|inner| inner.strip_suffix('"')) {
-        Some(inner) if !inner.replace("\"\"", "").contains('"') => Some(inner.replace("\"\"", "\"")),
-        Some(_) => None,
-        None => {
-            let plain = name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '$'));
-            (plain && !name.is_empty() && !name.eq_ignore_ascii_case("all")).then(|| name.to_ascii_lowercase())
-        }
-    }
-}
-
-/// What follows `word` and white space.
-fn keyword<'a>(text: &'a str, word: &str) -> Option<&'a str> {
-    let (head, rest) = text.split_at_checked(word.len())?;
-    let blank = rest.starts_with(|c: char| c.is_ascii_whitespace()) || rest.starts_with('"');
-    (head.eq_ignore_ascii_case(word) && blank).then(|| rest.trim_start())
-}
-
 /// The client's names.
 #[derive(Debug, Default)]
 pub struct Names {
@@ -144,33 +119,29 @@ impl Names {
         }
     }
 
-    pub fn clear(&mut self) {
-        *self = Self::default();
+    /// Forgets the others.
+    pub fn retain(&mut self, keep: impl Fn(&[u8], &Named) -> bool) {
+        let gone: Vec<_> =
+            self.by_name.iter().filter(|(name, named)| !keep(name, named)).map(|(name, _)| name.clone()).collect();
+        for name in gone {
+            self.set(&name, None);
+        }
+    }
+
+    /// All names, in the order of the alphabet.
+    pub fn all(&self) -> Vec<Vec<u8>> {
+        let mut names: Vec<_> = self.by_name.keys().map(|name| name.to_vec()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// The statements that a server connection has by their names.
+    pub fn own_ids(&self) -> HashSet<u64> {
+        let own = self.by_name.values().filter(|named| named.statement.is_own());
+        own.map(|named| named.statement.id()).collect()
     }
 
     pub fn bytes(&self) -> usize {
         self.bytes
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn deallocate_is_read_as_postgresql_reads_it() {
-        for (text, name) in [
-            ("DEALLOCATE s1", Some("s1")),
-            (" deallocate  Prepare S1 ; ", Some("s1")),
-            ("DEALLOCATE \"_pg3_0\"", Some("_pg3_0")),
-            ("DEALLOCATE\"a\"\"B\"", Some("a\"B")),
-            ("DEALLOCATE ALL", None),
-            ("DEALLOCATE prepare ALL", None),
-            ("DEALLOCATE a; SELECT 1", None),
-            ("DEALLOCATEs1", None),
-            ("SELECT 1", None),
-        ] {
-            assert_eq!(deallocated(text.as_bytes()).as_deref(), name, "{text}");
-        }
     }
 }

@@ -194,6 +194,7 @@ fn oversized(sql: &[u8], catalog: &Catalog) -> Verdict {
                 effects |= Effects::STATE | Effects::MAYBE_DDL
             }
             Kind::Word | Kind::Quoted if names::is_temporary_schema(token.text(sql)) => effects |= Effects::STATE,
+            Kind::Word | Kind::Quoted => effects |= relation_effects(sql, token, catalog),
             Kind::LeftParen => effects |= last_name.map_or(Effects::NONE, |name| call_effects(sql, name, catalog)),
             _ => {}
         }
@@ -226,6 +227,13 @@ fn call_effects(sql: &[u8], name: Token, catalog: &Catalog) -> Effects {
     let entry = catalog.entry(name.hash, name.text(sql));
     let functions = entry.map_or(&[][..], |entry| &entry.functions);
     functions.iter().fold(Effects::NONE, |effects, function| effects | function.taint.effects)
+}
+
+/// The effects of whatever is read under this name.
+fn relation_effects(sql: &[u8], name: Token, catalog: &Catalog) -> Effects {
+    let entry = catalog.entry(name.hash, name.text(sql));
+    let relations = entry.map_or(&[][..], |entry| &entry.relations);
+    relations.iter().fold(Effects::NONE, |effects, taint| effects | taint.effects)
 }
 
 #[cfg(test)]
@@ -304,6 +312,7 @@ mod tests {
     #[test]
     fn effects_tell_what_may_be_left_behind() {
         const NONE: Effects = Effects::NONE;
+        let shows = Effects::STATEMENTS | Effects::SHOWS_STATEMENTS;
         let (anything, pins) = (Effects::STATE | Effects::MAYBE_DDL, Effects::STATE | Effects::PINS);
         for (sql, effects) in [
             ("SELECT 1", NONE),
@@ -315,6 +324,10 @@ mod tests {
             ("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", Effects::STATE | Effects::READ_ONLY_SETTING),
             ("RESET ALL", Effects::STATE | Effects::READ_ONLY_SETTING),
             ("DISCARD PLANS", Effects::STATE),
+            ("DISCARD ALL", Effects::STATE | Effects::READ_ONLY_SETTING | Effects::STATEMENTS),
+            ("DEALLOCATE a", Effects::STATE | Effects::STATEMENTS),
+            ("SELECT name FROM pg_prepared_statements", shows),
+            ("SELECT name FROM pg_catalog.pg_prepared_statement()", shows),
             ("SELECT set_config('a.b', 'x', false)", Effects::STATE),
             ("SELECT set_config($1, 'x', false)", Effects::STATE | Effects::READ_ONLY_SETTING),
             ("INSERT INTO t SELECT pg_advisory_lock(1)", pins),

@@ -8,7 +8,7 @@ use super::call::Call;
 use super::catalog::{Catalog, Entry, Scope, Taint, TaintedFunction};
 use super::keyword::Keyword;
 use super::lexer::{Kind, Reading, Token};
-use super::statement::acts_in_code;
+use super::statement::{acts_in_code, spoken_of};
 use super::tokens::Tokens;
 use super::{Effects, Reason, name, settings};
 
@@ -66,7 +66,10 @@ pub fn find(sql: &[u8], tokens: &[Token], text: Text, catalog: &Catalog, scope: 
 pub fn find_in_code(code: &[u8], catalog: &Catalog, scope: Scope<'_>) -> Option<Found> {
     let tokens = Tokens::read(code, Reading::USUAL);
     let readable = !(tokens.unterminated || tokens.malformed || tokens.ambiguous);
-    readable.then(|| find(code, &tokens, Text::Code, catalog, scope))
+    readable.then(|| {
+        let found = find(code, &tokens, Text::Code, catalog, scope);
+        Found { effects: found.effects | spoken_of(code), ..found }
+    })
 }
 
 struct Finder<'a> {

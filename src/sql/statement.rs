@@ -187,10 +187,11 @@ fn reset(sql: &[u8], rest: &[Token]) -> Statement {
     }
 }
 
+/// `DISCARD ALL` drops prepared statements and ends all listening, the others do not.
 fn discard(sql: &[u8], rest: &[Token]) -> Statement {
-    let statement = reset(sql, rest);
-    let listening = if second(rest) == Keyword::All { Effects::LISTENING } else { Effects::NONE };
-    Statement { effects: statement.effects | listening, ..statement }
+    let discards = reset(sql, rest);
+    let all = Effects::STATEMENTS | Effects::LISTENING;
+    Statement { effects: discards.effects | if second(rest) == Keyword::All { all } else { Effects::NONE }, ..discards }
 }
 
 fn setting(sql: &[u8], rest: &[Token], effects: Effects) -> Statement {
@@ -208,9 +209,9 @@ fn other(sql: &[u8], keyword: Keyword, rest: &[Token]) -> Statement {
         Create if temporary => {
             // `ON COMMIT DROP` outlives nothing.
             let pins = if has(rest, Commit) && has(rest, Drop) { Effects::NONE } else { Effects::PINS };
-            primary(Reason::Ddl, Effects::MAYBE_DDL | Effects::STATE | pins)
+            primary(Reason::Ddl, Effects::MAYBE_DDL | Effects::STATE | pins | executes(rest))
         }
-        Create => primary(Reason::Ddl, Effects::DDL),
+        Create => primary(Reason::Ddl, Effects::DDL | executes(rest)),
         Drop => primary(Reason::Ddl, Effects::DDL | Effects::STATE),
         Alter | Comment | Grant | Revoke | Reindex | Cluster | Refresh | Reassign | Security | Import => {
             primary(Reason::Ddl, Effects::DDL)
@@ -219,11 +220,12 @@ fn other(sql: &[u8], keyword: Keyword, rest: &[Token]) -> Statement {
         Do | Call => {
             let effects = ANYTHING;
             let ddl = if keyword == Do && speaks_of_ddl(sql) { Effects::DDL } else { Effects::NONE };
-            primary(Reason::Procedure, effects | ddl)
+            let statements = if keyword == Do { spoken_of(sql) } else { Effects::NONE };
+            primary(Reason::Procedure, effects | ddl | statements)
         }
-        Prepare => primary(Reason::PreparedStatement, Effects::STATE | Effects::PINS),
-        Deallocate => primary(Reason::PreparedStatement, Effects::STATE),
-        Execute => primary(Reason::PreparedStatement, ANYTHING.without(Effects::HIDDEN)),
+        Prepare => primary(Reason::PreparedStatement, Effects::STATE | Effects::PINS | Effects::STATEMENTS),
+        Deallocate => primary(Reason::PreparedStatement, Effects::STATE | Effects::STATEMENTS),
+        Execute => primary(Reason::PreparedStatement, ANYTHING.without(Effects::HIDDEN) | Effects::STATEMENTS),
         Declare if has(rest, Hold) => primary(Reason::Cursor, Effects::STATE | Effects::PINS),
         Declare | Fetch | Move => primary(Reason::Cursor, Effects::NONE),
         Close => primary(Reason::Cursor, Effects::STATE),
@@ -235,10 +237,27 @@ fn other(sql: &[u8], keyword: Keyword, rest: &[Token]) -> Statement {
     }
 }
 
+/// Of `CREATE TABLE … AS EXECUTE`.
+fn executes(rest: &[Token]) -> Effects {
+    let executes = rest.windows(2).any(|pair| (pair[0].keyword, pair[1].keyword) == (Keyword::As, Keyword::Execute));
+    if executes { Effects::STATE | Effects::STATEMENTS } else { Effects::NONE }
+}
+
 /// Does the text hold a word that starts a change of the catalog? A block of code is a literal, and not read as code.
 fn speaks_of_ddl(sql: &[u8]) -> bool {
     const WORDS: [&[u8]; 4] = [b"create", b"alter", b"drop", b"grant"];
     WORDS.iter().any(|word| sql.windows(word.len()).any(|text| text.eq_ignore_ascii_case(word)))
+}
+
+/// What code does to prepared statements where it speaks of them at all, also in SQL that it makes up.
+pub fn spoken_of(code: &[u8]) -> Effects {
+    const WORDS: [(&[u8], Effects); 2] = [
+        (b"deallocate", Effects::STATEMENTS),
+        (b"pg_prepared_statement", Effects::STATEMENTS.with(Effects::SHOWS_STATEMENTS)),
+    ];
+    let speaks = |word: &[u8]| code.windows(word.len()).any(|text| text.eq_ignore_ascii_case(word));
+    let spoken = WORDS.into_iter().filter(|(word, _)| speaks(word));
+    spoken.fold(Effects::NONE, |effects, (_, more)| effects | more)
 }
 
 /// In the body of a function, does a statement that starts with this keyword do more than read? Such keywords

@@ -30,7 +30,7 @@ impl Verdict {
     /// May a client's `/* pgweir: replica */` have its way? Not where the statement is known to be unsafe there, nor where
     /// it may leave something in the session, which then would stay on the replica with all that follows.
     pub fn yields_to_hint(&self) -> bool {
-        self.reason.yields_to_hint() && !self.effects.intersects(Effects::STATE.with(Effects::STICKY))
+        self.reason.yields_to_hint() && !self.effects.intersects(LEFT_BEHIND)
     }
 
     /// Of what reads nothing and changes nothing.
@@ -45,6 +45,9 @@ impl Verdict {
         Self { class: Class::Primary, reason, hint: None, consistency: None, tx: TxControl::None, effects }
     }
 }
+
+/// Effects by which a statement's session stays where the statement has run.
+const LEFT_BEHIND: Effects = Effects::STATE.with(Effects::STICKY).with(Effects::SHOWS_STATEMENTS);
 
 /// Where a statement may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,7 +196,7 @@ impl Reason {
 
 /// What a statement may leave behind: a set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Effects(u16);
+pub struct Effects(u32);
 
 impl Effects {
     pub const NONE: Effects = Effects(0);
@@ -234,6 +237,10 @@ impl Effects {
     /// Tells the client which server process it has: `pg_backend_pid()`, by which another session may end or cancel
     /// what that process does.
     pub const PROCESS: Effects = Effects(1 << 14);
+    /// Makes, uses or drops prepared statements by their names, in SQL: the client's own names have to be there.
+    pub const STATEMENTS: Effects = Effects(1 << 15);
+    /// Shows which prepared statements there are: the client's own, and no others, have to be there.
+    pub const SHOWS_STATEMENTS: Effects = Effects(1 << 16);
 
     const NAMES: &[(Effects, &str)] = &[
         (Effects::STATE, "it may change the session's state"),
@@ -250,6 +257,8 @@ impl Effects {
         (Effects::NOTIFIES, "it may notify"),
         (Effects::LISTENING, "it may end or show what the session listens to"),
         (Effects::PROCESS, "it tells which server process the session has"),
+        (Effects::STATEMENTS, "it uses prepared statements by name"),
+        (Effects::SHOWS_STATEMENTS, "it shows which prepared statements there are"),
         (Effects::PARAMETER_TYPES, "its class depends on its parameters having built-in types"),
     ];
 

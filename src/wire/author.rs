@@ -11,7 +11,6 @@ use bytes::{BufMut, Bytes, BytesMut};
 use pgwire::messages::Message;
 use pgwire::messages::cancel::CancelRequest;
 use pgwire::messages::response::{NoticeResponse, ReadyForQuery, TransactionStatus};
-use pgwire::messages::simplequery::Query;
 use pgwire::messages::startup::{
     Authentication, BackendKeyData, GssEncRequest, NegotiateProtocolVersion, Password, SASLInitialResponse,
     SASLResponse, SecretKey, SslRequest,
@@ -139,8 +138,11 @@ pub fn sasl_response(out: &mut BytesMut, data: &str) {
 }
 
 /// Query.
-pub fn query(out: &mut BytesMut, sql: &str) {
-    encode(out, &Query::new(sql.to_owned()));
+pub fn query(out: &mut BytesMut, sql: impl AsRef<[u8]>) {
+    message(out, b'Q', |out| {
+        out.put_slice(sql.as_ref());
+        out.put_u8(0);
+    });
 }
 
 /// Terminate.

@@ -243,7 +243,7 @@ impl Actor {
 
     /// Does something by chance. Returns what, for the report.
     async fn act(&mut self) -> Done {
-        match self.random.random_range(0..20) {
+        match self.random.random_range(0..21) {
             0..=3 => self.set("", |_| true).await,
             4 => self.set("BEGIN; SELECT 1", |random| random.random_bool(0.5)).await,
             5 => self.set_and_fail().await,
@@ -254,7 +254,8 @@ impl Actor {
             11 | 12 => self.listen().await,
             13..=15 => self.keep().await,
             16 | 17 => self.prepare().await,
-            18 => self.cancel().await,
+            18 => self.prepare_by_sql().await,
+            19 => self.cancel().await,
             _ => self.leave().await,
         }
     }
@@ -439,6 +440,26 @@ impl Actor {
             return Err(Trouble::Wrong(format!("{sql} finds {seen:?} and should find {expected:?}")));
         }
         Ok(sql.to_owned())
+    }
+
+    /// Both kinds, under names that everybody uses.
+    async fn prepare_by_sql(&mut self) -> Done {
+        let Ok(_permit) = self.world.may_keep.clone().try_acquire_owned() else { return Ok("nothing".to_owned()) };
+        if self.kept.is_some() {
+            return Ok("nothing".to_owned());
+        }
+        let sql = "PREPARE leaking AS SELECT name FROM who";
+        self.execute(sql).await?;
+        let statement = self.client.prepare("SELECT 7").await.map_err(|error| self.trouble(sql, &error))?;
+        let names = "SELECT string_agg(name ~ '^s[0-9]+$' || ' ' || from_sql, ', ' ORDER BY from_sql) FROM pg_prepared_statements";
+        self.expect(names, "true false, false true").await?;
+        self.expect("EXECUTE leaking", self.own_schema()).await?;
+        self.execute("DEALLOCATE leaking").await?;
+        let row = self.client.query_one(&statement, &[]).await.map_err(|error| self.trouble(sql, &error))?;
+        match row.get::<_, i32>(0) {
+            7 => Ok(sql.to_owned()),
+            other => Err(Trouble::Wrong(format!("SELECT 7 finds {other}"))),
+        }
     }
 
     async fn cancel(&mut self) -> Done {

@@ -33,6 +33,8 @@ pub enum Fate {
     Forward,
     /// It answers something that we injected.
     Swallow,
+    /// The same, and nobody minds if it fails.
+    Try,
     /// The server was not asked: the reply is ours to author, once everything before it is out.
     Synthesise,
     /// The server was made to fail here, and the client gets this error in place of the server's.
@@ -90,7 +92,11 @@ struct Entry<C> {
 impl<C> Entry<C> {
     /// The end of one of the client's batches. A question of our own is none: it does not fail, or the session ends.
     fn ends_batch(&self) -> bool {
-        let ours = self.awaits == Awaits::Query && matches!(self.fate, Fate::Swallow);
+        let ours = match self.fate {
+            Fate::Swallow => self.awaits == Awaits::Query,
+            Fate::Try => true,
+            _ => false,
+        };
         self.awaits.is_answered_by_ready() && !ours
     }
 }
@@ -375,6 +381,7 @@ impl<C> Ledger<C> {
         };
         let verdict = match &mut front.fate {
             _ if muted => Verdict::Swallow,
+            Fate::Try => Verdict::Swallow,
             Fate::Swallow if front.awaits == Awaits::Query => Verdict::InjectionFailed,
             Fate::Replace(_) => match std::mem::replace(&mut front.fate, Fate::Forward) {
                 Fate::Replace(error) => Verdict::Replace(error),
@@ -435,7 +442,7 @@ impl<C> Ledger<C> {
     fn as_front(&self) -> Verdict {
         match self.entries.front() {
             _ if self.muted => Verdict::Swallow,
-            Some(Entry { fate: Fate::Swallow, .. }) => Verdict::Swallow,
+            Some(Entry { fate: Fate::Swallow | Fate::Try, .. }) => Verdict::Swallow,
             _ => Verdict::Forward,
         }
     }

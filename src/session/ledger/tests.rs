@@ -219,6 +219,25 @@ fn an_injected_query_that_fails_is_told() {
 }
 
 #[test]
+fn nobody_minds_a_try_that_fails() {
+    let mut ledger = Changes::default();
+    let dance = |ledger: &mut Changes| {
+        for (awaits, change) in [(Query, None), (Close, None), (Parse, Some("tried")), (Sync, None), (Query, None)] {
+            ledger.push(awaits, Fate::Try, change);
+        }
+        assert!(!ledger.reaches_back());
+    };
+    dance(&mut ledger);
+    send(&mut ledger, &[Query]);
+    assert_eq!(receive(&mut ledger, "CZT31ZTCCZT"), "ssssssss");
+    assert!(undone(&mut ledger).is_empty());
+    settles(&mut ledger, "CZT");
+    dance(&mut ledger);
+    assert_eq!(receive(&mut ledger, "CZT3EZECCZT"), "ssssssss");
+    assert_eq!((undone(&mut ledger), ledger.status(), ledger.settled()), (vec!["tried"], Status::Transaction, true));
+}
+
+#[test]
 fn an_injected_message_alone_opens_an_implicit_transaction() {
     let mut ledger = Changes::default();
     ledger.push(Parse, Fate::Swallow, None);

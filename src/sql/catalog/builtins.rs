@@ -14,6 +14,7 @@ use crate::sql::{Effects, Reason};
 
 const STATE: Effects = Effects::STATE;
 const NONE: Effects = Effects::NONE;
+const SHOWS_STATEMENTS: Effects = Effects::STATEMENTS.with(Effects::SHOWS_STATEMENTS);
 
 /// Reason, effects and names of the built-ins that must not run on a standby. A name may end in `*`.
 const TAINTED: &[(Reason, Effects, &[&str])] = &[
@@ -137,6 +138,7 @@ const TAINTED: &[(Reason, Effects, &[&str])] = &[
         ],
     ),
     (Reason::ServerControl, Effects::NOTIFIES, &["pg_notify"]),
+    (Reason::ServerState, SHOWS_STATEMENTS, &["pg_prepared_statement"]),
     // Answer for this server or this connection.
     (Reason::ServerState, Effects::PROCESS.with(Effects::PINS), &["pg_backend_pid"]),
     (Reason::ServerState, STATE.with(Effects::LISTENING), &["pg_listening_channels"]),
@@ -172,7 +174,6 @@ const TAINTED: &[(Reason, Effects, &[&str])] = &[
             "pg_isolation_test_session_is_blocked",
             "pg_lock_status",
             "pg_cursor",
-            "pg_prepared_statement",
             "pg_prepared_xact",
             "pg_notification_queue_usage",
             "pg_my_temp_schema",
@@ -229,7 +230,8 @@ const HARMLESS_STABLE: &str = include_str!("builtin_stable.txt");
 pub(super) const HARMLESS_VIEWS: &[&str] = &["tables"];
 
 /// Relations of `pg_catalog` that need no look at their definition.
-const TAINTED_RELATIONS: &[(Reason, &str)] = &[(Reason::ServerState, "pg_settings")];
+const TAINTED_RELATIONS: &[(Reason, Effects, &str)] =
+    &[(Reason::ServerState, NONE, "pg_settings"), (Reason::ServerState, SHOWS_STATEMENTS, "pg_prepared_statements")];
 
 /// Adds what is known without a database.
 pub(super) fn add(catalog: &mut Catalog) {
@@ -238,8 +240,8 @@ pub(super) fn add(catalog: &mut Catalog) {
             taint(catalog, name, *reason, *effects);
         }
     }
-    for (reason, name) in TAINTED_RELATIONS {
-        let taint = Taint { schema: PG_CATALOG, reason: *reason, effects: Effects::NONE };
+    for (reason, effects, name) in TAINTED_RELATIONS {
+        let taint = Taint { schema: PG_CATALOG, reason: *reason, effects: *effects };
         catalog.names.entry(name.as_bytes()).relations.push(taint);
     }
 }

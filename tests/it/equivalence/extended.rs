@@ -451,10 +451,6 @@ fn names() -> Vec<Script> {
                 again("e", &[]),
             ])
             .ready(3),
-        script("SQL's EXECUTE of a protocol's statement")
-            .send([parse("s", "SELECT 1"), sync()])
-            .ready(1)
-            .query("EXECUTE s"),
         script("a protocol's Bind of SQL's PREPARE")
             .query("PREPARE s (int) AS SELECT $1 + 1")
             .send([again("s", &["1"])])

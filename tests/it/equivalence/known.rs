@@ -2,16 +2,10 @@
 //! has become the same leaves this list.
 
 /// A script, and why it is answered otherwise in every deployment.
-const KNOWN: &[(&str, &str)] = &[
-    (
-        "a RESET pipelined before a COMMIT",
-        "until the transaction ends, RESET goes to the server's default and not to the client's startup setting",
-    ),
-    (
-        "SQL's EXECUTE of a protocol's statement",
-        "statements of the protocol have other names on the server: refused with 26000",
-    ),
-];
+const KNOWN: &[(&str, &str)] = &[(
+    "a RESET pipelined before a COMMIT",
+    "until the transaction ends, RESET goes to the server's default and not to the client's startup setting",
+)];
 
 /// Why this script is known to be answered otherwise.
 pub fn known(script: &str) -> Option<&'static str> {

@@ -7,6 +7,7 @@ mod extended;
 mod known;
 mod malformed;
 mod play;
+mod prepared;
 mod script;
 mod session;
 mod simple;
@@ -42,6 +43,43 @@ async fn a_session_keeps_what_it_has_made() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn prepared_statements_of_both_kinds_are_as_in_postgresql() {
+    hold(prepared::scripts()).await;
+}
+
+/// Another client's statements are on the only server connection, under the same names; whatever anybody does, each
+/// has his own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn prepared_statements_are_each_clients_own() {
+    let stage = stage().await;
+    let direct = stage.direct().await;
+    let proxy = proxy(&stage, &Settings { mode: "transaction", replicas: false, cache: "4MiB", size: 1 }).await;
+    let through = stage.endpoint(proxy.port);
+    let mut cleaner = RawClient::welcome(&direct).await;
+    let mut failures = Vec::new();
+    for script in prepared::scripts().iter().filter(|script| chosen(script)) {
+        clean(&mut cleaner).await;
+        let expected = play(script, &direct, Pieces::Whole).await;
+        let mut other = RawClient::welcome(&through).await;
+        other
+            .send(&[say::parse("s", "SELECT 's of another'"), say::parse("w", "SELECT 1"), say::sync()].concat())
+            .await
+            .unwrap();
+        assert_eq!(other.until_ready(1).await.1, None);
+        clean(&mut cleaner).await;
+        let seen = play(script, &through, Pieces::Whole).await;
+        failures.extend(difference(script.compare, &expected, &seen).map(|text| format!("{}: {text}", script.name)));
+        other.send(&say::again("s", &[])).await.unwrap();
+        let (frames, end) = other.until_ready(1).await;
+        assert!(end.is_none() && frames.iter().any(|frame| frame.tag == b'D'), "{}: {frames:?}", script.name);
+        let names = "SELECT string_agg(name, ',' ORDER BY name) FROM pg_prepared_statements";
+        assert_eq!(other.rows(names).await, ["s,w"], "{}", script.name);
+        other.leave().await;
+    }
+    assert!(failures.is_empty(), "{} conversations went otherwise:\n  {}", failures.len(), failures.join("\n  "));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_protocol_is_refused_as_by_postgresql() {
     hold([malformed::scripts(), malformed::in_a_transaction()].concat()).await;
 }
@@ -56,7 +94,8 @@ async fn nothing_of_a_session_shows_in_the_next() {
     let through = stage.endpoint(proxy.port);
     let mut cleaner = RawClient::welcome(&direct).await;
     let untouched = look_around(&through).await;
-    let scripts = [simple::scripts(), extended::scripts(), copy::scripts(), session::scripts()].concat();
+    let scripts =
+        [simple::scripts(), extended::scripts(), copy::scripts(), session::scripts(), prepared::scripts()].concat();
     let mut failures = Vec::new();
     for script in scripts.iter().filter(|script| chosen(script)) {
         for leaves in 0..=3 {
@@ -137,7 +176,7 @@ SELECT 'setting', name, setting FROM pg_settings WHERE setting IS DISTINCT FROM 
 UNION ALL SELECT 'listening', c, '' FROM pg_listening_channels() c
 UNION ALL SELECT 'lock', locktype, mode FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory'
 UNION ALL SELECT 'temporary', relname, '' FROM pg_class WHERE relnamespace = pg_my_temp_schema()
-UNION ALL SELECT 'prepared', name, statement FROM pg_prepared_statements WHERE from_sql
+UNION ALL SELECT 'prepared', name, statement FROM pg_prepared_statements
 UNION ALL SELECT 'cursor', name, statement FROM pg_cursors WHERE name <> ''
 UNION ALL SELECT 'user', current_user, session_user
 ORDER BY 1, 2";
@@ -286,6 +325,10 @@ CREATE SCHEMA other;
 CREATE TABLE other.elsewhere AS SELECT 1 AS x;
 CREATE FUNCTION fails(int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN $1 / 0; END $$;
 CREATE FUNCTION sets_zone(text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN set_config('TimeZone', $1, false); END $$;
+CREATE VIEW own_statements AS SELECT name, from_sql FROM pg_prepared_statements;
+CREATE FUNCTION count_statements() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM pg_prepared_statements';
+CREATE FUNCTION count_statements_by_text() RETURNS bigint LANGUAGE plpgsql AS
+    $$ DECLARE n bigint; BEGIN EXECUTE 'SELECT count(*) FROM pg_prepared_statements' INTO n; RETURN n; END $$;
 CREATE PROCEDURE give_to(who text) LANGUAGE plpgsql AS $$ BEGIN
     EXECUTE format('GRANT ALL ON SCHEMA public, other TO %I', who);
     EXECUTE format('GRANT ALL ON ALL TABLES IN SCHEMA public, other TO %I', who);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::fixture::Fixture;
-use super::talk::{Way, prepared_rows, rows, run, value};
+use super::talk::{Way, prepared_rows, rows, run, sqlstate, value};
 use crate::support::{chain, eventually};
 
 const SCHEMA: &str = "CREATE TABLE t AS SELECT 1 AS x; CREATE TABLE log (msg text);
@@ -133,6 +133,28 @@ async fn a_read_only_transaction_moves_to_the_primary_before_its_first_statement
     client.batch_execute("SELECT x FROM t").await.unwrap();
     assert_eq!(value(&client, "SELECT pg_is_in_recovery()").await, "t");
     assert!(watch.take().on_a_standby("SELECT x FROM t"));
+}
+
+/// What only one server connection has would keep the session on it, and all that it writes.
+#[tokio::test]
+async fn no_session_is_left_on_a_standby() {
+    let fixture = Fixture::start(1, SCHEMA, "", "").await;
+    for keeps in ["PREPARE kept AS SELECT 1", "DECLARE kept CURSOR WITH HOLD FOR SELECT 1"] {
+        for first in [None, Some("SELECT x FROM t")] {
+            let client = fixture.connect().await;
+            client.batch_execute("BEGIN READ ONLY").await.unwrap();
+            if let Some(first) = first {
+                client.batch_execute(first).await.unwrap();
+            }
+            let kept = client.batch_execute(keeps).await;
+            match first {
+                Some(_) => assert_eq!(sqlstate(&kept.unwrap_err()), "0A000", "{keeps}"),
+                None => kept.unwrap_or_else(|error| panic!("{keeps}: {}", chain(&error))),
+            }
+            client.batch_execute("COMMIT").await.unwrap();
+            client.batch_execute("INSERT INTO log VALUES ('after')").await.unwrap();
+        }
+    }
 }
 
 #[tokio::test]
