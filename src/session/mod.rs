@@ -253,7 +253,7 @@ impl Session {
     pub async fn serve(shared: Arc<Shared>, mut group: Arc<Group>, arrival: Arrival) -> Result<(), PgError> {
         let Arrival { mut stream, mut out, .. } = arrival;
         let welcome = loop {
-            match (leasing::welcome(&group, &arrival.settings, arrival.mode).await, group.successor()) {
+            match (Box::pin(leasing::welcome(&group, &arrival.settings, arrival.mode)).await, group.successor()) {
                 (Err(GreetingError::Acquire(AcquireError::Closed)), Some(successor)) => group = successor,
                 (outcome, _) => break outcome,
             }

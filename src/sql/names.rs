@@ -33,7 +33,6 @@ pub struct Found {
 /// Everything that a name may have done by code that is hidden.
 pub const ANYTHING: Effects = Effects::STATE
     .with(Effects::MAYBE_DDL)
-    .with(Effects::SEQUENCE)
     .with(Effects::READ_ONLY_SETTING)
     .with(Effects::HIDDEN)
     .with(Effects::NOTIFIES)

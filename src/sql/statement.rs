@@ -106,13 +106,9 @@ fn show(sql: &[u8], rest: &[Token]) -> Statement {
 /// `COPY table [(columns)] TO STDOUT`, `COPY (query) TO STDOUT`; anything else writes or touches the server's
 /// files.
 fn copy(rest: &[Token]) -> Statement {
-    let streams = has(rest, Keyword::Stdin) || has(rest, Keyword::Stdout);
-    let effects = if streams { Effects::COPY } else { Effects::NONE };
     match after_source(rest) {
-        Some([to, stdout, ..]) if to.keyword == Keyword::To && stdout.keyword == Keyword::Stdout => {
-            Statement { effects, ..query() }
-        }
-        _ => primary(Reason::Copy, effects),
+        Some([to, stdout, ..]) if to.keyword == Keyword::To && stdout.keyword == Keyword::Stdout => query(),
+        _ => primary(Reason::Copy, Effects::NONE),
     }
 }
 

@@ -196,7 +196,7 @@ impl Reason {
 
 /// What a statement may leave behind: a set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Effects(u32);
+pub struct Effects(u16);
 
 impl Effects {
     pub const NONE: Effects = Effects(0);
@@ -206,51 +206,42 @@ impl Effects {
     /// Changes the catalog.
     pub const DDL: Effects = Effects(1 << 1);
     /// May change the catalog, but in most cases does not: code that cannot be read, `CALL`, temporary tables.
-    pub const MAYBE_DDL: Effects = Effects(1 << 10);
+    pub const MAYBE_DDL: Effects = Effects(1 << 2);
     /// Leaves state that the server can't be asked about and that no reset undoes (`LOAD`, `setseed`).
-    pub const STICKY: Effects = Effects(1 << 2);
-    /// No statement at all: the server answers `EmptyQueryResponse`.
-    pub const EMPTY: Effects = Effects(1 << 3);
+    pub const STICKY: Effects = Effects(1 << 3);
     /// May change `default_transaction_read_only` or another default of transactions.
     pub const READ_ONLY_SETTING: Effects = Effects(1 << 4);
-    /// `COPY … FROM STDIN` or `COPY … TO STDOUT`.
-    pub const COPY: Effects = Effects(1 << 5);
-    /// `nextval` or `setval`, or a function that reaches one: `currval` depends on it.
-    pub const SEQUENCE: Effects = Effects(1 << 6);
     /// The class holds unless a parameter is declared with a type of the database's own (an OID from 16384
     /// up): such a value could select another overload of a function.
-    pub const PARAMETER_TYPES: Effects = Effects(1 << 7);
+    pub const PARAMETER_TYPES: Effects = Effects(1 << 5);
 
     /// The state is changed by code that the text does not show (a function of the database's own): which
     /// settings it makes cannot be known.
-    pub const HIDDEN: Effects = Effects(1 << 8);
+    pub const HIDDEN: Effects = Effects(1 << 6);
     /// Changes a setting until the end of the transaction (`SET LOCAL`).
-    pub const LOCAL_SETTING: Effects = Effects(1 << 9);
+    pub const LOCAL_SETTING: Effects = Effects(1 << 7);
 
     /// Makes state that only one server connection has: a temporary table, a session's advisory lock …
-    pub const PINS: Effects = Effects(1 << 11);
+    pub const PINS: Effects = Effects(1 << 8);
     /// May send a notification: `NOTIFY`, `pg_notify`, or a function that reaches one.
-    pub const NOTIFIES: Effects = Effects(1 << 12);
+    pub const NOTIFIES: Effects = Effects(1 << 9);
     /// Depends on what the session listens to so far: `UNLISTEN`, `DISCARD`, `pg_listening_channels()`, or code
     /// that may do any of these.
-    pub const LISTENING: Effects = Effects(1 << 13);
+    pub const LISTENING: Effects = Effects(1 << 10);
     /// Tells the client which server process it has: `pg_backend_pid()`, by which another session may end or cancel
     /// what that process does.
-    pub const PROCESS: Effects = Effects(1 << 14);
+    pub const PROCESS: Effects = Effects(1 << 11);
     /// Makes, uses or drops prepared statements by their names, in SQL: the client's own names have to be there.
-    pub const STATEMENTS: Effects = Effects(1 << 15);
+    pub const STATEMENTS: Effects = Effects(1 << 12);
     /// Shows which prepared statements there are: the client's own, and no others, have to be there.
-    pub const SHOWS_STATEMENTS: Effects = Effects(1 << 16);
+    pub const SHOWS_STATEMENTS: Effects = Effects(1 << 13);
 
     const NAMES: &[(Effects, &str)] = &[
         (Effects::STATE, "it may change the session's state"),
         (Effects::DDL, "it changes the catalog"),
         (Effects::MAYBE_DDL, "it may change the catalog"),
         (Effects::STICKY, "it may leave state that cannot be reset"),
-        (Effects::EMPTY, "it is empty"),
         (Effects::READ_ONLY_SETTING, "it may change the defaults of transactions"),
-        (Effects::COPY, "it switches to COPY"),
-        (Effects::SEQUENCE, "it advances a sequence"),
         (Effects::HIDDEN, "what state it changes is hidden in the code of a function"),
         (Effects::LOCAL_SETTING, "it changes a setting for its transaction"),
         (Effects::PINS, "it makes state that only one server connection has"),
@@ -364,9 +355,12 @@ mod tests {
             hint: Some(Hint::Replica),
             consistency: None,
             tx: TxControl::None,
-            effects: Effects::SEQUENCE,
+            effects: Effects::STATE,
         };
         let text = explain(verdict);
-        assert!(text.contains("class: primary") && text.contains("refused") && text.contains("sequence"), "{text}");
+        assert!(
+            text.contains("class: primary") && text.contains("refused") && text.contains("session's state"),
+            "{text}"
+        );
     }
 }

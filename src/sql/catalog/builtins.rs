@@ -19,7 +19,7 @@ const SHOWS_STATEMENTS: Effects = Effects::STATEMENTS.with(Effects::SHOWS_STATEM
 /// Reason, effects and names of the built-ins that must not run on a standby. A name may end in `*`.
 const TAINTED: &[(Reason, Effects, &[&str])] = &[
     // Advance or depend on a sequence; `currval` and `lastval` live in one server connection.
-    (Reason::Sequence, Effects::SEQUENCE, &["nextval", "setval"]),
+    (Reason::Sequence, NONE, &["nextval", "setval"]),
     (Reason::Sequence, NONE, &["currval", "lastval", "pg_sequence_last_value", "pg_get_sequence_data"]),
     // Locks of the primary are not seen on a standby and the other way round. Session locks are state.
     (
@@ -61,7 +61,7 @@ const TAINTED: &[(Reason, Effects, &[&str])] = &[
     // Run SQL, or name a type or relation, given as text that the classifier doesn't read.
     (
         Reason::RunsText,
-        STATE.with(Effects::MAYBE_DDL).with(Effects::SEQUENCE),
+        STATE.with(Effects::MAYBE_DDL),
         &[
             "query_to_xml*",
             "cursor_to_xml*",
