@@ -26,10 +26,13 @@ sys.path.insert(0, str(HERE))
 sys.dont_write_bytecode = True
 
 import outcomes  # noqa: E402
+import pg_suites  # noqa: E402
 from servers import Servers  # noqa: E402
 from suites import DATABASE, SUITES, command, environment, install  # noqa: E402
 
 SECONDS_PER_TEST = 60
+# Of PostgreSQL's own tests up to twenty run at a time.
+PG_SECONDS_PER_TEST = 180
 # A suite is started again behind a test that has taken it down, so often.
 STARTS = 30
 
@@ -45,7 +48,8 @@ def main():
     try:
         results, seconds = {}, {}
         for suite in chosen:
-            source, python = install(suite, arguments.cache)
+            own = pg_suites.is_here(suite)
+            source, python = (pg_suites.install(arguments.cache), None) if own else install(suite, arguments.cache)
             for way in ("direct", "through"):
                 print(f"{suite.name}, {way} …", file=sys.stderr, flush=True)
                 begin = time.monotonic()
@@ -76,30 +80,45 @@ def run_suite(suite, way, source, python, place, arguments):
     """The outcomes of one suite on new servers, by test."""
     directory = place / f"{suite.name}-{way}"
     directory.mkdir()
-    written = directory / "outcomes.jsonl"
-    with Servers(directory, arguments.pgweir) as servers:
+    settings = pg_suites.SETTINGS if pg_suites.is_here(suite) else ""
+    with Servers(directory, arguments.pgweir, settings) as servers:
         servers.sql(f"CREATE DATABASE {DATABASE} TEMPLATE template0")
         servers.sql(*suite.prepare, "SELECT 1", database=suite.database)
+        further = pg_suites.prepare(suite, way, servers) if pg_suites.is_here(suite) else {}
         port = servers.primary_port
         if way == "through":
-            servers.start_pgweir(suite.users)
+            servers.start_pgweir(suite.mode, suite.cluster, suite.users)
             port = servers.pgweir_port
-        run = command(suite, python, port, arguments.expression, SECONDS_PER_TEST)
-        variables = os.environ | environment(suite, port) | {
-            "OUTCOMES": str(written),
-            "SECONDS_PER_TEST": str(SECONDS_PER_TEST),
-            "PYTHONPATH": str(HERE),
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
+        variables = os.environ | environment(suite, port) | further
         with open(directory / "output.txt", "wb") as output:
-            for _ in range(STARTS):
-                before = len(outcomes.read(written))
-                run_group(run, source, variables, output)
-                results = outcomes.read(written)
-                if len(results) == before or not any(outcome == "hung" for outcome, _ in results.values()):
-                    break
+            if pg_suites.is_here(suite):
+                run = pg_suites.command(suite, source, directory, arguments.expression, PG_SECONDS_PER_TEST)
+                run_group(run, directory, variables, output)
+                results = pg_suites.results(directory)
+            else:
+                run = command(suite, python, port, arguments.expression, SECONDS_PER_TEST)
+                results = run_tests(run, source, variables, directory / "outcomes.jsonl", output)
+        if way == "through":
+            servers.metrics()
     if not results:
         raise SystemExit(f"no test of {suite.name} has run: use --keep and see {directory}/output.txt")
+    return results
+
+
+def run_tests(run, source, variables, written, output):
+    """Runs a suite of Python's, again where a test has taken it down."""
+    variables = variables | {
+        "OUTCOMES": str(written),
+        "SECONDS_PER_TEST": str(SECONDS_PER_TEST),
+        "PYTHONPATH": str(HERE),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    for _ in range(STARTS):
+        before = len(outcomes.read(written))
+        run_group(run, source, variables, output)
+        results = outcomes.read(written)
+        if len(results) == before or not any(outcome == "hung" for outcome, _ in results.values()):
+            break
     return results
 
 
