@@ -55,7 +55,7 @@ CREATE FUNCTION pg_catalog.pg_isolation_test_session_is_blocked(integer, integer
 
 
 def is_here(suite):
-    return suite.runner in ("pg_regress", "pg_isolation_regress")
+    return suite.runner in ("pg_regress", "pg_isolation_regress", "pg_queries")
 
 
 def install(cache):
@@ -74,7 +74,8 @@ def install(cache):
     shutil.rmtree(home, ignore_errors=True)
     archives = home / "download"
     archives.mkdir(parents=True)
-    download(archives, f"source --download-only {package}={version}", f"download postgresql-server-dev-{MAJOR}={version}")
+    headers = f"postgresql-server-dev-{MAJOR}"
+    download(archives, f"source --download-only {package}={version}", f"download {headers}={version}")
     (source,) = archives.glob("*.orig.tar.*")
     with tarfile.open(source) as files:
         for member in files:
@@ -83,8 +84,8 @@ def install(cache):
             if inner.startswith(("src/test/regress/", "src/test/isolation/")):
                 member.name = inner.removeprefix("src/test/")
                 files.extract(member, home, filter="data")
-    (headers,) = archives.glob("*.deb")
-    run("dpkg-deb", "-x", headers, archives / "headers")
+    (archive,) = archives.glob("*.deb")
+    run("dpkg-deb", "-x", archive, archives / "headers")
     include = archives / f"headers/usr/include/postgresql/{MAJOR}/server"
     build = ["gcc", "-O1", "-w", "-shared", "-fPIC"]
     run(*build, "-I", include, "-o", home / "regress/regress.so", home / "regress/regress.c")
@@ -134,7 +135,7 @@ def download(directory, *commands):
 
 
 def prepare(suite, way, servers):
-    """Makes ready what the tests' database is copied from, and returns the variables that the tests need."""
+    """Makes ready what the tests' database is made from, and returns the variables that the tests need."""
     if suite.runner == "pg_isolation_regress" and way == "through" and suite.mode == "transaction":
         servers.sql("UPDATE pg_database SET datallowconn = true WHERE datname = 'template0'")
         servers.sql(BLOCKED_BY_NAME, database="template0")
@@ -145,9 +146,10 @@ def prepare(suite, way, servers):
 
 def command(suite, home, directory, expression, seconds):
     """What runs the suite in `directory`, or the tests that `expression` names."""
-    name = suite.runner.removeprefix("pg_").removesuffix("_regress")
+    runner = "pg_isolation_regress" if suite.runner == "pg_isolation_regress" else "pg_regress"
+    name = runner.removeprefix("pg_").removesuffix("_regress")
     binaries = newest_binaries()
-    program = binaries.parent / "lib/pgxs/src/test" / name / suite.runner
+    program = binaries.parent / "lib/pgxs/src/test" / name / runner
     tests = directory / "tests"
     shutil.copytree(home / name, tests)
     schedule = {"regress": "parallel_schedule", "isolation": "isolation_schedule"}[name]

@@ -138,7 +138,7 @@ class Servers:
         with urllib.request.urlopen(f"http://127.0.0.1:{self._http_port}/metrics") as answer:
             text = answer.read().decode()
         (self.directory / "metrics.txt").write_text(text)
-        lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+        lines = (line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#"))
         return {name: float(value) for name, _, value in lines}
 
     def stop_pgweir(self):

@@ -113,6 +113,7 @@ SUITES = [
     ),
     postgresql("regress", "pg_regress", "session"),
     postgresql("regress", "pg_regress", "transaction"),
+    postgresql("queries", "pg_queries", "transaction"),
     postgresql("isolation", "pg_isolation_regress", "session"),
     postgresql("isolation", "pg_isolation_regress", "transaction"),
 ]
