@@ -69,23 +69,31 @@ def ask(scripts, primary, pgweir, variables):
     direct, through = {}, {}
     for script in sorted(scripts):
         asked = queries(script.read_text(errors="replace"))
-        first, between, last = (answers(port, asked, variables) for port in (primary, pgweir, primary))
-        for number, query in enumerate(asked):
-            if first[number] != last[number]:
-                continue
-            test = f"{script.stem} {number}"
-            direct[test] = ("passed", "")
-            if between[number] == first[number]:
-                through[test] = ("passed", "")
-            else:
-                error = f"{query.splitlines()[0]} … {first_difference(first[number], between[number])}"
-                through[test] = ("failed", error)
+        outcomes = compare(asked, primary, pgweir, variables)
+        if any(outcomes.values()):
+            # Two answers can be alike by chance.
+            again = compare(asked, primary, pgweir, variables)
+            outcomes = {number: error and again.get(number) for number, error in outcomes.items()}
+        for number, error in outcomes.items():
+            if error is not None:
+                test = f"{script.stem} {number}"
+                direct[test] = ("passed", "")
+                through[test] = ("failed" if error else "passed", error)
     return direct, through
 
 
-def first_difference(expected, answer):
-    expected, answer = expected.splitlines(), answer.splitlines()
-    for wanted, line in itertools.zip_longest(expected, answer, fillvalue="nothing"):
+def compare(asked, primary, pgweir, variables):
+    """The numbers of the queries that are answered alike directly, and how pgweir's answer differs if it does."""
+    first, between, last = (answers(port, asked, variables) for port in (primary, pgweir, primary))
+    return {
+        number: first_difference(query, first[number], between[number])
+        for number, query in enumerate(asked)
+        if first[number] == last[number]
+    }
+
+
+def first_difference(query, expected, answer):
+    for wanted, line in itertools.zip_longest(expected.splitlines(), answer.splitlines(), fillvalue="nothing"):
         if line != wanted:
-            return f"{line} instead of {wanted}"
+            return f"{query.splitlines()[0]} … {line} instead of {wanted}"
     return ""

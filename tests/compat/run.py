@@ -76,7 +76,9 @@ def parse_arguments():
     parser.add_argument("--pgweir", type=pathlib.Path, default=ROOT / "target/release/pgweir", metavar="PATH")
     parser.add_argument("--cache", type=pathlib.Path, default=ROOT / "target/compat", metavar="PATH")
     parser.add_argument("--suite", choices=[suite.name for suite in SUITES], help="only this one")
-    parser.add_argument("-k", dest="expression", metavar="EXPR", help="only these tests: pytest's -k, PostgreSQL's names")
+    parser.add_argument(
+        "-k", dest="expression", metavar="EXPR", help="only these tests: pytest's -k, PostgreSQL's names"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the servers' folders, logs and outputs")
     arguments = parser.parse_args()
     arguments.cache = arguments.cache.resolve()
