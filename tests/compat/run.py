@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Do the test suites of PostgreSQL drivers and libraries pass through pgweir as they pass without it?
+"""Do the test suites of PostgreSQL, of its drivers and of libraries pass through pgweir as they pass without it?
 
 Runs each suite twice, directly against a primary and through pgweir (transaction mode, two replicas, reads split
 from writes, consistency `session`), each time on new servers in a temporary directory, and compares how every
-single test ended. What a suite needs comes from PyPI by pip and stays in a cache.
+single test ended. What a suite needs comes from PyPI by pip, or from Debian's archive, and stays in a cache.
 
 Prints a table and then each test that ended differently, with the first line of its error. Exit code 0: every one
 of them is listed, with the reason, in known.toml.
@@ -26,10 +26,14 @@ sys.path.insert(0, str(HERE))
 sys.dont_write_bytecode = True
 
 import outcomes  # noqa: E402
+import pg_queries  # noqa: E402
+import pg_suites  # noqa: E402
 from servers import Servers  # noqa: E402
 from suites import DATABASE, SUITES, command, environment, install  # noqa: E402
 
 SECONDS_PER_TEST = 60
+# Of PostgreSQL's own tests up to twenty run at a time.
+PG_SECONDS_PER_TEST = 180
 # A suite is started again behind a test that has taken it down, so often.
 STARTS = 30
 
@@ -44,8 +48,15 @@ def main():
     place.chmod(0o755)
     try:
         results, seconds = {}, {}
+        installed = {suite.name: find_or_install(suite, arguments.cache) for suite in chosen}
         for suite in chosen:
-            source, python = install(suite, arguments.cache)
+            source, python = installed[suite.name]
+            if suite.runner == "pg_queries":
+                begin = time.monotonic()
+                both = ask_queries(suite, source, place, arguments)
+                results[suite.name, "direct"], results[suite.name, "through"] = both
+                seconds[suite.name, "direct"] = seconds[suite.name, "through"] = round(time.monotonic() - begin)
+                continue
             for way in ("direct", "through"):
                 print(f"{suite.name}, {way} …", file=sys.stderr, flush=True)
                 begin = time.monotonic()
@@ -65,41 +76,94 @@ def parse_arguments():
     parser.add_argument("--pgweir", type=pathlib.Path, default=ROOT / "target/release/pgweir", metavar="PATH")
     parser.add_argument("--cache", type=pathlib.Path, default=ROOT / "target/compat", metavar="PATH")
     parser.add_argument("--suite", choices=[suite.name for suite in SUITES], help="only this one")
-    parser.add_argument("-k", dest="expression", metavar="EXPR", help="only these tests (pytest's -k)")
+    parser.add_argument(
+        "-k", dest="expression", metavar="EXPR", help="only these tests: pytest's -k, PostgreSQL's names"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the servers' folders, logs and outputs")
     arguments = parser.parse_args()
     arguments.cache = arguments.cache.resolve()
     return arguments
 
 
+def find_or_install(suite, cache):
+    """The folder of a suite's source, and the Python that runs it where one does."""
+    if pg_suites.is_here(suite):
+        return pg_suites.install(cache), None
+    return install(suite, cache)
+
+
 def run_suite(suite, way, source, python, place, arguments):
     """The outcomes of one suite on new servers, by test."""
     directory = place / f"{suite.name}-{way}"
     directory.mkdir()
-    written = directory / "outcomes.jsonl"
-    with Servers(directory, arguments.pgweir) as servers:
+    settings = pg_suites.SETTINGS if pg_suites.is_here(suite) else ""
+    with Servers(directory, arguments.pgweir, settings) as servers:
         servers.sql(f"CREATE DATABASE {DATABASE} TEMPLATE template0")
         servers.sql(*suite.prepare, "SELECT 1", database=suite.database)
+        further = pg_suites.prepare(suite, way, servers) if pg_suites.is_here(suite) else {}
         port = servers.primary_port
         if way == "through":
-            servers.start_pgweir(suite.users)
+            servers.start_pgweir(suite.mode, suite.cluster, suite.users)
             port = servers.pgweir_port
-        run = command(suite, python, port, arguments.expression, SECONDS_PER_TEST)
-        variables = os.environ | environment(suite, port) | {
-            "OUTCOMES": str(written),
-            "SECONDS_PER_TEST": str(SECONDS_PER_TEST),
-            "PYTHONPATH": str(HERE),
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
+        variables = os.environ | environment(suite, port) | further
         with open(directory / "output.txt", "wb") as output:
-            for _ in range(STARTS):
-                before = len(outcomes.read(written))
-                run_group(run, source, variables, output)
-                results = outcomes.read(written)
-                if len(results) == before or not any(outcome == "hung" for outcome, _ in results.values()):
-                    break
+            if pg_suites.is_here(suite):
+                run = pg_suites.command(suite, source, directory, arguments.expression, PG_SECONDS_PER_TEST)
+                run_group(run, directory, variables, output)
+                results = pg_suites.results(directory)
+            else:
+                run = command(suite, python, port, arguments.expression, SECONDS_PER_TEST)
+                results = run_tests(run, source, variables, directory / "outcomes.jsonl", output)
+        if way == "through":
+            tell_split(suite, servers)
     if not results:
         raise SystemExit(f"no test of {suite.name} has run: use --keep and see {directory}/output.txt")
+    return results
+
+
+def ask_queries(suite, source, place, arguments):
+    """The outcomes of a suite whose tests are queries, directly and through pgweir, on the same servers."""
+    directory = place / suite.name
+    directory.mkdir()
+    with Servers(directory, arguments.pgweir, pg_suites.SETTINGS) as servers:
+        print(f"{suite.name}, making the database …", file=sys.stderr, flush=True)
+        run = pg_suites.command(suite, source, directory, None, PG_SECONDS_PER_TEST)
+        variables = environment(suite, servers.primary_port)
+        with open(directory / "output.txt", "wb") as output:
+            run_group(run, directory, os.environ | variables, output)
+        servers.sql(*pg_queries.PREPARE, database=pg_queries.DATABASE)
+        servers.start_pgweir(suite.mode)
+        print(f"{suite.name}, directly and through …", file=sys.stderr, flush=True)
+        scripts = (directory / "tests/sql").glob(f"{arguments.expression or '*'}.sql")
+        results = pg_queries.ask(scripts, servers.primary_port, servers.pgweir_port, variables)
+        tell_split(suite, servers)
+    return results
+
+
+def tell_split(suite, servers):
+    """Says how many statements were split off: a suite that has run on the primary alone shows little."""
+    counts = {"primary": 0, "replica": 0}
+    for name, value in servers.metrics().items():
+        if name.startswith("pgweir_queries_total"):
+            counts["replica" if 'role="replica"' in name else "primary"] += round(value)
+    total = sum(counts.values())
+    print(f"{suite.name}, through: {counts['replica']} of {total} statements on replicas", file=sys.stderr, flush=True)
+
+
+def run_tests(run, source, variables, written, output):
+    """Runs a suite of Python's, again where a test has taken it down."""
+    variables = variables | {
+        "OUTCOMES": str(written),
+        "SECONDS_PER_TEST": str(SECONDS_PER_TEST),
+        "PYTHONPATH": str(HERE),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    for _ in range(STARTS):
+        before = len(outcomes.read(written))
+        run_group(run, source, variables, output)
+        results = outcomes.read(written)
+        if len(results) == before or not any(outcome == "hung" for outcome, _ in results.values()):
+            break
     return results
 
 

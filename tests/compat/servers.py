@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import time
+import urllib.request
 
 USER = "postgres"
 PASSWORD = "pw"
@@ -35,13 +36,17 @@ PGWEIR_SETTINGS = """
 [listen]
 address = "127.0.0.1:{port}"
 
+[http]
+address = "127.0.0.1:{http_port}"
+
 [pool]
-mode = "transaction"
+mode = "{mode}"
 size = 50
 
 [clusters.main]
 primary = "postgres://127.0.0.1:{primary}"
 replicas = [{replicas}]
+{cluster}
 """
 
 PGWEIR_USER = """
@@ -69,8 +74,9 @@ def newest_binaries():
 class Servers:
     """Starts everything in `directory` on entering, and stops it on leaving."""
 
-    def __init__(self, directory, pgweir):
+    def __init__(self, directory, pgweir, settings=""):
         self.directory = directory
+        self.settings = settings
         self.pgweir = pgweir
         self.binaries = newest_binaries()
         self.primary_port = free_port()
@@ -98,16 +104,22 @@ class Servers:
         """Runs statements on the primary, each in a transaction of its own, and returns what was printed."""
         return self._psql(self.primary_port, statements, database)
 
-    def start_pgweir(self, users=()):
-        """Starts pgweir with further users (names and passwords), after the standbys have caught up."""
+    def start_pgweir(self, mode, cluster="", users=()):
+        """Starts pgweir in a pool mode, with further settings of the servers and further users (names and passwords),
+        after the standbys have caught up."""
         position = self.sql("SELECT pg_current_wal_lsn()").strip()
         for _data, port in self._running[1:]:
             self._until(port, f"SELECT pg_last_wal_replay_lsn() >= '{position}'", "t")
-        self.pgweir_port = free_port()
+        self.pgweir_port, self._http_port = free_port(), free_port()
         configuration = self.directory / "pgweir.toml"
         standbys = (f'"postgres://127.0.0.1:{port}"' for _data, port in self._running[1:])
         text = PGWEIR_SETTINGS.format(
-            port=self.pgweir_port, primary=self.primary_port, replicas=", ".join(standbys)
+            port=self.pgweir_port,
+            http_port=self._http_port,
+            mode=mode,
+            cluster=cluster,
+            primary=self.primary_port,
+            replicas=", ".join(standbys),
         )
         for name, password in ((USER, PASSWORD), *users):
             text += PGWEIR_USER.format(name=name, password=password)
@@ -120,6 +132,14 @@ class Servers:
                 stderr=log,
             )
         self._until(self.pgweir_port, "SELECT 1", "1")
+
+    def metrics(self):
+        """What pgweir has counted: a number for each name with its labels."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._http_port}/metrics") as answer:
+            text = answer.read().decode()
+        (self.directory / "metrics.txt").write_text(text)
+        lines = (line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#"))
+        return {name: float(value) for name, _, value in lines}
 
     def stop_pgweir(self):
         if self._proxy is None:
@@ -144,7 +164,7 @@ class Servers:
             "-A", "scram-sha-256", "--pwfile", secret,
         )  # fmt: skip
         with open(data / "postgresql.conf", "a") as settings:
-            settings.write(PRIMARY_SETTINGS)
+            settings.write(PRIMARY_SETTINGS + self.settings)
         (data / "pg_hba.conf").write_text(ACCESS)
         self._start(data, self.primary_port)
 

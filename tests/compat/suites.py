@@ -16,13 +16,16 @@ DATABASE = "compat"
 class Suite:
     name: str
     # The requirement whose source distribution holds the tests.
-    source: str
+    source: str = ""
     # What pip installs next to pytest.
-    needs: list[str]
+    needs: list[str] = dataclasses.field(default_factory=list)
     # Arguments of the test runner, from the top of the source. {url} is host:port.
-    tests: list[str]
-    # What runs the tests.
+    tests: list[str] = dataclasses.field(default_factory=list)
+    # What runs the tests: pytest, django, or a program of PostgreSQL's.
     runner: str = "pytest"
+    # pgweir's pool mode, and further settings of its cluster.
+    mode: str = "transaction"
+    cluster: str = ""
     # Where it runs: `DATABASE`, or the one that is hard-wired into its tests.
     database: str = DATABASE
     # SQL for that database.
@@ -52,6 +55,14 @@ def sqlalchemy(driver, needs):
             """CREATE COLLATION "en_US" (provider = icu, locale = 'en-US')""",
         ],
     )
+
+
+def postgresql(name, runner, mode):
+    """One of PostgreSQL's own."""
+    if mode == "session":
+        return Suite(name=f"{name}-session", runner=runner, mode=mode)
+    # They write all the time: without patience no read would find a replica that shows what it has to see.
+    return Suite(name=name, runner=runner, cluster='freshness_wait = "1s"')
 
 
 SUITES = [
@@ -100,6 +111,11 @@ SUITES = [
             update_only_fields xor_lookups
         """.split(),
     ),
+    postgresql("regress", "pg_regress", "session"),
+    postgresql("regress", "pg_regress", "transaction"),
+    postgresql("queries", "pg_queries", "transaction"),
+    postgresql("isolation", "pg_isolation_regress", "session"),
+    postgresql("isolation", "pg_isolation_regress", "transaction"),
 ]
 
 
