@@ -4,6 +4,7 @@
 mod architecture;
 mod cancel;
 mod clients;
+mod cost;
 mod demo;
 mod equivalence;
 mod hostile;
