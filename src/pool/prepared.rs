@@ -134,6 +134,8 @@ pub struct Prepared {
 #[derive(Debug, Clone, Copy)]
 pub struct Kept {
     cost: usize,
+    /// See [`Statement::is_own`].
+    own: bool,
     /// Its `Parse` brought a notice, as every `Parse` of it would.
     noticed: bool,
     /// The schema's generation when it was parsed.
@@ -166,8 +168,8 @@ impl Shape {
 }
 
 impl Kept {
-    fn new(cost: usize, generation: u64) -> Self {
-        Self { cost, noticed: false, generation, shape: Shape::default() }
+    fn new(cost: usize, own: bool, generation: u64) -> Self {
+        Self { cost, own, noticed: false, generation, shape: Shape::default() }
     }
 }
 
@@ -203,7 +205,7 @@ impl Prepared {
 
     pub fn insert(&mut self, statement: &Statement, generation: u64) {
         self.remove(statement.id);
-        self.kept.put(statement.id, Kept::new(statement.cost(), generation));
+        self.kept.put(statement.id, Kept::new(statement.cost(), statement.own, generation));
         self.bytes += statement.cost();
     }
 
@@ -216,7 +218,7 @@ impl Prepared {
     /// The connection has it after all: it was to be closed there, and was not. It is too old for everybody.
     pub fn restore(&mut self, id: u64, cost: usize) {
         if !self.kept.contains(&id) {
-            self.kept.put(id, Kept::new(cost, 0));
+            self.kept.put(id, Kept::new(cost, false, 0));
             self.bytes += cost;
         }
     }
@@ -241,12 +243,26 @@ impl Prepared {
         self.kept.contains(&id)
     }
 
-    /// Takes out the others. Returns their ids and costs.
-    pub fn retain(&mut self, keep: impl Fn(u64) -> bool) -> Vec<(u64, usize)> {
-        let all = self.kept.iter().map(|(id, kept)| (*id, kept.cost));
-        let gone: Vec<_> = all.filter(|(id, _)| !keep(*id)).collect();
-        gone.iter().for_each(|(id, _)| self.remove(*id));
-        gone
+    /// Takes out the others.
+    pub fn retain(&mut self, keep: impl Fn(u64) -> bool) {
+        self.take(|id, _| !keep(id));
+    }
+
+    /// Takes out those that have a client's name.
+    pub fn forget_own(&mut self) {
+        self.take(|_, kept| kept.own);
+    }
+
+    /// Takes out those that have a name of ours. Their ids and costs.
+    pub fn take_shared(&mut self) -> Vec<(u64, usize)> {
+        self.take(|_, kept| !kept.own)
+    }
+
+    fn take(&mut self, wanted: impl Fn(u64, &Kept) -> bool) -> Vec<(u64, usize)> {
+        let taken = self.kept.iter().filter(|(id, kept)| wanted(**id, kept));
+        let taken: Vec<_> = taken.map(|(id, kept)| (*id, kept.cost)).collect();
+        taken.iter().for_each(|(id, _)| self.remove(*id));
+        taken
     }
 
     pub fn clear(&mut self) {

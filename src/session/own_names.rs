@@ -142,8 +142,7 @@ impl Session {
             return;
         }
         leased.own.reach = Reach::Only;
-        let own = self.names.own_ids();
-        let swept = leased.lease.prepared.retain(|id| own.contains(&id));
+        let swept = leased.lease.prepared.take_shared();
         let settled = self.ledger.settled();
         let any = !swept.is_empty();
         for (id, cost) in swept {
@@ -263,18 +262,21 @@ impl Session {
                 _ => of_sql = true,
             }
         }
-        let prepared = &leased.lease.prepared;
+        let prepared = &mut leased.lease.prepared;
         self.names.retain(|name, named| {
-            let laid_out = named.statement.is_own() && prepared.has(named.statement.id());
-            !laid_out || own.iter().any(|own| is_called(own, name))
+            let id = named.statement.id();
+            let gone = named.statement.is_own() && prepared.has(id) && !own.iter().any(|own| is_called(own, name));
+            if gone {
+                prepared.remove(id);
+            }
+            !gone
         });
         if of_sql {
             return Ok(());
         }
-        let ids = self.names.own_ids();
         leased.own = Own::default();
+        leased.lease.prepared.forget_own();
         if own.is_empty() {
-            leased.lease.prepared.retain(|id| !ids.contains(&id));
             return Ok(());
         }
         leased.lease.prepared.clear();

@@ -255,6 +255,7 @@ impl Session {
         }
         if self.goes_by(leased, name) {
             let before = self.names.set(name, None);
+            before.iter().for_each(|named| leased.lease.prepared.remove(named.statement.id()));
             let change = before.is_some().then(|| Change::Name { name: name.into(), before, prepared: None });
             return Owed(Awaits::Close, change);
         }

@@ -1,7 +1,7 @@
 //! The client's prepared statements: its names for them, and what has to be undone when the server
 //! did not carry a message out.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::pool::{Environment, Shape, Statement, Statements};
@@ -120,7 +120,7 @@ impl Names {
     }
 
     /// Forgets the others.
-    pub fn retain(&mut self, keep: impl Fn(&[u8], &Named) -> bool) {
+    pub fn retain(&mut self, mut keep: impl FnMut(&[u8], &Named) -> bool) {
         let gone: Vec<_> =
             self.by_name.iter().filter(|(name, named)| !keep(name, named)).map(|(name, _)| name.clone()).collect();
         for name in gone {
@@ -133,12 +133,6 @@ impl Names {
         let mut names: Vec<_> = self.by_name.keys().map(|name| name.to_vec()).collect();
         names.sort_unstable();
         names
-    }
-
-    /// The statements that a server connection has by their names.
-    pub fn own_ids(&self) -> HashSet<u64> {
-        let own = self.by_name.values().filter(|named| named.statement.is_own());
-        own.map(|named| named.statement.id()).collect()
     }
 
     pub fn bytes(&self) -> usize {
