@@ -73,6 +73,8 @@ pub struct Group {
     turn: AtomicU64,
     /// When a read was last asked for, as a raw moment.
     last_read: AtomicU64,
+    /// `currval` or `lastval` was called.
+    reads_sequences: AtomicBool,
     closed: AtomicBool,
     /// What serves this database and user on the servers of a new configuration.
     successor: OnceLock<Arc<Group>>,
@@ -110,6 +112,7 @@ impl Group {
             greetings: Mutex::default(),
             turn: AtomicU64::new(0),
             last_read: AtomicU64::new(0),
+            reads_sequences: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             successor: OnceLock::new(),
             key,
@@ -132,6 +135,17 @@ impl Group {
             Place::Primary => &self.primary.0,
             Place::Replica(index) => &self.replicas[index].0,
         }
+    }
+
+    /// Somebody reads what sequences last gave him.
+    pub fn sequences_are_read(&self) {
+        self.reads_sequences.store(true, Ordering::Relaxed);
+    }
+
+    /// Connections that change hands between writers are to have no values of sequences that others have taken: whoever
+    /// reads his own has nobody else's. For those who never do, that would be a statement for nothing.
+    pub fn keeps_sequences_apart(&self) -> bool {
+        self.reads_sequences.load(Ordering::Relaxed)
     }
 
     /// The replica with the least outstanding work among those that answer and show what is wanted, the session's

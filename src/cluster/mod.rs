@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use catalog::CatalogKeeper;
-pub use channels::{Channels, Heard, Subscription};
+pub use channels::{Channels, Heard, Subscription, TOKENS};
 pub use freshness::{Clock, Moment};
 pub use greeting::{Greeting, GreetingError};
 pub use group::{Group, Home, Place, Wanted};

@@ -23,6 +23,26 @@ const ANSWER_LIMIT: usize = 4 << 20;
 /// For the answer to one: a server that is silent for longer is given up.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Whose values of sequences (`currval`, `lastval`) a server session may have: by the process id that its client was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sequences {
+    None,
+    Of(i32),
+    Mixed,
+}
+
+impl Sequences {
+    /// None but this session's.
+    pub fn are_at_most(self, session: i32) -> bool {
+        self == Self::None || self == Self::Of(session)
+    }
+
+    /// This session has done something that may have taken a value.
+    pub fn taken_by(self, session: i32) -> Self {
+        if self.are_at_most(session) { Self::Of(session) } else { Self::Mixed }
+    }
+}
+
 /// A connection to a server, logged in. Its books (`settings`, `prepared`) say what the server's
 /// session has; whoever sends something that changes it keeps them true.
 #[derive(Debug)]
@@ -33,6 +53,7 @@ pub struct Conn {
     /// What `SET` has done in this server session, as far as it differs from its defaults.
     pub settings: Arc<Settings>,
     pub prepared: Prepared,
+    pub sequences: Sequences,
     pub cancel: Arc<CancelTarget>,
     /// `ParameterStatus` as reported at login.
     pub parameters: Arc<[(String, String)]>,
@@ -51,6 +72,7 @@ impl Conn {
             outbound: WriteBuffer::default(),
             settings: Arc::default(),
             prepared: Prepared::default(),
+            sequences: Sequences::None,
             cancel: Arc::new(CancelTarget { host, pid: connected.pid, key: connected.key, fence }),
             parameters: connected.parameters.into(),
             opened: now,

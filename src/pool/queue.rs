@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::conn::Conn;
+use super::conn::{Conn, Sequences};
 use super::lease::Lease;
 use crate::config::{HostConfig, PoolSettings};
 use crate::metrics::HostMetrics;
@@ -128,6 +128,18 @@ impl Pool {
             }
         }
         None
+    }
+
+    /// The idle connection that has the values of sequences which this session has taken, if it is idle.
+    pub fn try_acquire_of(self: &Arc<Self>, session: i32) -> Option<Lease> {
+        let mut state = self.state();
+        let at = state.idle.iter().position(|conn| conn.sequences == Sequences::Of(session))?;
+        let mut conn = state.idle.remove(at);
+        let usable = !state.closed && conn.is_quiet();
+        usable.then(|| {
+            state.leased += 1;
+            Lease::new(conn, self.clone())
+        })
     }
 
     /// Joins the queue. The place is kept until the returned value is dropped.

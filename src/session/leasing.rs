@@ -17,10 +17,10 @@ use super::{Again, Leased, Schema, Session, Withheld, refusal};
 use crate::cluster::{Greeting, GreetingError, Group, Moment, Place, Wanted};
 use crate::config::{Consistency, PoolMode};
 use crate::net::buffer::WriteBuffer;
-use crate::pool::{AcquireError, Held, Lease, Settings, difference, probe, settings_now};
+use crate::pool::{AcquireError, Held, Lease, Sequences, Settings, difference, probe, settings_now};
 use crate::router::{Decision, RouteReason, SessionView, Target, route};
 use crate::server::{QueryError, cancel};
-use crate::sql::{Effects, TxControl};
+use crate::sql::{Class, Effects, TxControl};
 use crate::wire::author;
 use crate::wire::error::{PgError, Severity};
 
@@ -127,6 +127,12 @@ impl Session {
     ///
     /// While there is no primary, whoever needs it waits for one, and goes on with the servers of a new configuration.
     async fn find_lease(&mut self, batch: &Batch) -> Result<(Lease, Place, RouteReason), NoLease> {
+        if reads_sequences(batch) {
+            self.group.sequences_are_read();
+            if let Some(lease) = self.group.pool(Place::Primary).try_acquire_of(self.slot.pid) {
+                return Ok((lease, Place::Primary, self.decide(batch).reason));
+            }
+        }
         let patience = Instant::now() + self.group.failover_wait;
         loop {
             let decision = self.decide(batch);
@@ -322,6 +328,11 @@ impl Session {
             sql += &difference(&conn.settings, &self.state.settings).unwrap_or_default();
             conn.settings = self.state.settings.clone();
         }
+        let matter = reads_sequences(batch) || self.group.keeps_sequences_apart();
+        if matter && batch.verdict().class == Class::Primary && !conn.sequences.are_at_most(self.slot.pid) {
+            conn.sequences = Sequences::None;
+            sql = [sql, DISCARD_SEQUENCES.to_owned()].join(";");
+        }
         if self.depends_on_channels(batch.verdict().effects) {
             sql = [sql, self.tell_channels()].join(";");
             leased.told = Told::Everything;
@@ -338,6 +349,15 @@ impl Session {
         self.slot.leases(&lease.cancel);
         let nothing = Batch { complete: true, ..Batch::empty() };
         self.take(lease, Place::Primary, &nothing, Instant::now());
+    }
+
+    /// Within a transaction that has taken none, no values of sequences are there that others have taken.
+    pub(super) fn forget_sequences(&mut self, leased: &mut Leased, effects: Effects) {
+        let foreign = !leased.lease.sequences.are_at_most(self.slot.pid) && !leased.writes;
+        if foreign && effects.contains(Effects::READS_SEQUENCES) && self.ledger.status() == Status::Transaction {
+            leased.lease.sequences = Sequences::None;
+            self.inject(leased, DISCARD_SEQUENCES);
+        }
     }
 
     /// Does a batch begin a transaction, and nothing else?
@@ -591,6 +611,7 @@ impl Session {
             if let Ok(Ok(_)) = tokio::time::timeout(RESET_TIMEOUT, reset).await {
                 leased.lease.settings = Default::default();
                 leased.lease.prepared.clear();
+                leased.lease.sequences = Sequences::None;
                 leased.lease.hand_back();
             }
         });
@@ -618,6 +639,14 @@ async fn leave_no_timeout(mut lease: Lease) {
         lease.hand_back();
     }
 }
+
+/// Does a batch read what sequences last gave to the session?
+fn reads_sequences(batch: &Batch) -> bool {
+    batch.verdict.is_some_and(|verdict| verdict.effects.contains(Effects::READS_SEQUENCES))
+}
+
+/// `currval` and `lastval` are not defined then, until the next `nextval`.
+const DISCARD_SEQUENCES: &str = "DISCARD SEQUENCES";
 
 /// A batch is tried on this many servers before it goes to the primary for good.
 pub(super) const MOST_ATTEMPTS: u8 = 3;

@@ -14,10 +14,10 @@ use tokio::sync::oneshot;
 use super::ledger::Status;
 use super::relay::Event;
 use super::{Leased, Session, refusal};
-use crate::cluster::{Group, Heard, Subscription};
+use crate::cluster::{Group, Heard, Subscription, TOKENS};
 use crate::config::{LostNotifications, PoolMode};
 use crate::net::buffer::WriteBuffer;
-use crate::pool::{Conn, Held, MARK, quoted};
+use crate::pool::{Conn, Held, MARK, literal, quoted};
 use crate::server::query::QueryError;
 use crate::sql::Effects;
 use crate::wire::author;
@@ -139,8 +139,13 @@ impl Session {
             return;
         }
         leased.told = Told::WithTransaction { batch: leased.batch };
-        let sql = self.tell_channels() + &format!("SELECT pg_catalog.set_config('{MARK}', 'on', false)");
-        self.inject(leased, &sql);
+        // What was told before and is still in force has been changed since.
+        let code = format!(
+            "BEGIN IF pg_catalog.current_setting('{MARK}', true) IS DISTINCT FROM 'on' THEN {} \
+             PERFORM pg_catalog.set_config('{MARK}', 'on', false); END IF; END",
+            self.tell_channels()
+        );
+        self.inject(leased, &format!("DO LANGUAGE plpgsql {}", literal(&code)));
     }
 
     /// A frame from the session's own server connection that comes from its subscription as well.
@@ -166,14 +171,15 @@ impl Session {
         Ok(())
     }
 
-    /// Passes on what came with an answer to a question of our own.
+    /// Passes on what came with an answer to a question of our own. The tokens of other sessions are nobody's.
     pub(super) fn pass_notifications(&mut self, bodies: &[Vec<u8>]) {
         for body in bodies {
-            let elsewhere = match (self.listening.as_deref(), view::notification_channel_of(body)) {
-                (Some(Listening::To(subscription)), Some(channel)) => listens_to(subscription, channel),
+            let channel = view::notification_channel_of(body).unwrap_or_default();
+            let elsewhere = match self.listening.as_deref() {
+                Some(Listening::To(subscription)) => listens_to(subscription, channel),
                 _ => false,
             };
-            if !elsewhere {
+            if !elsewhere && !channel.starts_with(TOKENS.as_bytes()) {
                 author::notification(self.outbound.bytes(), body);
             }
         }
@@ -192,6 +198,10 @@ impl Session {
             Told::Everything => true,
             Told::WithTransaction { .. } => marked,
         };
+        if marked {
+            let answer = leased.lease.ask(&format!("RESET {MARK}")).await?;
+            self.pass_notifications(&answer.notifications);
+        }
         if self.mode == PoolMode::Session || (self.listening.is_none() && found.is_empty()) {
             return Ok(());
         }
@@ -232,7 +242,7 @@ impl Session {
         }
         if !found.is_empty() || !same {
             // Whatever comes with that is heard elsewhere.
-            leased.lease.ask(&format!("UNLISTEN *; RESET {MARK}")).await?;
+            leased.lease.ask("UNLISTEN *").await?;
         }
         Ok(())
     }
@@ -287,10 +297,8 @@ impl Session {
                 Err(_) => tell_missed(&mut self.outbound),
             }
         }
-        let mut rest = [answer.notifications, after.notifications].concat();
-        // The tokens of other sessions.
-        rest.retain(|body| view::notification_channel_of(body) != Some(sync.as_bytes()));
-        self.pass_notifications(&rest);
+        self.pass_notifications(&answer.notifications);
+        self.pass_notifications(&after.notifications);
         Ok(())
     }
 

@@ -341,21 +341,34 @@ impl Session {
         self.may_reset() || self.hears_itself(leased)
     }
 
-    /// Enters into the books what a statement may do; says no to what would do the wrong thing.
-    fn note(&mut self, leased: &mut Leased, verdict: Verdict, text: &[u8]) -> Result<(), PgError> {
-        if leased.place == Place::Primary {
-            leased.writes |= verdict.class == Class::Primary;
-            self.state.note_timeout(text, verdict);
-        } else if matches!(verdict.reason, Reason::AdvisoryLock | Reason::ServerControl)
-            || verdict.effects.contains(Effects::PINS)
-        {
-            return Err(refusal::not_on_a_replica(verdict.reason.describe()));
+    /// Says no to what would do the wrong thing where it would run, or is not wanted.
+    fn may_run(&self, leased: &Leased, verdict: Verdict) -> Result<(), PgError> {
+        let pins = verdict.effects.contains(Effects::PINS);
+        if leased.place != Place::Primary {
+            // There, a server process that the client knows is left all the same.
+            let stays = pins && !verdict.effects.contains(Effects::PROCESS);
+            if stays || matches!(verdict.reason, Reason::AdvisoryLock | Reason::ServerControl) {
+                return Err(refusal::not_on_a_replica(verdict.reason.describe()));
+            }
+        } else if (pins || verdict.effects.contains(Effects::HIDDEN)) && !self.keeps_lease() {
+            self.tenant.may_pin().inspect_err(|_| self.tenant_metrics.rejected("max_pinned"))?;
         }
         if self.mode == PoolMode::Statement && verdict.tx != TxControl::None {
             return Err(refusal::no_transactions());
         }
-        if verdict.effects.intersects(Effects::PINS.with(Effects::HIDDEN)) && !self.keeps_lease() {
-            self.tenant.may_pin().inspect_err(|_| self.tenant_metrics.rejected("max_pinned"))?;
+        Ok(())
+    }
+
+    /// Enters into the books what a statement may do.
+    fn note(&mut self, leased: &mut Leased, verdict: Verdict, text: &[u8]) -> Result<(), PgError> {
+        self.may_run(leased, verdict)?;
+        self.forget_sequences(leased, verdict.effects);
+        if leased.place == Place::Primary {
+            if verdict.class == Class::Primary {
+                leased.writes = true;
+                leased.lease.sequences = leased.lease.sequences.taken_by(self.slot.pid);
+            }
+            self.state.note_timeout(text, verdict);
         }
         if verdict.reason == Reason::Ddl {
             let databases = databases_named(text);

@@ -235,6 +235,8 @@ impl Effects {
     pub const STATEMENTS: Effects = Effects(1 << 12);
     /// Shows which prepared statements there are: the client's own, and no others, have to be there.
     pub const SHOWS_STATEMENTS: Effects = Effects(1 << 13);
+    /// Reads what a sequence last gave to the session: `currval`, `lastval`.
+    pub const READS_SEQUENCES: Effects = Effects(1 << 14);
 
     const NAMES: &[(Effects, &str)] = &[
         (Effects::STATE, "it may change the session's state"),
@@ -250,6 +252,7 @@ impl Effects {
         (Effects::PROCESS, "it tells which server process the session has"),
         (Effects::STATEMENTS, "it uses prepared statements by name"),
         (Effects::SHOWS_STATEMENTS, "it shows which prepared statements there are"),
+        (Effects::READS_SEQUENCES, "it reads what a sequence last gave to the session"),
         (Effects::PARAMETER_TYPES, "its class depends on its parameters having built-in types"),
     ];
 

@@ -98,6 +98,31 @@ async fn many_listen_on_one_connection_and_hold_none() {
     eventually("nobody listens any more", async || ears(&stage.database).await == "0").await;
 }
 
+/// Who begins at the same moment as others hears nothing of how they come to hear.
+#[tokio::test]
+async fn many_begin_to_listen_at_once() {
+    let (stage, proxy) = stage("SELECT 1", "[pool]\nsize = 20\n").await;
+    let mut clients = Vec::new();
+    for _ in 0..40 {
+        clients.push(RawClient::welcome(&stage.endpoint(proxy.port)).await);
+    }
+    for round in 0..4 {
+        for client in &mut clients {
+            client.send(&say::query("LISTEN crowd")).await.unwrap();
+        }
+        for client in &mut clients {
+            let (frames, _) = client.until_ready(1).await;
+            assert_eq!(tags(&frames), "CZ");
+        }
+        sender(&stage.database).await.batch_execute("NOTIFY crowd, 'end'").await.unwrap();
+        for client in &mut clients {
+            let all = hears_until(client, "end").await;
+            assert_eq!(all, [("crowd".to_owned(), "end".to_owned())], "round {round}");
+            assert_eq!(tags(&client.query("UNLISTEN crowd").await), "CZ");
+        }
+    }
+}
+
 /// A sender that counts on two channels without a pause.
 struct Counter {
     /// The number that was sent last, or is about to be.
@@ -282,6 +307,10 @@ async fn what_a_session_listens_to_is_what_the_server_says() {
         (&["BEGIN", "SAVEPOINT s", "UNLISTEN a", "ROLLBACK TO s", "UNLISTEN b", "COMMIT"], "ac"),
         (&["BEGIN", "SAVEPOINT s", "UNLISTEN a", "ROLLBACK TO s", "COMMIT"], "abc"),
         (&["BEGIN", "UNLISTEN a", "SELECT 1/0", "COMMIT"], "abc"),
+        (&["BEGIN", "UNLISTEN a", "UNLISTEN b", "COMMIT"], "c"),
+        (&["BEGIN", "UNLISTEN a", "SAVEPOINT s", "UNLISTEN b", "ROLLBACK TO s", "UNLISTEN c", "COMMIT"], "b"),
+        (&["BEGIN", "UNLISTEN a", "SELECT pg_listening_channels()", "COMMIT"], "bc"),
+        (&["BEGIN", "UNLISTEN *", "COMMIT", "LISTEN a", "BEGIN", "UNLISTEN a", "COMMIT"], ""),
         (&["SELECT deaf()"], "ac"),
         (&["BEGIN", "SELECT deaf()", "COMMIT"], "ac"),
         (&["DO $$ BEGIN EXECUTE 'UNLISTEN a'; END $$"], "bc"),

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::support::primary_only::{connect_cuttable, proxy, sqlstate, value};
+use crate::support::primary_only::{connect_cuttable, proxy, sqlstate, try_value, value};
 use crate::support::proxy::Proxy;
 use crate::support::raw::RawClient;
 use crate::support::stage::Stage;
@@ -194,6 +194,42 @@ async fn what_one_connection_holds_keeps_the_client_there_until_it_is_gone() {
         other.batch_execute("COMMIT").await.unwrap();
         third.batch_execute("COMMIT").await.unwrap();
         assert_eq!(value(&client, "SELECT 1").await, "1");
+    }
+}
+
+/// `lastval()` and `currval()` are the session's own, or not defined as in a session that has taken no value: never
+/// another's.
+#[tokio::test]
+async fn nobody_reads_the_sequence_of_another() {
+    let database = fresh_database("CREATE TABLE t (id serial, x int)").await;
+    for size in [1, 2] {
+        let proxy = proxy(&format!("[pool]\nsize = {size}")).await;
+        let (client, other) = (proxy.connect(&database.name).await, proxy.connect(&database.name).await);
+        let own = || async { value(&client, "INSERT INTO t (x) VALUES (1) RETURNING id").await };
+        let others = || async { value(&other, "INSERT INTO t (x) VALUES (2) RETURNING id").await };
+        for ask in ["SELECT lastval()", "SELECT currval('t_id_seq')"] {
+            for _ in 0..3 {
+                let mine = own().await;
+                others().await;
+                match try_value(&client, ask).await {
+                    Ok(seen) => assert_eq!(seen, mine, "{ask}"),
+                    Err(error) => assert_eq!(sqlstate(&error), "55000", "{ask}"),
+                }
+                // Nobody has come in between.
+                let mine = own().await;
+                assert_eq!(value(&client, ask).await, mine);
+                others().await;
+                client.batch_execute("BEGIN").await.unwrap();
+                match try_value(&client, ask).await {
+                    Ok(seen) => assert_eq!(seen, mine, "{ask} in a transaction"),
+                    Err(error) => assert_eq!(sqlstate(&error), "55000", "{ask} in a transaction"),
+                }
+                client.batch_execute("ROLLBACK; BEGIN").await.unwrap();
+                let mine = own().await;
+                assert_eq!(value(&client, ask).await, mine);
+                client.batch_execute("COMMIT").await.unwrap();
+            }
+        }
     }
 }
 

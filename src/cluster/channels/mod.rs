@@ -29,6 +29,9 @@ use mailbox::Mailbox;
 /// For a channel to be listened to, and for a token to be heard.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How the channels begin on which tokens are sent. Whoever hears one of them has heard nothing.
+pub const TOKENS: &str = "pgweir_token_";
+
 /// Who listens to what in one database, under one client encoding: payloads come in the connection's.
 #[derive(Debug)]
 pub struct Channels {
@@ -44,7 +47,7 @@ pub struct Channels {
 impl Default for Channels {
     fn default() -> Self {
         Self {
-            sync: format!("pgweir_{:032x}", rand::random::<u128>()),
+            sync: format!("{TOKENS}{:032x}", rand::random::<u128>()),
             book: Mutex::default(),
             work: Notify::new(),
             answered: Notify::new(),

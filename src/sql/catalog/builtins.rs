@@ -20,7 +20,8 @@ const SHOWS_STATEMENTS: Effects = Effects::STATEMENTS.with(Effects::SHOWS_STATEM
 const TAINTED: &[(Reason, Effects, &[&str])] = &[
     // Advance or depend on a sequence; `currval` and `lastval` live in one server connection.
     (Reason::Sequence, NONE, &["nextval", "setval"]),
-    (Reason::Sequence, NONE, &["currval", "lastval", "pg_sequence_last_value", "pg_get_sequence_data"]),
+    (Reason::Sequence, Effects::READS_SEQUENCES, &["currval", "lastval"]),
+    (Reason::Sequence, NONE, &["pg_sequence_last_value", "pg_get_sequence_data"]),
     // Locks of the primary are not seen on a standby and the other way round. Session locks are state.
     (
         Reason::AdvisoryLock,

@@ -78,6 +78,19 @@ async fn a_read_only_transaction_on_a_standby_is_whole() {
     assert!(seen.on_a_standby("INSERT INTO t VALUES (2)") && !seen.on_primary("INSERT INTO t VALUES (2)"));
 }
 
+/// There a client may ask which server process it has, and does not keep it.
+#[tokio::test]
+async fn a_server_process_of_a_standby_is_told_and_not_kept() {
+    let fixture = Fixture::start(1, SCHEMA, "", "").await;
+    let client = fixture.connect().await;
+    client.batch_execute("BEGIN READ ONLY; SELECT x FROM t; SELECT pg_backend_pid(); COMMIT").await.unwrap();
+    client.batch_execute("BEGIN READ ONLY").await.unwrap();
+    client.batch_execute("SELECT x FROM t").await.unwrap();
+    client.batch_execute("SELECT pg_backend_pid()").await.unwrap();
+    client.batch_execute("COMMIT").await.unwrap();
+    client.batch_execute("INSERT INTO t VALUES (2)").await.unwrap();
+}
+
 /// Where nothing has run yet in a read-only transaction, a statement that a standby would answer otherwise or not at
 /// all takes it to the primary.
 #[tokio::test]
