@@ -6,12 +6,14 @@
 //! calls by its name goes on as it is. Once all is settled the server is asked what has become of them, and the
 //! connection is cleared, unless the session has statements of SQL's: then it stays.
 
+use std::sync::Arc;
+
 use super::ledger::{Awaits, Fate, Status};
 use super::preparing::{is_ours, put_parse};
 use super::sending::{FLUSH, SYNC};
 use super::statements::{Change, Unnamed};
 use super::{Leased, Session};
-use crate::pool::server_name;
+use crate::pool::{Statement, server_name};
 use crate::server::QueryError;
 use crate::sql::{Effects, Verdict, executed_name, prepared_names};
 use crate::wire::{author, view};
@@ -188,12 +190,22 @@ impl Session {
         let generation = self.generation(leased);
         let Some(named) = self.names.get_mut(name) else { return };
         let statement = self.group.statements.own(named.statement.identity(), name);
-        named.statement = statement.clone();
+        let before = std::mem::replace(&mut named.statement, statement.clone());
+        self.close_last(leased, before);
         self.put_close(leased, name, None);
         put_parse(leased, name, if leased.own.tries > 0 { STAND_IN } else { statement.identity() });
         self.ledger.push(Awaits::Parse, fate, Some(Change::Prepared(statement.id())));
         leased.lease.prepared.insert(&statement, generation);
         leased.lease.pool().metrics.prepared_misses.inc();
+    }
+
+    /// What nobody else holds would be of no use on the connection, and in the way of what is.
+    fn close_last(&mut self, leased: &mut Leased, before: Arc<Statement>) {
+        let (id, cost) = (before.id(), before.cost());
+        if !before.is_own() && leased.lease.prepared.has(id) && Arc::into_inner(before).is_some() {
+            leased.lease.prepared.remove(id);
+            self.put_close(leased, server_name(id).as_bytes(), Some(Change::Closed { id, cost }));
+        }
     }
 
     /// The client is about to use or to make a statement of this name: the connection has it if the client has.
