@@ -16,6 +16,7 @@ PANIC = re.compile(r"(?m)^thread .* panicked at .*\n((?:.*\n)?)|^(Error: .*)$")
 
 
 def main():
+    done = outcomes.read(FILE)
     words = [argument[2:] for argument in sys.argv[1:] if argument.startswith("-k")]
     for argument in sys.argv[1:]:
         name, _, program = argument.partition("=")
@@ -23,7 +24,7 @@ def main():
             continue
         for test in tests(program, "--list"):
             identity = f"{name}::{test}"
-            if all(word in identity for word in words):
+            if identity not in done and all(word in identity for word in words):
                 run(program, test, identity)
 
 

@@ -121,7 +121,8 @@ async fn types_of_the_database_in_prepared_statements() -> Outcome {
     let name = fresh();
     client.batch_execute(&format!("CREATE TYPE {name} AS ENUM ('low', 'high')")).await?;
     client.batch_execute(&format!("CREATE TYPE {name}_pair AS (a int4, b {name})")).await?;
-    let statement = client.prepare(&format!("SELECT 'high'::{name}, ROW(1, 'low')::{name}_pair, ARRAY['low']::{name}[]")).await?;
+    let statement =
+        client.prepare(&format!("SELECT 'high'::{name}, ROW(1, 'low')::{name}_pair, ARRAY['low']::{name}[]")).await?;
     let names: Vec<_> = statement.columns().iter().map(|column| column.type_().name().to_owned()).collect();
     assert_eq!(names, [name.clone(), format!("{name}_pair"), format!("_{name}")]);
     client.query_one(&statement, &[]).await?;
@@ -162,7 +163,11 @@ async fn search_path_changes_under_a_prepared_statement() -> Outcome {
     let client = connect().await;
     let name = fresh();
     for schema in ["a", "b"] {
-        client.batch_execute(&format!("CREATE SCHEMA {name}{schema}; CREATE TABLE {name}{schema}.t AS SELECT '{schema}'::text AS x")).await?;
+        client
+            .batch_execute(&format!(
+                "CREATE SCHEMA {name}{schema}; CREATE TABLE {name}{schema}.t AS SELECT '{schema}'::text AS x"
+            ))
+            .await?;
     }
     client.batch_execute(&format!("SET search_path = {name}a")).await?;
     let read = client.prepare("SELECT x FROM t").await?;
@@ -254,7 +259,11 @@ async fn pipelined_transaction() -> Outcome {
 async fn pipelined_queries_dropped_unanswered() -> Outcome {
     let client = connect().await;
     for n in 0..50i32 {
-        _ = tokio::time::timeout(Duration::from_micros(300), client.query("SELECT pg_sleep(0.002), repeat('x', 10000)", &[])).await;
+        _ = tokio::time::timeout(
+            Duration::from_micros(300),
+            client.query("SELECT pg_sleep(0.002), repeat('x', 10000)", &[]),
+        )
+        .await;
         assert_eq!(client.query_one("SELECT $1::int4", &[&n]).await?.get::<_, i32>(0), n);
     }
     Ok(())
@@ -297,8 +306,11 @@ async fn transaction_dropped_is_rolled_back() -> Outcome {
 async fn transaction_read_only_deferrable_serializable() -> Outcome {
     let mut client = connect().await;
     let level = tokio_postgres::IsolationLevel::Serializable;
-    let transaction = client.build_transaction().isolation_level(level).read_only(true).deferrable(true).start().await?;
-    let row = transaction.query_one("SELECT current_setting('transaction_isolation'), current_setting('transaction_read_only')", &[]).await?;
+    let transaction =
+        client.build_transaction().isolation_level(level).read_only(true).deferrable(true).start().await?;
+    let row = transaction
+        .query_one("SELECT current_setting('transaction_isolation'), current_setting('transaction_read_only')", &[])
+        .await?;
     assert_eq!((row.get::<_, &str>(0), row.get::<_, &str>(1)), ("serializable", "on"));
     transaction.commit().await?;
     Ok(())
@@ -323,10 +335,12 @@ async fn portals() -> Outcome {
 #[tokio::test]
 async fn rows_streamed_and_left() -> Outcome {
     let client = connect().await;
-    let rows = client.query_raw("SELECT generate_series(1, 200000)", Vec::<i32>::new()).await?;
-    pin_mut!(rows);
-    for n in 1..=10 {
-        assert_eq!(rows.try_next().await?.unwrap().get::<_, i32>(0), n);
+    {
+        let rows = client.query_raw("SELECT generate_series(1, 200000)", Vec::<i32>::new()).await?;
+        pin_mut!(rows);
+        for n in 1..=10 {
+            assert_eq!(rows.try_next().await?.unwrap().get::<_, i32>(0), n);
+        }
     }
     assert_eq!(client.query_one("SELECT 7", &[]).await?.get::<_, i32>(0), 7);
     Ok(())
@@ -335,7 +349,11 @@ async fn rows_streamed_and_left() -> Outcome {
 #[tokio::test]
 async fn simple_queries() -> Outcome {
     let client = connect().await;
-    let messages = client.simple_query("SELECT 1 AS a; CREATE TEMP TABLE own (x int); INSERT INTO own VALUES (1), (2); SELECT x FROM own").await?;
+    let messages = client
+        .simple_query(
+            "SELECT 1 AS a; CREATE TEMP TABLE own (x int); INSERT INTO own VALUES (1), (2); SELECT x FROM own",
+        )
+        .await?;
     let rows = messages.iter().filter(|message| matches!(message, tokio_postgres::SimpleQueryMessage::Row(_))).count();
     assert_eq!(rows, 3);
     assert_eq!(code(client.simple_query("SELECT 1; SELECT 1/0; SELECT 2").await), SqlState::DIVISION_BY_ZERO);
@@ -402,7 +420,12 @@ async fn copy_out_of_what_was_just_written() -> Outcome {
     for n in 1..=20 {
         client.batch_execute(&format!("INSERT INTO {name} VALUES ({n})")).await?;
         let out = client.copy_out(&format!("COPY {name} TO STDOUT")).await?;
-        assert_eq!(out.map_ok(|part| part.iter().filter(|&&byte| byte == b'\n').count()).try_fold(0, |a, b| future::ok(a + b)).await?, n);
+        assert_eq!(
+            out.map_ok(|part| part.iter().filter(|&&byte| byte == b'\n').count())
+                .try_fold(0, |a, b| future::ok(a + b))
+                .await?,
+            n
+        );
     }
     Ok(())
 }
@@ -475,10 +498,13 @@ async fn cancel_by_request() -> Outcome {
 async fn cancel_hits_nobody_else() -> Outcome {
     let clients = future::join_all((0..10).map(|_| connect())).await;
     let token = clients[3].cancel_token();
-    let (results, _) = future::join(future::join_all(clients.iter().map(|client| client.batch_execute("SELECT pg_sleep(1)"))), async {
-        tokio::time::sleep(Duration::from_millis(400)).await;
-        token.cancel_query(NoTls).await
-    })
+    let (results, _) = future::join(
+        future::join_all(clients.iter().map(|client| client.batch_execute("SELECT pg_sleep(1)"))),
+        async {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            token.cancel_query(NoTls).await
+        },
+    )
     .await;
     for (n, result) in results.into_iter().enumerate() {
         assert_eq!(result.is_err(), n == 3, "client {n}");
@@ -503,8 +529,13 @@ async fn settings_of_sixty_clients() -> Outcome {
     future::try_join_all(clients.iter().enumerate().map(|(n, client)| async move {
         client.batch_execute(&format!("SET application_name = 'client {n}'; SET work_mem = '{}kB'", 64 + n)).await?;
         for _ in 0..5 {
-            let row = client.query_one("SELECT current_setting('application_name'), current_setting('work_mem')", &[]).await?;
-            assert_eq!((row.get::<_, String>(0), row.get::<_, String>(1)), (format!("client {n}"), format!("{}kB", 64 + n)));
+            let row = client
+                .query_one("SELECT current_setting('application_name'), current_setting('work_mem')", &[])
+                .await?;
+            assert_eq!(
+                (row.get::<_, String>(0), row.get::<_, String>(1)),
+                (format!("client {n}"), format!("{}kB", 64 + n))
+            );
         }
         Ok::<_, tokio_postgres::Error>(())
     }))
@@ -518,7 +549,10 @@ async fn error_fields() -> Outcome {
     let name = table(&client, "a int4 CONSTRAINT positive CHECK (a > 0)").await;
     let error = client.execute(&format!("INSERT INTO {name} VALUES ($1)"), &[&0i32]).await.unwrap_err();
     let error = error.as_db_error().unwrap();
-    assert_eq!((error.code(), error.constraint(), error.table()), (&SqlState::CHECK_VIOLATION, Some("positive"), Some(&*name)));
+    assert_eq!(
+        (error.code(), error.constraint(), error.table()),
+        (&SqlState::CHECK_VIOLATION, Some("positive"), Some(&*name))
+    );
     Ok(())
 }
 
@@ -527,12 +561,16 @@ async fn sqlx_statement_cache_overflows() -> Outcome {
     let mut connection = PgConnection::connect_with(&options().statement_cache_capacity(10)).await?;
     for round in 0..3i32 {
         for n in 0..50 {
-            let value: i32 = sqlx::query_scalar(AssertSqlSafe(format!("SELECT {n} + $1"))).bind(round).fetch_one(&mut connection).await?;
+            let value: i32 = sqlx::query_scalar(AssertSqlSafe(format!("SELECT {n} + $1")))
+                .bind(round)
+                .fetch_one(&mut connection)
+                .await?;
             assert_eq!(value, n + round);
         }
     }
     assert_eq!(connection.cached_statements_size(), 10);
-    let left: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_prepared_statements").fetch_one(&mut connection).await?;
+    let left: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM pg_prepared_statements").fetch_one(&mut connection).await?;
     assert!(left <= 11, "{left} statements are left");
     Ok(())
 }
@@ -551,7 +589,10 @@ async fn sqlx_statement_cache_cleared() -> Outcome {
 async fn sqlx_not_persistent() -> Outcome {
     let mut connection = PgConnection::connect_with(&options()).await?;
     for n in 0..50i32 {
-        assert_eq!(sqlx::query_scalar::<_, i32>("SELECT $1").bind(n).persistent(false).fetch_one(&mut connection).await?, n);
+        assert_eq!(
+            sqlx::query_scalar::<_, i32>("SELECT $1").bind(n).persistent(false).fetch_one(&mut connection).await?,
+            n
+        );
     }
     Ok(())
 }
@@ -578,7 +619,8 @@ async fn sqlx_pool_of_many_tasks() -> Outcome {
     for task in future::join_all(tasks).await {
         task??;
     }
-    let sum: i64 = sqlx::query_scalar(AssertSqlSafe(format!("SELECT sum(n)::int8 FROM {name}"))).fetch_one(&pool).await?;
+    let sum: i64 =
+        sqlx::query_scalar(AssertSqlSafe(format!("SELECT sum(n)::int8 FROM {name}"))).fetch_one(&pool).await?;
     assert_eq!(sum, 1000);
     Ok(())
 }
@@ -590,7 +632,8 @@ async fn sqlx_pool_reads_what_it_wrote() -> Outcome {
     pool.execute(AssertSqlSafe(format!("CREATE TABLE {name} (n int)"))).await?;
     for n in 1..=50i32 {
         sqlx::query(AssertSqlSafe(format!("INSERT INTO {name} VALUES ($1)"))).bind(n).execute(&pool).await?;
-        let found: i32 = sqlx::query_scalar(AssertSqlSafe(format!("SELECT max(n) FROM {name}"))).fetch_one(&pool).await?;
+        let found: i32 =
+            sqlx::query_scalar(AssertSqlSafe(format!("SELECT max(n) FROM {name}"))).fetch_one(&pool).await?;
         assert_eq!(found, n);
     }
     Ok(())
@@ -613,7 +656,8 @@ async fn sqlx_transaction_dropped_and_nested() -> Outcome {
         insert().execute(&mut *nested).await?;
     }
     transaction.commit().await?;
-    let count: i64 = sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) FROM {name}"))).fetch_one(&mut connection).await?;
+    let count: i64 =
+        sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) FROM {name}"))).fetch_one(&mut connection).await?;
     assert_eq!(count, 1);
     Ok(())
 }
@@ -713,7 +757,10 @@ async fn sqlx_types() -> Outcome {
         .bind(vec![0u8, 255])
         .fetch_one(&mut connection)
         .await?;
-    assert_eq!(row, (uuid::Uuid::from_u128(7), at, serde_json::json!({"a": [1]}), vec![Some("x".to_owned()), None], vec![0, 255]));
+    assert_eq!(
+        row,
+        (uuid::Uuid::from_u128(7), at, serde_json::json!({"a": [1]}), vec![Some("x".to_owned()), None], vec![0, 255])
+    );
     Ok(())
 }
 
