@@ -597,6 +597,37 @@ test('listen: UNLISTEN', async after => {
   assert.deepEqual(heard, ['two'])
 })
 
+const channels = client => client.query('SELECT pg_listening_channels() AS name ORDER BY 1').then(({ rows }) => rows.map(({ name }) => name))
+
+test('listen: pg_listening_channels in a transaction', async after => {
+  const client = await connected(after)
+  await client.query('LISTEN here')
+  await client.query('BEGIN')
+  assert.deepEqual(await channels(client), ['here'])
+  await client.query('COMMIT')
+})
+
+test('listen: UNLISTEN of two in a transaction', async after => {
+  const client = await connected(after)
+  await client.query('LISTEN this')
+  await client.query('LISTEN that')
+  await client.query('BEGIN')
+  await client.query('UNLISTEN this')
+  await client.query('UNLISTEN that')
+  await client.query('COMMIT')
+  assert.deepEqual(await channels(client), [])
+})
+
+test('listen: LISTEN rolled back, UNLISTEN rolled back', async after => {
+  const client = await connected(after)
+  await client.query('LISTEN stays')
+  await client.query('BEGIN')
+  await client.query('LISTEN never')
+  await client.query('UNLISTEN stays')
+  await client.query('ROLLBACK')
+  assert.deepEqual(await channels(client), ['stays'])
+})
+
 test('listen: 60 listeners, more than there are server connections', async after => {
   const listeners = await Promise.all(Array.from({ length: 60 }, () => connected(after)))
   const heard = []

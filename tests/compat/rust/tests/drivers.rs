@@ -626,7 +626,7 @@ async fn sqlx_pool_of_many_tasks() -> Outcome {
 }
 
 #[tokio::test]
-async fn sqlx_pool_reads_what_it_wrote() -> Outcome {
+async fn sqlx_pool_reads_what_another_connection_wrote() -> Outcome {
     let pool = pool(8).await;
     let name = fresh();
     pool.execute(AssertSqlSafe(format!("CREATE TABLE {name} (n int)"))).await?;
