@@ -20,7 +20,7 @@ hot_standby_feedback = off
 # `test boolean ... ok  12 ms`, and without `test` where several run at a time.
 RESULT = re.compile(r"^(?:test| )\s+(\S+)\s+\.\.\. (ok|FAILED|failed \(ignored\))")
 
-# Before libpq's function of that name, in isolationtester alone: see README.md.
+# Before libpq's function of that name, in isolationtester alone, in transaction mode: see README.md.
 BACKEND_PID = r"""
 #include <stdlib.h>
 typedef struct pg_conn PGconn;
@@ -136,7 +136,9 @@ def download(directory, *commands):
 
 def prepare(suite, way, servers):
     """Makes ready what the tests' database is made from, and returns the variables that the tests need."""
-    if suite.runner == "pg_isolation_regress" and way == "through" and suite.mode == "transaction":
+    if suite.runner != "pg_isolation_regress" or suite.mode == "session":
+        return {}
+    if way == "through":
         servers.sql("UPDATE pg_database SET datallowconn = true WHERE datname = 'template0'")
         servers.sql(BLOCKED_BY_NAME, database="template0")
         servers.sql("UPDATE pg_database SET datallowconn = false WHERE datname = 'template0'")
@@ -155,7 +157,7 @@ def command(suite, home, directory, expression, seconds):
     schedule = {"regress": "parallel_schedule", "isolation": "isolation_schedule"}[name]
     arguments = [program, f"--bindir={binaries}", f"--inputdir={tests}", f"--outputdir={tests}", f"--dlpath={tests}"]
     launcher = ["timeout", "--foreground", str(seconds)]
-    if name == "isolation":
+    if name == "isolation" and suite.mode == "transaction":
         launcher += ["env", f"LD_PRELOAD={tests}/backend_pid.so"]
     arguments += [f"--launcher={' '.join(launcher)}", "--user", USER]
     if expression is None:

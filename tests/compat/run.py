@@ -3,7 +3,8 @@
 
 Runs each suite twice, directly against a primary and through pgweir (transaction mode, two replicas, reads split
 from writes, consistency `session`), each time on new servers in a temporary directory, and compares how every
-single test ended. What a suite needs comes from PyPI by pip, or from Debian's archive, and stays in a cache.
+single test ended. What a suite needs comes from the package registry of its language or from Debian's archive, and
+stays in a cache.
 
 Prints a table and then each test that ended differently, with the first line of its error. Exit code 0: every one
 of them is listed, with the reason, in known.toml.
@@ -25,6 +26,7 @@ ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE))
 sys.dont_write_bytecode = True
 
+import driver_suites  # noqa: E402
 import outcomes  # noqa: E402
 import pg_queries  # noqa: E402
 import pg_suites  # noqa: E402
@@ -77,7 +79,7 @@ def parse_arguments():
     parser.add_argument("--cache", type=pathlib.Path, default=ROOT / "target/compat", metavar="PATH")
     parser.add_argument("--suite", choices=[suite.name for suite in SUITES], help="only this one")
     parser.add_argument(
-        "-k", dest="expression", metavar="EXPR", help="only these tests: pytest's -k, PostgreSQL's names"
+        "-k", dest="expression", metavar="EXPR", help="only these tests: pytest's -k, PostgreSQL's names, else a part of them"
     )
     parser.add_argument("--keep", action="store_true", help="keep the servers' folders, logs and outputs")
     arguments = parser.parse_args()
@@ -89,6 +91,8 @@ def find_or_install(suite, cache):
     """The folder of a suite's source, and the Python that runs it where one does."""
     if pg_suites.is_here(suite):
         return pg_suites.install(cache), None
+    if driver_suites.is_here(suite):
+        return driver_suites.install(suite, cache), None
     return install(suite, cache)
 
 
@@ -101,6 +105,8 @@ def run_suite(suite, way, source, python, place, arguments):
         servers.sql(f"CREATE DATABASE {DATABASE} TEMPLATE template0")
         servers.sql(*suite.prepare, "SELECT 1", database=suite.database)
         further = pg_suites.prepare(suite, way, servers) if pg_suites.is_here(suite) else {}
+        if driver_suites.is_here(suite):
+            driver_suites.prepare(suite, servers, source)
         port = servers.primary_port
         if way == "through":
             servers.start_pgweir(suite.mode, suite.cluster, suite.users)
@@ -111,6 +117,10 @@ def run_suite(suite, way, source, python, place, arguments):
                 run = pg_suites.command(suite, source, directory, arguments.expression, PG_SECONDS_PER_TEST)
                 run_group(run, directory, variables, output)
                 results = pg_suites.results(directory)
+            elif driver_suites.is_here(suite):
+                run = driver_suites.command(suite, source, arguments.expression)
+                variables |= driver_suites.environment(suite, port)
+                results = run_tests(run, source, variables, directory / "outcomes.jsonl", output)
             else:
                 run = command(suite, python, port, arguments.expression, SECONDS_PER_TEST)
                 results = run_tests(run, source, variables, directory / "outcomes.jsonl", output)
@@ -151,7 +161,7 @@ def tell_split(suite, servers):
 
 
 def run_tests(run, source, variables, written, output):
-    """Runs a suite of Python's, again where a test has taken it down."""
+    """Runs a suite that writes down its outcomes, again where a test has taken it down."""
     variables = variables | {
         "OUTCOMES": str(written),
         "SECONDS_PER_TEST": str(SECONDS_PER_TEST),

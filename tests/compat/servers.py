@@ -42,6 +42,7 @@ address = "127.0.0.1:{http_port}"
 [pool]
 mode = "{mode}"
 size = 50
+reuse = {reuse}
 
 [clusters.main]
 primary = "postgres://127.0.0.1:{primary}"
@@ -106,7 +107,7 @@ class Servers:
 
     def start_pgweir(self, mode, cluster="", users=()):
         """Starts pgweir in a pool mode, with further settings of the servers and further users (names and passwords),
-        after the standbys have caught up."""
+        after the standbys have caught up. In session mode each client gets a server connection that is new."""
         position = self.sql("SELECT pg_current_wal_lsn()").strip()
         for _data, port in self._running[1:]:
             self._until(port, f"SELECT pg_last_wal_replay_lsn() >= '{position}'", "t")
@@ -117,6 +118,7 @@ class Servers:
             port=self.pgweir_port,
             http_port=self._http_port,
             mode=mode,
+            reuse="false" if mode == "session" else "true",
             cluster=cluster,
             primary=self.primary_port,
             replicas=", ".join(standbys),

@@ -21,7 +21,7 @@ class Suite:
     needs: list[str] = dataclasses.field(default_factory=list)
     # Arguments of the test runner, from the top of the source. {url} is host:port.
     tests: list[str] = dataclasses.field(default_factory=list)
-    # What runs the tests: pytest, django, or a program of PostgreSQL's.
+    # What runs the tests: pytest, django, node, cargo, or a program of PostgreSQL's.
     runner: str = "pytest"
     # pgweir's pool mode, and further settings of its cluster.
     mode: str = "transaction"
@@ -54,6 +54,18 @@ def sqlalchemy(driver, needs):
             "CREATE EXTENSION citext",
             """CREATE COLLATION "en_US" (provider = icu, locale = 'en-US')""",
         ],
+    )
+
+
+def rust(name, programs):
+    """Tests of Rust's drivers, by the programs that cargo builds."""
+    return Suite(
+        name=name,
+        runner="cargo",
+        tests=programs,
+        database="postgres",
+        prepare=["CREATE EXTENSION hstore", "CREATE EXTENSION citext", "CREATE EXTENSION ltree"],
+        users=[(role, "password") for role in ("pass_user", "md5_user", "scram_user")],
     )
 
 
@@ -111,6 +123,11 @@ SUITES = [
             update_only_fields xor_lookups
         """.split(),
     ),
+    Suite(name="node-postgres", runner="node", tests=["pg.mjs"]),
+    Suite(name="postgres.js", runner="node", tests=["postgres.mjs"]),
+    rust("tokio-postgres", ["tokio_postgres", "postgres"]),
+    rust("sqlx", [f"sqlx_{part}" for part in ("postgres", "types", "error", "describe", "query_builder")]),
+    rust("rust", ["drivers"]),
     postgresql("regress", "pg_regress", "session"),
     postgresql("regress", "pg_regress", "transaction"),
     postgresql("queries", "pg_queries", "transaction"),
