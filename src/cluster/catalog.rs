@@ -274,6 +274,8 @@ impl Reader {
         let pool = group.pool(Place::Primary);
         let mut login = pool.login();
         login.parameters.push(("application_name".into(), "pgweir catalog".into()));
+        // What the planner thinks of these queries would have them compiled, which takes longer than they do.
+        login.parameters.push(("jit".into(), "off".into()));
         let outcome = connect(&pool.host, &login, pool.settings().connect_timeout).await;
         outcome.map(|connected| Self { connected, system_relations: None }).map_err(|error| error.to_string())
     }

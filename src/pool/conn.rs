@@ -23,23 +23,19 @@ const ANSWER_LIMIT: usize = 4 << 20;
 /// For the answer to one: a server that is silent for longer is given up.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Whose values of sequences (`currval`, `lastval`) a server session may have: by the process id that its client was told.
+/// Who may have taken a value from a sequence last in a server session (`currval`, `lastval`): by the process id that its
+/// client was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sequences {
+    /// Nobody, or they were discarded.
     None,
     Of(i32),
-    Mixed,
 }
 
 impl Sequences {
-    /// None but this session's.
+    /// There are none but this session's.
     pub fn are_at_most(self, session: i32) -> bool {
         self == Self::None || self == Self::Of(session)
-    }
-
-    /// This session has done something that may have taken a value.
-    pub fn taken_by(self, session: i32) -> Self {
-        if self.are_at_most(session) { Self::Of(session) } else { Self::Mixed }
     }
 }
 

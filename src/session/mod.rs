@@ -41,7 +41,7 @@ use crate::config::{Consistency, PoolMode};
 use crate::metrics::{Metrics, PoolMetrics, TenantMetrics};
 use crate::net::buffer::{ReadBuffer, WriteBuffer};
 use crate::net::stream::Stream;
-use crate::pool::{AcquireError, Lease};
+use crate::pool::{AcquireError, Lease, Sequences};
 use crate::router::RouteReason;
 use crate::sql::{
     Catalog, Class, Classifier, Effects, Reason, SettingNames, TxControl, Verdict, databases_named, explained_route,
@@ -364,9 +364,9 @@ impl Session {
         self.may_run(leased, verdict)?;
         self.forget_sequences(leased, verdict.effects);
         if leased.place == Place::Primary {
-            if verdict.class == Class::Primary {
-                leased.writes = true;
-                leased.lease.sequences = leased.lease.sequences.taken_by(self.slot.pid);
+            leased.writes |= verdict.class == Class::Primary;
+            if verdict.may_take_from_sequence() {
+                leased.lease.sequences = Sequences::Of(self.slot.pid);
             }
             self.state.note_timeout(text, verdict);
         }

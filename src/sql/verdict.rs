@@ -49,6 +49,17 @@ impl Verdict {
 /// Effects by which a statement's session stays where the statement has run.
 const LEFT_BEHIND: Effects = Effects::STATE.with(Effects::STICKY).with(Effects::SHOWS_STATEMENTS);
 
+impl Verdict {
+    /// May it take a value from a sequence? (A default of a column's does, without a word of it.)
+    pub fn may_take_from_sequence(self) -> bool {
+        use Reason::{Notification, ServerSetting, ServerState, SessionState, Transaction};
+        // Heavier reasons could hide a `nextval` beside them.
+        let takes_none = matches!(self.reason, Notification | ServerSetting | ServerState | SessionState | Transaction)
+            && !self.effects.intersects(Effects::HIDDEN.with(Effects::MAYBE_DDL));
+        self.class == Class::Primary && !takes_none
+    }
+}
+
 /// Where a statement may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {

@@ -119,7 +119,7 @@ FROM pg_catalog.pg_type t
 WHERE t.oid >= 16384
   AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_class c WHERE c.oid = t.typrelid AND c.relkind <> 'c')
   AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_type e JOIN pg_catalog.pg_class c ON c.oid = e.typrelid
-     WHERE e.typarray = t.oid AND c.relkind <> 'c')";
+     WHERE e.oid = t.typelem AND e.typarray = t.oid AND c.relkind <> 'c')";
 
 /// What a row security policy evaluates when rows are read.
 const POLICIES: &str = "\
