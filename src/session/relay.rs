@@ -23,6 +23,9 @@ use crate::wire::error::PgError;
 /// How long a client may take to take the last words.
 const FAREWELL: Duration = Duration::from_secs(2);
 
+/// How long a client that was told of the end may take to close.
+const LINGER: Duration = Duration::from_millis(200);
+
 /// Why the relay stops.
 #[derive(Debug)]
 pub(super) enum Event {
@@ -315,13 +318,17 @@ fn lost(settled: Settled) -> Option<Result<(), PgError>> {
     }
 }
 
-/// Writes the last words and closes, without waiting for ever.
+/// Writes the last words and closes, without waiting for ever: for a moment also for the client to close. What it has
+/// sent meanwhile and nobody has read would have the system reset the connection, and the last words be lost.
 pub(super) async fn farewell(stream: &mut Stream, out: BytesMut) {
-    let _ = tokio::time::timeout(FAREWELL, async {
+    let said = tokio::time::timeout(FAREWELL, async {
         stream.write_all(&out).await?;
         stream.shutdown().await
-    })
-    .await;
+    });
+    if matches!(said.await, Ok(Ok(()))) {
+        // How it closes does not matter any more.
+        let _ = tokio::time::timeout(LINGER, tokio::io::copy(stream, &mut tokio::io::sink())).await;
+    }
 }
 
 trait PollExt {

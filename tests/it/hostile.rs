@@ -373,3 +373,21 @@ fn random_frame(random: &mut StdRng) -> Vec<u8> {
         _ => say::message(tag, &body),
     }
 }
+
+/// Bytes that nobody has read when a connection is closed would have it reset, and what was said last be lost.
+#[tokio::test]
+async fn the_last_words_reach_a_client_that_is_still_sending() {
+    let stage = Stage::set("SELECT 1").await;
+    let proxy = Proxy::start(&stage.config("").await).await;
+    for _ in 0..10 {
+        let mut client = RawClient::welcome(&stage.endpoint(proxy.port)).await;
+        let bad = [&[b'~', 0, 0, 0, 4][..], &[0; 100_000]].concat();
+        client.send(&bad).await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        // It may be closed by now.
+        let _ = client.send(&bad).await;
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        let (frames, _) = client.reader.rest().await;
+        assert_eq!(frames.first().and_then(Frame::sqlstate).as_deref(), Some("08P01"), "{frames:?}");
+    }
+}
