@@ -242,15 +242,7 @@ async fn renew(
     }
     let mut results = Vec::new();
     for (name, sql) in CATALOG_QUERIES {
-        let known = reader.system_relations.clone().filter(|_| *name == SYSTEM_RELATIONS);
-        let rows = match known {
-            Some(rows) => rows,
-            None => reader.ask(sql).await?.into_iter().next().unwrap_or_default(),
-        };
-        if *name == SYSTEM_RELATIONS {
-            reader.system_relations.get_or_insert_with(|| rows.clone());
-        }
-        results.push(rows);
+        results.push(reader.rows(name, sql).await?);
     }
     let rows = CatalogRows::from_results(results).map_err(|error| error.to_string())?;
     let number = keeper.readings.fetch_add(1, Ordering::Relaxed) + 1;
@@ -278,6 +270,19 @@ impl Reader {
         login.parameters.push(("jit".into(), "off".into()));
         let outcome = connect(&pool.host, &login, pool.settings().connect_timeout).await;
         outcome.map(|connected| Self { connected, system_relations: None }).map_err(|error| error.to_string())
+    }
+
+    /// The answer to one of [`CATALOG_QUERIES`].
+    async fn rows(&mut self, name: &str, sql: &str) -> Result<Rows, String> {
+        let lasts = name == SYSTEM_RELATIONS;
+        if let Some(rows) = self.system_relations.as_ref().filter(|_| lasts) {
+            return Ok(rows.clone());
+        }
+        let rows = self.ask(sql).await?.into_iter().next().unwrap_or_default();
+        if lasts {
+            self.system_relations = Some(rows.clone());
+        }
+        Ok(rows)
     }
 
     async fn ask(&mut self, sql: &str) -> Result<Sets, String> {

@@ -124,7 +124,7 @@ impl Ear {
     }
 
     /// The server has done what it was asked first.
-    fn is_answered(&mut self, channels: &Channels) {
+    fn take_answer(&mut self, channels: &Channels) {
         if self.asked.pop_front() == Some(true) {
             channels.book().answered();
             channels.answered.notify_waiters();
@@ -162,7 +162,7 @@ impl Ear {
                     let message = view::error_field(frame, b'M').unwrap_or_default();
                     return Err(String::from_utf8_lossy(message).into_owned());
                 }
-                backend::READY => self.is_answered(channels),
+                backend::READY => self.take_answer(channels),
                 _ => {}
             }
             self.inbound.consume(header.len);
