@@ -34,6 +34,11 @@ pub enum QueryError {
 }
 
 impl QueryError {
+    /// The statement was cancelled (`57014`), by a request or by a timeout of the session's.
+    pub fn is_cancel(&self) -> bool {
+        matches!(self, Self::Server { code, .. } if code == "57014")
+    }
+
     /// Whether the connection must be closed.
     pub fn is_broken(&self) -> bool {
         matches!(self, Self::Broken(_))

@@ -20,7 +20,7 @@ use crate::net::buffer::WriteBuffer;
 use crate::pool::{AcquireError, Held, Lease, Sequences, Settings, difference, probe, settings_now};
 use crate::router::{Decision, RouteReason, SessionView, Target, route};
 use crate::server::{QueryError, cancel};
-use crate::sql::{Class, Effects, TxControl};
+use crate::sql::{Class, Effects, TxControl, Verdict};
 use crate::wire::author;
 use crate::wire::error::{PgError, Severity};
 
@@ -127,7 +127,7 @@ impl Session {
     ///
     /// While there is no primary, whoever needs it waits for one, and goes on with the servers of a new configuration.
     async fn find_lease(&mut self, batch: &Batch) -> Result<(Lease, Place, RouteReason), NoLease> {
-        if reads_sequences(batch) {
+        if batch.verdict().effects.contains(Effects::READS_SEQUENCES) {
             self.group.sequences_are_read();
             if let Some(lease) = self.group.pool(Place::Primary).try_acquire_of(self.slot.pid) {
                 return Ok((lease, Place::Primary, self.decide(batch).reason));
@@ -322,26 +322,32 @@ impl Session {
         if repeatable {
             self.inbound.hold();
         }
-        let conn = &mut *leased.lease;
-        let mut sql = String::new();
-        if conn.settings != self.state.settings {
-            sql += &difference(&conn.settings, &self.state.settings).unwrap_or_default();
-            conn.settings = self.state.settings.clone();
-        }
-        let matter = reads_sequences(batch) || self.group.keeps_sequences_apart();
-        if matter && batch.verdict().class == Class::Primary && !conn.sequences.are_at_most(self.slot.pid) {
-            conn.sequences = Sequences::None;
-            sql = [sql, DISCARD_SEQUENCES.to_owned()].join(";");
-        }
-        if self.depends_on_channels(batch.verdict().effects) {
-            sql = [sql, self.tell_channels()].join(";");
-            leased.told = Told::Everything;
-        }
+        let sql = self.tell_ahead(&mut leased, &batch.verdict());
         if !sql.is_empty() {
             self.inject(&mut leased, &sql);
         }
         self.lease = Some(leased);
         self.intake.admit(batch);
+    }
+
+    /// What the connection has to be told ahead of a batch, so that this one finds it as its session has left it.
+    fn tell_ahead(&self, leased: &mut Leased, verdict: &Verdict) -> String {
+        let conn = &mut *leased.lease;
+        let mut sql = Vec::new();
+        if conn.settings != self.state.settings {
+            sql.extend(difference(&conn.settings, &self.state.settings));
+            conn.settings = self.state.settings.clone();
+        }
+        let matter = verdict.effects.contains(Effects::READS_SEQUENCES) || self.group.keeps_sequences_apart();
+        if matter && verdict.class == Class::Primary && !conn.sequences.are_at_most(self.slot.pid) {
+            sql.push(DISCARD_SEQUENCES.to_owned());
+            conn.sequences = Sequences::None;
+        }
+        if self.depends_on_channels(verdict.effects) {
+            sql.push(self.tell_channels());
+            leased.told = Told::Everything;
+        }
+        sql.join(";")
     }
 
     /// The connection of a client in session mode, from its login on.
@@ -362,7 +368,7 @@ impl Session {
 
     /// Does a batch begin a transaction, and nothing else?
     fn only_begins(&self, batch: &Batch) -> bool {
-        let begins = |verdict: crate::sql::Verdict| matches!(verdict.tx, TxControl::Begin | TxControl::BeginReadOnly);
+        let begins = |verdict: Verdict| matches!(verdict.tx, TxControl::Begin | TxControl::BeginReadOnly);
         batch.complete && batch.synced && batch.verdict.is_some_and(begins) && self.intake.binds() <= 1
     }
 
@@ -416,44 +422,8 @@ impl Session {
             self.slot.rests();
             return Settled::Fine;
         }
-        let effects = std::mem::replace(&mut self.effects, Effects::NONE);
-        if batch::needs_probe(effects) {
-            // The client has its answer: a cancel that comes now is late, and may not strike our question.
-            self.slot.rests();
-            leased.lease.cancel.fence.lowered().await;
-            // Boxed, so that those who set nothing are no larger for it.
-            match Box::pin(self.look(&mut leased)).await {
-                Ok(()) => self.state.settled(),
-                // The session's own timeout is too short for us: it stays here, and is asked again.
-                Err(QueryError::Server { code, .. }) if code == "57014" => {
-                    self.effects |= effects;
-                    self.state.ask_everything();
-                    self.pin_unseen();
-                }
-                Err(error) => return Settled::Lost(self.lost(leased.place, &error.to_string(), false)),
-            }
-            self.slot.leases(&leased.lease.cancel);
-        } else {
-            self.state.settled();
-        }
-        let tells_process = effects.contains(Effects::PROCESS) && leased.place == Place::Primary;
-        if tells_process && self.mode != PoolMode::Session && self.state.keeps_process() {
-            self.shared.metrics.pinned(Held::Process.label());
-        }
-        if let Err(error) = self.count_pin() {
-            // What it holds goes with the connection.
-            leased.withheld.tell(&mut self.outbound);
-            return Settled::Lost(PgError { severity: Severity::Fatal, ..error });
-        }
-        if hears_itself {
-            self.slot.rests();
-            leased.lease.cancel.fence.lowered().await;
-            match Box::pin(self.catch_up(&mut leased.lease)).await {
-                Ok(()) => self.slot.leases(&leased.lease.cancel),
-                // The session's own timeout is too short for us: it hears itself a moment later.
-                Err(QueryError::Server { code, .. }) if code == "57014" => self.slot.leases(&leased.lease.cancel),
-                Err(error) => return Settled::Lost(self.lost(leased.place, &error.to_string(), false)),
-            }
+        if let Err(error) = self.learn(&mut leased, hears_itself).await {
+            return Settled::Lost(error);
         }
         leased.withheld.tell(&mut self.outbound);
         leased.withheld.reported = false;
@@ -468,6 +438,52 @@ impl Session {
             leased.lease.hand_back();
         }
         Settled::Fine
+    }
+
+    /// Finds out what the session has made and heard before its client is told that all is over. An error ends it.
+    async fn learn(&mut self, leased: &mut Leased, hears_itself: bool) -> Result<(), PgError> {
+        let effects = std::mem::replace(&mut self.effects, Effects::NONE);
+        if batch::needs_probe(effects) {
+            self.leave_no_cancel(leased).await;
+            // Boxed, so that those who set nothing are no larger for it.
+            match Box::pin(self.look(leased)).await {
+                Ok(()) => self.state.settled(),
+                // The session's own timeout is too short for us: it stays here, and is asked again.
+                Err(error) if error.is_cancel() => {
+                    self.effects |= effects;
+                    self.state.ask_everything();
+                    self.pin_unseen();
+                }
+                Err(error) => return Err(self.lost(leased.place, &error.to_string(), false)),
+            }
+            self.slot.leases(&leased.lease.cancel);
+        } else {
+            self.state.settled();
+        }
+        let tells_process = effects.contains(Effects::PROCESS) && leased.place == Place::Primary;
+        if tells_process && self.mode != PoolMode::Session && self.state.keeps_process() {
+            self.shared.metrics.pinned(Held::Process.label());
+        }
+        if let Err(error) = self.count_pin() {
+            // What it holds goes with the connection.
+            leased.withheld.tell(&mut self.outbound);
+            return Err(PgError { severity: Severity::Fatal, ..error });
+        }
+        if hears_itself {
+            self.leave_no_cancel(leased).await;
+            match Box::pin(self.catch_up(&mut leased.lease)).await {
+                Err(error) if !error.is_cancel() => return Err(self.lost(leased.place, &error.to_string(), false)),
+                // Where the session's own timeout is too short for us, it hears itself a moment later.
+                _ => self.slot.leases(&leased.lease.cancel),
+            }
+        }
+        Ok(())
+    }
+
+    /// The client has its answer: a cancel that comes now is late, and may not strike a question of ours.
+    async fn leave_no_cancel(&self, leased: &Leased) {
+        self.slot.rests();
+        leased.lease.cancel.fence.lowered().await;
     }
 
     /// The tenant's count of connections that sessions keep to themselves follows what this one does.
@@ -638,11 +654,6 @@ async fn leave_no_timeout(mut lease: Lease) {
         Arc::make_mut(&mut lease.settings).remove("statement_timeout");
         lease.hand_back();
     }
-}
-
-/// Does a batch read what sequences last gave to the session?
-fn reads_sequences(batch: &Batch) -> bool {
-    batch.verdict.is_some_and(|verdict| verdict.effects.contains(Effects::READS_SEQUENCES))
 }
 
 /// `currval` and `lastval` are not defined then, until the next `nextval`.

@@ -164,9 +164,7 @@ impl Session {
         let (token, _, sql) = subscription.token();
         let answer = conn.ask(&sql).await?;
         // Where it is not known what was heard, that is told when the subscription is asked next.
-        for frame in subscription.until(token).await.unwrap_or_default() {
-            self.outbound.push(&frame);
-        }
+        let _ = pass_heard(&mut self.outbound, subscription, token).await;
         self.pass_notifications(&answer.notifications);
         Ok(())
     }
@@ -208,9 +206,15 @@ impl Session {
         if told {
             self.listens_only_to(&found);
         }
-        if self.state.held.is_some_and(|held| held != Held::Listen) {
-            return self.listen_here(&mut leased.lease).await;
+        match self.state.held {
+            Some(held) if held != Held::Listen => self.listen_here(&mut leased.lease).await,
+            _ => self.listen_elsewhere(leased, found).await,
         }
+    }
+
+    /// What the session listens to, and what its server connection was found to, is listened to for it from now on. Where
+    /// that cannot be it keeps the connection.
+    async fn listen_elsewhere(&mut self, leased: &mut Leased, found: BTreeSet<String>) -> Result<(), QueryError> {
         let mut wanted = self.listening.as_ref().map(|listening| listening.channels().clone()).unwrap_or_default();
         wanted.extend(found.iter().cloned());
         let group = self.group.clone();
@@ -262,10 +266,11 @@ impl Session {
         let before = up_to_token(&mut answer.notifications, &here)?;
         self.pass_notifications(&before);
         match (self.listening.take().map(|listening| *listening), old) {
-            (Some(Listening::To(subscription)), Some(token)) => match subscription.until(token).await {
-                Ok(frames) => frames.iter().for_each(|frame| self.outbound.push(frame)),
-                Err(reason) => next.lose(&reason),
-            },
+            (Some(Listening::To(subscription)), Some(token)) => {
+                if let Err(reason) = pass_heard(&mut self.outbound, &subscription, token).await {
+                    next.lose(&reason);
+                }
+            }
             (Some(Listening::Again { .. }), _) => tell_missed(&mut self.outbound),
             _ => {}
         }
@@ -291,11 +296,10 @@ impl Session {
         let after = conn.ask(&format!("UNLISTEN {}", quoted(&sync))).await?;
         let before = up_to_token(&mut answer.notifications, &here)?;
         self.pass_notifications(&before);
-        if let Some(Listening::To(subscription)) = self.listening.take().map(|listening| *listening) {
-            match subscription.until(token).await {
-                Ok(frames) => frames.iter().for_each(|frame| self.outbound.push(frame)),
-                Err(_) => tell_missed(&mut self.outbound),
-            }
+        if let Some(Listening::To(subscription)) = self.listening.take().map(|listening| *listening)
+            && pass_heard(&mut self.outbound, &subscription, token).await.is_err()
+        {
+            tell_missed(&mut self.outbound);
         }
         self.pass_notifications(&answer.notifications);
         self.pass_notifications(&after.notifications);
@@ -315,6 +319,12 @@ impl Session {
 
 fn listens_to(subscription: &Subscription, channel: &[u8]) -> bool {
     str::from_utf8(channel).is_ok_and(|channel| subscription.channels().contains(channel))
+}
+
+/// Passes on what was heard before a token; an error where that is not known.
+async fn pass_heard(out: &mut WriteBuffer, subscription: &Subscription, token: u64) -> Result<(), String> {
+    subscription.until(token).await?.iter().for_each(|frame| out.push(frame));
+    Ok(())
 }
 
 /// Takes out of what a server connection has heard what came before a token of its own, and the token.

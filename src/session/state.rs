@@ -10,7 +10,7 @@ use super::refusal;
 use crate::cluster::Greeting;
 use crate::config::Consistency;
 use crate::pool::{Environment, Held, Holdings, Settings};
-use crate::sql::{Class, Effects, SettingNames, Verdict};
+use crate::sql::{Class, Effects, SettingNames, Verdict, mentions};
 use crate::tenant::clamp;
 use crate::wire::error::PgError;
 
@@ -230,9 +230,8 @@ impl State {
     /// Remembers whether a statement may have changed the statement timeout.
     pub fn note_timeout(&mut self, text: &[u8], verdict: Verdict) {
         if self.ceiling.is_some() && verdict.class == Class::Primary {
-            let name = STATEMENT_TIMEOUT.as_bytes();
-            self.timeout_touched |= verdict.effects.contains(Effects::STATE)
-                || text.windows(name.len()).any(|window| window.eq_ignore_ascii_case(name));
+            self.timeout_touched |=
+                verdict.effects.contains(Effects::STATE) || mentions(text, STATEMENT_TIMEOUT.as_bytes());
         }
     }
 

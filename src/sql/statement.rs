@@ -242,7 +242,12 @@ fn executes(rest: &[Token]) -> Effects {
 /// Does the text hold a word that starts a change of the catalog? A block of code is a literal, and not read as code.
 fn speaks_of_ddl(sql: &[u8]) -> bool {
     const WORDS: [&[u8]; 4] = [b"create", b"alter", b"drop", b"grant"];
-    WORDS.iter().any(|word| sql.windows(word.len()).any(|text| text.eq_ignore_ascii_case(word)))
+    WORDS.iter().any(|word| mentions(sql, word))
+}
+
+/// Does the text hold this word, in any case and anywhere, also within others and in literals?
+pub fn mentions(text: &[u8], word: &[u8]) -> bool {
+    text.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word))
 }
 
 /// What code does to prepared statements where it speaks of them at all, also in SQL that it makes up.
@@ -251,8 +256,7 @@ pub fn spoken_of(code: &[u8]) -> Effects {
         (b"deallocate", Effects::STATEMENTS),
         (b"pg_prepared_statement", Effects::STATEMENTS.with(Effects::SHOWS_STATEMENTS)),
     ];
-    let speaks = |word: &[u8]| code.windows(word.len()).any(|text| text.eq_ignore_ascii_case(word));
-    let spoken = WORDS.into_iter().filter(|(word, _)| speaks(word));
+    let spoken = WORDS.into_iter().filter(|(word, _)| mentions(code, word));
     spoken.fold(Effects::NONE, |effects, (_, more)| effects | more)
 }
 
