@@ -21,6 +21,8 @@ const DEFAULTS: &str = "SELECT pg_catalog.current_setting('search_path'), \
 pub struct Greeting {
     /// `ParameterStatus`, name and value, in the server's order.
     pub parameters: Vec<(String, String)>,
+    /// Bodies of the `NoticeResponse`s that come before them.
+    pub notices: Vec<Vec<u8>>,
     /// The settings as the server spells them.
     pub settings: Arc<Settings>,
     /// What holds for a session that does not set them itself: `ALTER ROLE … SET` and its like included.
@@ -56,7 +58,8 @@ impl Group {
         let mut settings = Settings::clone(&learned.settings);
         settings.insert("application_name".into(), name.clone());
         let settings = Arc::new(settings);
-        Ok(Arc::new(Greeting { parameters, settings, search_path: learned.search_path.clone(), ..*learned }))
+        let (notices, search_path) = (learned.notices.clone(), learned.search_path.clone());
+        Ok(Arc::new(Greeting { notices, parameters, settings, search_path, ..*learned }))
     }
 
     async fn learned(self: &Arc<Self>, settings: &Settings) -> Result<Arc<Greeting>, GreetingError> {
@@ -96,9 +99,12 @@ async fn learn(mut lease: Lease, settings: &Settings) -> Result<Greeting, Greeti
     // becomes what it was is not reported.
     let have = std::mem::take(&mut lease.settings);
     let none = Settings::default();
-    for sql in [difference(&have, &none), difference(&none, settings)].into_iter().flatten() {
+    let mut notices = Vec::new();
+    for (sql, own) in [(difference(&have, &none), false), (difference(&none, settings), true)] {
+        let Some(sql) = sql else { continue };
         let answer = lease.ask(&sql).await.map_err(refused)?;
         answer.reports.into_iter().for_each(|report| update(&mut parameters, report));
+        notices.extend(answer.notices.into_iter().filter(|_| own));
     }
     let user = lease.pool().key.user.clone();
     let custom = settings.keys().filter(|name| name.contains('.')).cloned().collect();
@@ -111,7 +117,7 @@ async fn learn(mut lease: Lease, settings: &Settings) -> Result<Greeting, Greeti
     let search_path = values.next().unwrap_or_default().into();
     let default_read_only = values.next().as_deref() == Some("on");
     let statement_timeout = values.next().and_then(|value| value.parse().ok()).unwrap_or(0);
-    Ok(Greeting { parameters, settings, search_path, default_read_only, statement_timeout })
+    Ok(Greeting { notices, parameters, settings, search_path, default_read_only, statement_timeout })
 }
 
 /// The server takes it as it is (`NAMEDATALEN` bounds it, other bytes than printable ASCII are replaced).

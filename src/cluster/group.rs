@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Cluster;
 use super::catalog::CatalogKeeper;
-use super::channels::Channels;
+use super::channels::Audience;
 use super::freshness::{Clock, Moment};
 use super::greeting::Greeting;
 use super::host::{Host, Role};
@@ -61,6 +61,7 @@ pub struct Group {
     pub freshness_wait: Duration,
     pub failover_wait: Duration,
     pub lost_notifications: LostNotifications,
+    pub audience: Arc<Audience>,
     roles: Roles,
     closing: Notify,
     cluster: Weak<Cluster>,
@@ -103,6 +104,7 @@ impl Group {
             freshness_wait: cluster.config.freshness_wait,
             failover_wait: cluster.config.failover_wait,
             lost_notifications: cluster.config.lost_notifications,
+            audience: cluster.audience(&key.database),
             roles: cluster.config.roles,
             closing: Notify::new(),
             cluster: Arc::downgrade(cluster),
@@ -246,12 +248,6 @@ impl Group {
     /// When reads were last asked for.
     pub(super) fn last_read(&self) -> Moment {
         Moment::from_raw(self.last_read.load(Ordering::Relaxed))
-    }
-
-    /// Who listens in this database to what; `None` when the cluster is gone. `encoding`: the client's, where it is
-    /// not the database's default.
-    pub fn channels(&self, encoding: Option<&str>) -> Option<Arc<Channels>> {
-        Some(self.cluster.upgrade()?.channels(&self.key.database, encoding))
     }
 
     /// A task that ends with the cluster.

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use catalog::CatalogKeeper;
-pub use channels::{Channels, Heard, Subscription, TOKENS};
+pub use channels::{Audience, Channels, Heard, Subscription, TOKENS};
 pub use freshness::{Clock, Moment};
 pub use greeting::{Greeting, GreetingError};
 pub use group::{Group, Home, Place, Wanted};
@@ -32,9 +32,6 @@ const SWEEP: Duration = Duration::from_millis(500);
 /// Without a read for this long the monitor falls to its slow beat.
 const READS_ARE_RECENT: Duration = Duration::from_secs(5);
 
-/// Who can share a listening connection: a database, and a client encoding other than its default.
-type Audience = (String, Option<String>);
-
 /// One primary and its replicas.
 #[derive(Debug)]
 pub struct Cluster {
@@ -45,7 +42,7 @@ pub struct Cluster {
     metrics: Arc<Metrics>,
     groups: Mutex<HashMap<PoolKey, Arc<Group>>>,
     catalogs: Mutex<HashMap<String, Arc<CatalogKeeper>>>,
-    channels: Mutex<HashMap<Audience, Arc<Channels>>>,
+    audiences: Mutex<HashMap<String, Arc<Audience>>>,
     monitored: std::sync::Once,
     tasks: Mutex<tokio::task::JoinSet<()>>,
 }
@@ -66,7 +63,7 @@ impl Cluster {
             config,
             groups: Mutex::default(),
             catalogs: Mutex::default(),
-            channels: Mutex::default(),
+            audiences: Mutex::default(),
             monitored: std::sync::Once::new(),
             tasks: Mutex::default(),
         });
@@ -157,9 +154,9 @@ impl Cluster {
         catalogs.entry(database.to_owned()).or_default().clone()
     }
 
-    fn channels(&self, database: &str, encoding: Option<&str>) -> Arc<Channels> {
-        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        channels.entry((database.to_owned(), encoding.map(str::to_owned))).or_default().clone()
+    fn audience(&self, database: &str) -> Arc<Audience> {
+        let mut audiences = self.audiences.lock().unwrap_or_else(PoisonError::into_inner);
+        audiences.entry(database.to_owned()).or_default().clone()
     }
 
     fn monitor(self: &Arc<Self>, borrowed: &Login) {

@@ -35,6 +35,11 @@ impl ReadBuffer {
         &self.storage[self.start..self.end]
     }
 
+    /// The same, for what is written over in place.
+    pub fn data_mut(&mut self) -> &mut [u8] {
+        &mut self.storage[self.start..self.end]
+    }
+
     pub fn is_empty(&self) -> bool {
         self.start == self.end
     }

@@ -39,6 +39,15 @@ impl Sequences {
     }
 }
 
+/// A session that has introduced itself to those who listen: notifications of this server process are known to be its.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Speaker {
+    /// By the process id that its client was told.
+    pub session: i32,
+    /// To whom: listening connections come and go, and none knows what another was told.
+    pub to: u64,
+}
+
 /// A connection to a server, logged in. Its books (`settings`, `prepared`) say what the server's
 /// session has; whoever sends something that changes it keeps them true.
 #[derive(Debug)]
@@ -50,6 +59,8 @@ pub struct Conn {
     pub settings: Arc<Settings>,
     pub prepared: Prepared,
     pub sequences: Sequences,
+    /// `None` where it is not known who speaks.
+    pub speaker: Option<Speaker>,
     pub cancel: Arc<CancelTarget>,
     /// `ParameterStatus` as reported at login.
     pub parameters: Arc<[(String, String)]>,
@@ -69,6 +80,7 @@ impl Conn {
             settings: Arc::default(),
             prepared: Prepared::default(),
             sequences: Sequences::None,
+            speaker: None,
             cancel: Arc::new(CancelTarget { host, pid: connected.pid, key: connected.key, fence }),
             parameters: connected.parameters.into(),
             opened: now,

@@ -11,7 +11,7 @@ mod probe;
 mod queue;
 mod settings;
 
-pub use conn::{Conn, Sequences, Settings};
+pub use conn::{Conn, Sequences, Settings, Speaker};
 pub use fence::{CancelTarget, Fence, FenceGuard};
 pub use lease::Lease;
 pub use prepared::{Environment, OUR_NAMES, Prepared, Shape, Statement, Statements, server_name};

@@ -20,6 +20,8 @@ pub struct Answer {
     pub reports: Vec<(String, String)>,
     /// Bodies of the `NotificationResponse`s on the way: the server says them once.
     pub notifications: Vec<Vec<u8>>,
+    /// Bodies of the `NoticeResponse`s.
+    pub notices: Vec<Vec<u8>>,
 }
 
 /// Why a question has no answer.
@@ -47,7 +49,7 @@ impl QueryError {
 
 /// Runs `sql`, which may hold several statements and no NUL. On success and on
 /// [`QueryError::Server`] the connection is idle outside of a transaction and read exactly up to
-/// its ReadyForQuery. Notices on the way are ignored.
+/// its ReadyForQuery.
 ///
 /// `limit_bytes` bounds the rows together: more than that breaks the connection.
 ///
@@ -91,7 +93,8 @@ impl Collector {
     /// Takes in one message. True with the ReadyForQuery that ends the answer.
     fn take(&mut self, Reply { tag, body }: Reply, limit: usize) -> Result<bool, QueryError> {
         match tag {
-            b'T' | b'N' => {}
+            b'T' => {}
+            b'N' => self.answer.notices.push(body),
             b'A' => self.answer.notifications.push(body),
             b'S' => self.answer.reports.push(guard::parameter_status(&body).map_err(broken)?),
             b'D' => {

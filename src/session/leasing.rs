@@ -322,7 +322,7 @@ impl Session {
         if repeatable {
             self.inbound.hold();
         }
-        let sql = self.tell_ahead(&mut leased, &batch.verdict());
+        let sql = self.tell_ahead(&mut leased, batch);
         if !sql.is_empty() {
             self.inject(&mut leased, &sql);
         }
@@ -331,7 +331,8 @@ impl Session {
     }
 
     /// What the connection has to be told ahead of a batch, so that this one finds it as its session has left it.
-    fn tell_ahead(&self, leased: &mut Leased, verdict: &Verdict) -> String {
+    fn tell_ahead(&self, leased: &mut Leased, batch: &Batch) -> String {
+        let verdict = batch.verdict();
         let conn = &mut *leased.lease;
         let mut sql = Vec::new();
         if conn.settings != self.state.settings {
@@ -343,10 +344,13 @@ impl Session {
             sql.push(DISCARD_SEQUENCES.to_owned());
             conn.sequences = Sequences::None;
         }
-        if self.depends_on_channels(verdict.effects) {
+        // A transaction is shown what was listened to before it began, and no more than that.
+        let begins = verdict.tx != TxControl::None && leased.place == Place::Primary && self.listening.is_some();
+        if begins || self.depends_on_channels(verdict.effects) {
             sql.push(self.tell_channels());
             leased.told = Told::Everything;
         }
+        sql.extend(self.introduce_ahead(leased, verdict, batch.is_closed()));
         sql.join(";")
     }
 
@@ -460,6 +464,12 @@ impl Session {
         } else {
             self.state.settled();
         }
+        if std::mem::replace(&mut leased.told, Told::Nothing) != Told::Nothing {
+            self.leave_no_cancel(leased).await;
+            let forgotten = Box::pin(self.listens_no_more(leased)).await;
+            forgotten.map_err(|error| self.lost(leased.place, &error.to_string(), false))?;
+            self.slot.leases(&leased.lease.cancel);
+        }
         let tells_process = effects.contains(Effects::PROCESS) && leased.place == Place::Primary;
         if tells_process && self.mode != PoolMode::Session && self.state.keeps_process() {
             self.shared.metrics.pinned(Held::Process.label());
@@ -533,7 +543,7 @@ impl Session {
             reports.extend(answer.reports);
             notifications.extend(answer.notifications);
         }
-        self.pass_notifications(&notifications);
+        self.pass_notifications(leased.lease.cancel.pid, &notifications);
         leased.lease.settings = self.state.settings.clone();
         if !settings_only {
             self.take_channels(leased, channels, marked).await?;
@@ -575,9 +585,9 @@ impl Session {
             }
             Again::Prepared => {
                 self.attempts += 1;
-                // Everything that this connection has prepared is suspect.
+                // Everything that this connection has prepared is suspect, and what it was told ahead is told anew.
                 leased.lease.prepared.clear();
-                if leased.lease.ask("DEALLOCATE ALL").await.is_ok() {
+                if leased.lease.ask("DEALLOCATE ALL; UNLISTEN *").await.is_ok() {
                     leased.lease.hand_back();
                 }
             }

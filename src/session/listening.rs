@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::introducing::name;
 use super::ledger::Status;
 use super::relay::Event;
 use super::{Leased, Session, refusal};
@@ -165,12 +166,13 @@ impl Session {
         let answer = conn.ask(&sql).await?;
         // Where it is not known what was heard, that is told when the subscription is asked next.
         let _ = pass_heard(&mut self.outbound, subscription, token).await;
-        self.pass_notifications(&answer.notifications);
+        self.pass_notifications(conn.cancel.pid, &answer.notifications);
         Ok(())
     }
 
-    /// Passes on what came with an answer to a question of our own. The tokens of other sessions are nobody's.
-    pub(super) fn pass_notifications(&mut self, bodies: &[Vec<u8>]) {
+    /// Passes on what came with an answer to a question of our own from a server process. The tokens of other sessions are
+    /// nobody's.
+    pub(super) fn pass_notifications(&mut self, process: i32, bodies: &[Vec<u8>]) {
         for body in bodies {
             let channel = view::notification_channel_of(body).unwrap_or_default();
             let elsewhere = match self.listening.as_deref() {
@@ -178,7 +180,10 @@ impl Session {
                 _ => false,
             };
             if !elsewhere && !channel.starts_with(TOKENS.as_bytes()) {
-                author::notification(self.outbound.bytes(), body);
+                let out = self.outbound.bytes();
+                let at = out.len();
+                author::passed_on(out, backend::NOTIFICATION, body);
+                name(self.slot.pid, process, &mut out[at..]);
             }
         }
     }
@@ -198,7 +203,7 @@ impl Session {
         };
         if marked {
             let answer = leased.lease.ask(&format!("RESET {MARK}")).await?;
-            self.pass_notifications(&answer.notifications);
+            self.pass_notifications(leased.lease.cancel.pid, &answer.notifications);
         }
         if self.mode == PoolMode::Session || (self.listening.is_none() && found.is_empty()) {
             return Ok(());
@@ -212,18 +217,22 @@ impl Session {
         }
     }
 
+    /// The server connection was told to listen, and nothing that depends on it has been said.
+    pub(super) async fn listens_no_more(&mut self, leased: &mut Leased) -> Result<(), QueryError> {
+        let answer = leased.lease.ask("UNLISTEN *").await?;
+        self.pass_notifications(leased.lease.cancel.pid, &answer.notifications);
+        Ok(())
+    }
+
     /// What the session listens to, and what its server connection was found to, is listened to for it from now on. Where
     /// that cannot be it keeps the connection.
     async fn listen_elsewhere(&mut self, leased: &mut Leased, found: BTreeSet<String>) -> Result<(), QueryError> {
         let mut wanted = self.listening.as_ref().map(|listening| listening.channels().clone()).unwrap_or_default();
         wanted.extend(found.iter().cloned());
         let group = self.group.clone();
-        let channels = group.channels(self.state.client_encoding());
+        let channels = group.audience.channels(self.state.client_encoding());
         let same = match self.listening.as_deref() {
-            Some(Listening::To(subscription)) => {
-                *subscription.channels() == wanted
-                    && channels.as_ref().is_none_or(|channels| subscription.is_of(channels))
-            }
+            Some(Listening::To(subscription)) => *subscription.channels() == wanted && subscription.is_of(&channels),
             Some(Listening::Again { .. }) => false,
             None => wanted.is_empty(),
         };
@@ -231,9 +240,9 @@ impl Session {
             // How the server spells other names in this client's encoding is not known to us.
             let plain = wanted.iter().all(|channel| channel.is_ascii());
             let encoding = self.state.client_encoding();
-            let next = match channels.filter(|_| plain) {
-                Some(channels) => channels.subscribe(&group, encoding, wanted, true).await,
-                None => Err("the name of a channel is not ASCII".to_owned()),
+            let next = match plain {
+                true => channels.subscribe(&group, encoding, wanted, true).await,
+                false => Err("the name of a channel is not ASCII".to_owned()),
             };
             match next {
                 Ok(next) => self.hand_over(leased, next).await?,
@@ -264,7 +273,7 @@ impl Session {
         }
         let mut answer = leased.lease.ask(&sql).await?;
         let before = up_to_token(&mut answer.notifications, &here)?;
-        self.pass_notifications(&before);
+        self.pass_notifications(leased.lease.cancel.pid, &before);
         match (self.listening.take().map(|listening| *listening), old) {
             (Some(Listening::To(subscription)), Some(token)) => {
                 if let Err(reason) = pass_heard(&mut self.outbound, &subscription, token).await {
@@ -286,7 +295,7 @@ impl Session {
             let answer = conn.ask(&sql).await?;
             self.listening = None;
             tell_missed(&mut self.outbound);
-            self.pass_notifications(&answer.notifications);
+            self.pass_notifications(conn.cancel.pid, &answer.notifications);
             return Ok(());
         };
         let (token, here, send) = subscription.token();
@@ -295,14 +304,14 @@ impl Session {
         let mut answer = conn.ask(&sql).await?;
         let after = conn.ask(&format!("UNLISTEN {}", quoted(&sync))).await?;
         let before = up_to_token(&mut answer.notifications, &here)?;
-        self.pass_notifications(&before);
+        self.pass_notifications(conn.cancel.pid, &before);
         if let Some(Listening::To(subscription)) = self.listening.take().map(|listening| *listening)
             && pass_heard(&mut self.outbound, &subscription, token).await.is_err()
         {
             tell_missed(&mut self.outbound);
         }
-        self.pass_notifications(&answer.notifications);
-        self.pass_notifications(&after.notifications);
+        self.pass_notifications(conn.cancel.pid, &answer.notifications);
+        self.pass_notifications(conn.cancel.pid, &after.notifications);
         Ok(())
     }
 
@@ -357,16 +366,15 @@ async fn listen_again(
         if let Some(successor) = group.successor() {
             group = successor;
         }
-        if let Some(found) = group.channels(encoding.as_deref()) {
-            let subscription = found.subscribe(&group, encoding.as_deref(), channels.clone(), false);
-            tokio::select! {
-                outcome = subscription => if let Ok(subscription) = outcome {
-                    // Whoever is gone wants nothing.
-                    let _ = give.send(subscription);
-                    return;
-                },
-                () = give.closed() => return,
-            }
+        let found = group.audience.channels(encoding.as_deref());
+        let subscription = found.subscribe(&group, encoding.as_deref(), channels.clone(), false);
+        tokio::select! {
+            outcome = subscription => if let Ok(subscription) = outcome {
+                // Whoever is gone wants nothing.
+                let _ = give.send(subscription);
+                return;
+            },
+            () = give.closed() => return,
         }
         tokio::time::sleep(PAUSE).await;
     }

@@ -10,6 +10,7 @@ mod deadline;
 mod explain;
 mod flights;
 mod intake;
+mod introducing;
 mod leasing;
 pub mod ledger;
 mod listening;
@@ -50,6 +51,7 @@ use crate::sql::{
 use crate::tenant::{PinPermit, Tenant};
 use crate::wire::author;
 use crate::wire::error::PgError;
+use crate::wire::frame::backend;
 use flights::Flights;
 use intake::Intake;
 use ledger::Ledger;
@@ -272,6 +274,7 @@ impl Session {
         let server = lease.as_ref().map(|lease| lease.cancel.pid);
         let slot = shared.registry.register(server, labels, arrival.protocol_minor, ceiling);
         let registered = Registered { shared: shared.clone(), slot: slot.clone() };
+        greeting.notices.iter().for_each(|notice| author::passed_on(&mut out, backend::NOTICE, notice));
         greet(&mut out, &greeting.parameters, &slot);
         let mut session = Self {
             client: stream,
@@ -338,7 +341,9 @@ impl Session {
 
     /// The end of what is under way is told when something else has been seen to.
     fn holds_the_end(&self, leased: &Leased) -> bool {
-        self.may_reset() || self.hears_itself(leased)
+        // Whoever is told that he listens hears from there on what is heard for him.
+        let listens = self.effects.contains(Effects::LISTENS) && self.mode != PoolMode::Session;
+        self.may_reset() || listens || self.hears_itself(leased)
     }
 
     /// Says no to what would do the wrong thing where it would run, or is not wanted.
@@ -382,6 +387,7 @@ impl Session {
         let verdict = verdict.with(unknown);
         self.effects |= verdict.effects;
         self.tell_within_transaction(leased, verdict.effects);
+        self.introduce_itself(leased, verdict);
         if verdict.tx != TxControl::None {
             self.state.enters_transaction();
         }

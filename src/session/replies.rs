@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::introducing::name;
 use super::leasing::MOST_ATTEMPTS;
 use super::ledger::{Status, Synthetic, Verdict};
 use super::statements::{Change, Unnamed, Used};
@@ -125,6 +126,10 @@ impl Session {
                     leased.swallowing = renamed.is_some()
                         || self.withholds(leased, header.tag, run)
                         || self.is_heard_elsewhere(leased, header.tag, run);
+                    if header.tag == backend::NOTIFICATION {
+                        let conn = &mut *leased.lease;
+                        name(self.slot.pid, conn.cancel.pid, &mut conn.inbound.data_mut()[run..]);
+                    }
                     leased.holding_back = leased.may_move() && is_preamble(header.tag);
                     if !leased.holding_back {
                         self.touch(leased);

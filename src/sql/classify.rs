@@ -342,7 +342,7 @@ mod tests {
             ("SELECT * FROM pg_temp.t", Effects::STATE),
             ("DECLARE c CURSOR FOR SELECT 1", NONE),
             ("DECLARE c CURSOR WITH HOLD FOR SELECT 1", pins),
-            ("LISTEN x", Effects::STATE),
+            ("LISTEN x", Effects::STATE | Effects::LISTENS),
             ("UNLISTEN x", Effects::STATE | Effects::LISTENING),
             ("SELECT pg_listening_channels()", Effects::STATE | Effects::LISTENING),
             ("SELECT pg_backend_pid()", Effects::PROCESS | Effects::PINS),

@@ -225,7 +225,7 @@ fn other(sql: &[u8], keyword: Keyword, rest: &[Token]) -> Statement {
         Declare if has(rest, Hold) => primary(Reason::Cursor, Effects::STATE | Effects::PINS),
         Declare | Fetch | Move => primary(Reason::Cursor, Effects::NONE),
         Close => primary(Reason::Cursor, Effects::STATE),
-        Listen => primary(Reason::Notification, Effects::STATE),
+        Listen => primary(Reason::Notification, Effects::STATE | Effects::LISTENS),
         Unlisten => primary(Reason::Notification, Effects::STATE | Effects::LISTENING),
         Notify => primary(Reason::Notification, Effects::NOTIFIES),
         Load => primary(Reason::ServerControl, Effects::STATE | Effects::STICKY | Effects::PINS),

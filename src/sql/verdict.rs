@@ -249,6 +249,9 @@ impl Effects {
     /// Reads what a sequence last gave to the session: `currval`, `lastval`.
     pub const READS_SEQUENCES: Effects = Effects(1 << 14);
 
+    /// Begins to listen: `LISTEN`.
+    pub const LISTENS: Effects = Effects(1 << 15);
+
     const NAMES: &[(Effects, &str)] = &[
         (Effects::STATE, "it may change the session's state"),
         (Effects::DDL, "it changes the catalog"),
@@ -259,6 +262,7 @@ impl Effects {
         (Effects::LOCAL_SETTING, "it changes a setting for its transaction"),
         (Effects::PINS, "it makes state that only one server connection has"),
         (Effects::NOTIFIES, "it may notify"),
+        (Effects::LISTENS, "it begins to listen"),
         (Effects::LISTENING, "it may end or show what the session listens to"),
         (Effects::PROCESS, "it tells which server process the session has"),
         (Effects::STATEMENTS, "it uses prepared statements by name"),

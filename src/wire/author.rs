@@ -61,11 +61,19 @@ pub fn backend_key_data(out: &mut BytesMut, pid: i32, key: &[u8]) {
     encode(out, &BackendKeyData::new(pid, SecretKey::Bytes(Bytes::copy_from_slice(key))));
 }
 
-/// NotificationResponse with the body that a server has sent.
-pub fn notification(out: &mut BytesMut, body: &[u8]) {
-    out.put_u8(super::frame::backend::NOTIFICATION);
-    out.put_u32(body.len() as u32 + 4);
-    out.put_slice(body);
+/// A message that a server has sent, with its body.
+pub fn passed_on(out: &mut BytesMut, tag: u8, body: &[u8]) {
+    message(out, tag, |out| out.put_slice(body));
+}
+
+/// Where a NotificationResponse has its sender's process id.
+const NOTIFIER: std::ops::Range<usize> = super::frame::HEADER..super::frame::HEADER + 4;
+
+/// Names another sender, by process id, in a whole NotificationResponse.
+pub fn notified_by(frame: &mut [u8], process: i32) {
+    if let Some(place) = frame.get_mut(NOTIFIER) {
+        place.copy_from_slice(&process.to_be_bytes());
+    }
 }
 
 /// ReadyForQuery with `I` (idle), `T` (in a transaction) or `E` (in a failed one).

@@ -176,11 +176,18 @@ pub fn notification_channel_of(body: &[u8]) -> Option<&[u8]> {
     Some(&rest[..memchr::memchr(0, rest)?])
 }
 
-/// Channel and payload of a NotificationResponse, a whole frame; both end with a zero byte there.
-pub fn notification(frame: &[u8]) -> Option<(&[u8], &[u8])> {
+/// The sender's process id in a NotificationResponse, of which as much has to be there.
+pub fn notifier(frame: &[u8]) -> Option<i32> {
+    let (process, _) = frame.get(HEADER..)?.split_first_chunk()?;
+    Some(i32::from_be_bytes(*process))
+}
+
+/// The sender's process id, channel and payload of a NotificationResponse, a whole frame; both texts end with a zero byte
+/// there.
+pub fn notification(frame: &[u8]) -> Option<(i32, &[u8], &[u8])> {
     let channel = notification_channel(frame)?;
     let payload = frame.get(HEADER + 4 + channel.len() + 1..)?;
-    Some((channel, payload.strip_suffix(b"\0")?))
+    Some((notifier(frame)?, channel, payload.strip_suffix(b"\0")?))
 }
 
 #[cfg(test)]

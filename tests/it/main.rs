@@ -8,6 +8,7 @@ mod cost;
 mod demo;
 mod equivalence;
 mod hostile;
+mod introductions;
 mod leaks;
 mod ledger_model;
 mod login;

@@ -354,6 +354,36 @@ async fn what_a_session_listens_to_is_what_the_server_says() {
     }
 }
 
+#[tokio::test]
+async fn a_transaction_shows_what_was_listened_to_before_it() {
+    let (stage, proxy) = stage("SELECT 1", "[pool]\nsize = 1\n").await;
+    let mut client = RawClient::welcome(&stage.endpoint(proxy.port)).await;
+    let mut other = RawClient::welcome(&stage.endpoint(proxy.port)).await;
+    const LISTENED: &str = "SELECT pg_listening_channels() ORDER BY 1";
+    client.rows("LISTEN a; LISTEN b").await;
+    for (begin, within, after) in [
+        ("BEGIN", "SELECT 1", "ab"),
+        ("BEGIN READ ONLY", "SELECT 1", "ab"),
+        ("BEGIN ISOLATION LEVEL SERIALIZABLE", "LISTEN c", "abc"),
+        ("BEGIN", "UNLISTEN c", "ab"),
+        ("BEGIN", "NOTIFY b", "ab"),
+        ("BEGIN", "UNLISTEN a", "b"),
+        ("BEGIN; UNLISTEN b", "UNLISTEN *", ""),
+    ] {
+        let before = client.rows(LISTENED).await;
+        client.query(begin).await;
+        client.query(within).await;
+        assert_eq!(client.rows(LISTENED).await, before, "{begin}; {within}");
+        client.query("COMMIT").await;
+        assert_eq!(client.rows(LISTENED).await.concat(), after, "after {begin}; {within}");
+        // A transaction in which nobody asks leaves nothing either.
+        for text in ["BEGIN", "SELECT 1", "COMMIT"] {
+            client.query(text).await;
+        }
+        assert_eq!(other.rows(LISTENED).await.concat(), "", "after {begin}; {within}");
+    }
+}
+
 /// Ends the server process that listens, from outside.
 async fn cut_the_ear(database: &TestDatabase) {
     let sql = format!(

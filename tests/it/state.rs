@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::support::primary_only::{connect_cuttable, proxy, sqlstate, try_value, value};
 use crate::support::proxy::Proxy;
-use crate::support::raw::RawClient;
+use crate::support::raw::{Frame, RawClient};
 use crate::support::stage::Stage;
 use crate::support::{TestDatabase, connect, eventually, fresh_database, say, shared_cluster, unique};
 
@@ -458,6 +458,31 @@ async fn prepared_statements_are_shared_by_those_alone_who_mean_the_same() {
                 let row = client.query_one(&statement, &[]).await.unwrap();
                 assert_eq!(row.get::<_, &str>(0), *seen);
             }
+        }
+    }
+}
+
+/// What the server has to say to the settings of a startup packet, each client that asks for them is told.
+#[tokio::test]
+async fn notices_at_login_reach_the_client() {
+    let stage = Stage::set("SELECT 1").await;
+    let proxy = Proxy::start(&stage.config("[pool]\nsize = 1\n").await).await;
+    let (direct, through) = (stage.direct().await, stage.endpoint(proxy.port));
+    let long = "a".repeat(70);
+    let notices = async |endpoint, parameters: &[(&str, &str)]| {
+        let (_client, greeting) = RawClient::start(endpoint, parameters).await;
+        assert_eq!(greeting.last().and_then(Frame::status), Some(b'I'), "{greeting:?}");
+        let before = greeting.iter().take_while(|frame| frame.tag != b'S');
+        before.filter(|frame| frame.tag == b'N').map(|frame| frame.body.clone()).collect::<Vec<_>>()
+    };
+    let silent = [("application_name", "short"), ("search_path", "nowhere")];
+    for parameters in
+        [&[("application_name", &*long)][..], &silent, &[("application_name", &long), ("DateStyle", "SQL")]]
+    {
+        let wanted = notices(&direct, parameters).await;
+        assert_eq!(wanted.len(), usize::from(parameters[0].1 == long));
+        for _ in 0..3 {
+            assert_eq!(notices(&through, parameters).await, wanted, "{parameters:?}");
         }
     }
 }

@@ -3,11 +3,11 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::BytesMut;
 
 use super::mailbox::Mailbox;
 use crate::pool::quoted;
-use crate::wire::view;
+use crate::wire::{author, view};
 
 /// See the module's page.
 #[derive(Debug, Default)]
@@ -17,6 +17,8 @@ pub(super) struct Book {
     next: u64,
     subscribers: HashMap<u64, Subscriber>,
     channels: HashMap<String, Channel>,
+    /// Who speaks by which server process, of those who have introduced themselves: both by process id.
+    speakers: HashMap<i32, i32>,
     /// Questions asked so far.
     questions: u64,
     /// What the server was told to listen to and has not answered yet, by the number of the question.
@@ -123,14 +125,23 @@ impl Book {
         }
     }
 
-    /// Something was heard, a whole frame: tokens on channel `sync`.
-    pub fn hear(&mut self, frame: &Bytes, sync: &str) {
-        let Some((name, payload)) = view::notification(frame) else { return };
+    /// Something was heard, a whole frame: tokens on channel `sync`, and on channel `introductions` who speaks.
+    pub fn hear(&mut self, frame: &[u8], sync: &str, introductions: &str) {
+        let Some((process, name, payload)) = view::notification(frame) else { return };
         let Ok(name) = str::from_utf8(name) else { return };
         if name == sync {
             return self.hear_token(payload);
         }
+        if name == introductions {
+            // Anybody may notify on the channel: he speaks for himself alone.
+            let session = str::from_utf8(payload).ok().and_then(|payload| payload.parse().ok());
+            self.speakers.extend(session.map(|session| (process, session)));
+            return;
+        }
         let Some(channel) = self.channels.get(name) else { return };
+        let mut heard = BytesMut::from(frame);
+        self.speakers.get(&process).iter().for_each(|session| author::notified_by(&mut heard, **session));
+        let frame = &heard.freeze();
         let awake = |id| self.subscribers.get(id).filter(|subscriber| !subscriber.deaf);
         channel.listeners.iter().filter_map(awake).for_each(|subscriber| subscriber.mailbox.notification(frame));
     }
@@ -159,7 +170,7 @@ impl Book {
 pub(super) mod tests {
     use std::task::{Context, Poll, Waker};
 
-    use bytes::{BufMut, BytesMut};
+    use bytes::{BufMut, Bytes};
 
     use super::super::mailbox::Heard;
     use super::*;
@@ -173,7 +184,7 @@ pub(super) mod tests {
             body.put_u8(0);
         }
         let mut frame = BytesMut::new();
-        author::notification(&mut frame, &body);
+        author::passed_on(&mut frame, b'A', &body);
         frame.freeze()
     }
 
@@ -237,13 +248,35 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn whoever_has_introduced_himself_is_named_from_then_on() {
+        let mut book = Book::default();
+        let (_, mailbox) = book.add(&set(&["a"]), false);
+        let named = |process: i32| {
+            let mut named = frame("a", "x").to_vec();
+            named[5..9].copy_from_slice(&process.to_be_bytes());
+            Heard::Notification(named.into())
+        };
+        for (channel, payload) in
+            [("a", "x"), ("who", "900"), ("a", "x"), ("who", "?"), ("a", "x"), ("who", "901"), ("a", "x")]
+        {
+            book.hear(&frame(channel, payload), "sync", "who");
+        }
+        assert_eq!(heard(&mailbox), [named(7), named(900), named(900), named(901)]);
+        // Another listening connection has heard of nobody.
+        book.lose("gone");
+        let (_, mailbox) = book.add(&set(&["a"]), false);
+        book.hear(&frame("a", "x"), "sync", "who");
+        assert_eq!(heard(&mailbox), [named(7)]);
+    }
+
+    #[test]
     fn each_hears_its_channels_from_its_first_token_on() {
         let mut book = Book::default();
         let (_, awake) = book.add(&set(&["a"]), false);
         let (deaf, late) = book.add(&set(&["a", "b"]), true);
         let hear = |book: &mut Book, channel, payload: &str| {
             let frame = frame(channel, payload);
-            book.hear(&frame, "sync");
+            book.hear(&frame, "sync", "who");
             Heard::Notification(frame)
         };
         let first = hear(&mut book, "a", "1");

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::Channels;
+use super::introductions::HearsThem;
 use crate::config::HostConfig;
 use crate::net::buffer::{ReadBuffer, WriteBuffer};
 use crate::net::stream::Stream;
@@ -27,18 +27,26 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// The longest message of a server to a connection that only listens: payloads have less than 8,000 bytes.
 const LONGEST: usize = 64 * 1024;
 
-/// Listens until nobody does any more, or the connection is lost.
-pub(super) async fn listen(channels: Arc<Channels>, host: Arc<HostConfig>, login: Login, timeout: Duration) {
-    // However the task ends, whoever listens is told.
-    let mut loses = Loses { channels, reason: Some(format!("pgweir has let {} go", host.name)) };
-    let outcome = match connect(&host, &login, timeout).await {
-        Ok(connected) => Ear::new(connected.stream).hear(&loses.channels).await,
-        Err(error) => Err(error.to_string()),
-    };
-    loses.reason = outcome.err().map(|reason| {
-        tracing::warn!(host = %host.name, database = %login.database, %reason, "the connection that listens for clients is lost");
-        format!("the connection to {} on which pgweir listens is lost: {reason}", host.name)
-    });
+/// Listens until nobody does any more, or the connection is lost. However the task ends, and if it never begins, whoever
+/// listens is told.
+pub(super) fn listen(
+    channels: Arc<Channels>,
+    host: Arc<HostConfig>,
+    login: Login,
+    timeout: Duration,
+) -> impl Future<Output = ()> {
+    let loses = Loses { channels, reason: Some(format!("pgweir has let {} go", host.name)) };
+    async move {
+        let mut loses = loses;
+        let outcome = match connect(&host, &login, timeout).await {
+            Ok(connected) => Ear::new(connected.stream).hear(&loses.channels).await,
+            Err(error) => Err(error.to_string()),
+        };
+        loses.reason = outcome.err().map(|reason| {
+            tracing::warn!(host = %host.name, database = %login.database, %reason, "the connection that listens for clients is lost");
+            format!("the connection to {} on which pgweir listens is lost: {reason}", host.name)
+        });
+    }
 }
 
 struct Loses {
@@ -62,16 +70,20 @@ struct Ear {
     /// For each question that is not answered yet, whether it is one of the book's. (Others only ask whether the server
     /// is there.)
     asked: VecDeque<bool>,
+    /// Since the first of them was answered.
+    introductions: Option<HearsThem>,
 }
 
 impl Ear {
     fn new(stream: Stream) -> Self {
-        Self { stream, inbound: ReadBuffer::default(), outbound: WriteBuffer::default(), asked: VecDeque::new() }
+        let (inbound, outbound) = Default::default();
+        Self { stream, inbound, outbound, asked: VecDeque::new(), introductions: None }
     }
 
     /// The error is why the connection is lost.
     async fn hear(mut self, channels: &Channels) -> Result<(), String> {
-        self.ask(&format!("LISTEN {}", quoted(&channels.sync)), false);
+        let [sync, introductions] = [&channels.sync, &channels.introductions.channel].map(|channel| quoted(channel));
+        self.ask(&format!("LISTEN {sync}; LISTEN {introductions}"), false);
         let mut last_heard = Instant::now();
         let mut lonely_since = None;
         loop {
@@ -125,6 +137,7 @@ impl Ear {
 
     /// The server has done what it was asked first.
     fn take_answer(&mut self, channels: &Channels) {
+        self.introductions.get_or_insert_with(|| channels.introductions.clone().heard());
         if self.asked.pop_front() == Some(true) {
             channels.book().answered();
             channels.answered.notify_waiters();
@@ -157,7 +170,7 @@ impl Ear {
                 return Ok(());
             };
             match header.tag {
-                backend::NOTIFICATION => channels.book().hear(&Bytes::copy_from_slice(frame), &channels.sync),
+                backend::NOTIFICATION => channels.hear(frame),
                 backend::ERROR => {
                     let message = view::error_field(frame, b'M').unwrap_or_default();
                     return Err(String::from_utf8_lossy(message).into_owned());

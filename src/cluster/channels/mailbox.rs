@@ -99,9 +99,8 @@ impl Mailbox {
     pub fn restrict(&self, to: &BTreeSet<String>) {
         let mut inbox = self.inbox();
         inbox.heard.retain(|heard| match heard {
-            Heard::Notification(frame) => {
-                view::notification(frame).is_some_and(|(channel, _)| to.iter().any(|name| name.as_bytes() == channel))
-            }
+            Heard::Notification(frame) => view::notification(frame)
+                .is_some_and(|(_, channel, _)| to.iter().any(|name| name.as_bytes() == channel)),
             _ => true,
         });
         inbox.bytes = inbox.heard.iter().map(Heard::cost).sum();

@@ -10,9 +10,10 @@
 
 mod book;
 mod ear;
+mod introductions;
 mod mailbox;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -23,6 +24,7 @@ use tokio::sync::Notify;
 use super::group::{Group, Place};
 use crate::pool::{literal, quoted};
 use book::Book;
+pub use introductions::Introductions;
 pub use mailbox::Heard;
 use mailbox::Mailbox;
 
@@ -32,9 +34,27 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How the channels begin on which tokens are sent. Whoever hears one of them has heard nothing.
 pub const TOKENS: &str = "pgweir_token_";
 
+/// Everybody who listens in one database.
+#[derive(Debug, Default)]
+pub struct Audience {
+    pub introductions: Arc<Introductions>,
+    /// By client encoding, where that is not the database's default.
+    channels: Mutex<HashMap<Option<String>, Arc<Channels>>>,
+}
+
+impl Audience {
+    /// Those with this client encoding, where that is not the database's default.
+    pub fn channels(&self, encoding: Option<&str>) -> Arc<Channels> {
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(Channels::new(self.introductions.clone()));
+        channels.entry(encoding.map(str::to_owned)).or_insert_with(new).clone()
+    }
+}
+
 /// Who listens to what in one database, under one client encoding: payloads come in the connection's.
 #[derive(Debug)]
 pub struct Channels {
+    introductions: Arc<Introductions>,
     /// The channel of the tokens.
     sync: String,
     book: Mutex<Book>,
@@ -44,18 +64,17 @@ pub struct Channels {
     answered: Notify,
 }
 
-impl Default for Channels {
-    fn default() -> Self {
+impl Channels {
+    pub(super) fn new(introductions: Arc<Introductions>) -> Self {
         Self {
+            introductions,
             sync: format!("{TOKENS}{:032x}", rand::random::<u128>()),
             book: Mutex::default(),
             work: Notify::new(),
             answered: Notify::new(),
         }
     }
-}
 
-impl Channels {
     /// Listens for one session; returns when the server is known to. A `deaf` subscription hears nothing before its
     /// first token. The error is for the log.
     ///
@@ -96,6 +115,11 @@ impl Channels {
             }
             answered.await;
         }
+    }
+
+    /// A `NotificationResponse` has come, whole.
+    fn hear(&self, frame: &[u8]) {
+        self.book().hear(frame, &self.sync, &self.introductions.channel);
     }
 
     /// Nothing more is heard: every subscription is told, and forgotten.

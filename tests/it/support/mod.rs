@@ -29,6 +29,7 @@ pub async fn shared_cluster() -> &'static Sandbox {
                 tls: true,
                 max_connections: 600,
                 statement_statistics: true,
+                settings: vec![("max_prepared_transactions".to_owned(), "50".to_owned())],
                 ..Default::default()
             };
             start(options).await
