@@ -2,13 +2,16 @@
 //! conversation is not made of queries, so it is not pooled but passed through, one to one, to the primary.
 
 use std::future::poll_fn;
+use std::io;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
-use tokio::io::{AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncWriteExt, copy};
 
 use super::{Arrival, Registered, Shared, Signal, greet, refusal, relay};
 use crate::cluster::{Group, Place};
+use crate::net::stream::Stream;
 use crate::pool::CancelTarget;
 use crate::server::connect::{Login, connect};
 use crate::wire::error::{PgError, Severity};
@@ -17,7 +20,7 @@ use crate::wire::error::{PgError, Severity};
 /// `replication` as the client sent it.
 ///
 /// Errors: the server's own where it refuses (no role attribute `REPLICATION`, no line in `pg_hba.conf`), 08006
-/// where it cannot be reached, 57P01 at a shutdown. The client has been told.
+/// where it cannot be reached, 53300 where its tenant has `max_pinned`, 57P01 at a shutdown. The client has been told.
 pub async fn serve(
     shared: Arc<Shared>,
     group: Arc<Group>,
@@ -26,6 +29,15 @@ pub async fn serve(
     login: Login,
 ) -> Result<(), PgError> {
     let Arrival { mut stream, mut out, .. } = arrival;
+    let permit = match arrival.tenant.replicate() {
+        Ok(permit) => permit,
+        Err(error) => {
+            shared.metrics.tenant(&arrival.tenant.name).rejected("max_pinned");
+            error.encode(&mut out);
+            relay::farewell(&mut stream, out).await;
+            return Err(error);
+        }
+    };
     let outcome = {
         let mut parameters = login.parameters.clone();
         parameters.extend(arrival.settings.into_iter().filter(|(name, _)| !name.starts_with(super::OWN_SETTINGS)));
@@ -44,7 +56,8 @@ pub async fn serve(
     };
     let labels = [arrival.user, arrival.database, arrival.tenant.name.clone()];
     let slot = shared.registry.register(Some(server.pid), labels, arrival.protocol_minor, None);
-    let _registered = Registered { shared: shared.clone(), slot: slot.clone() };
+    let _held = (Registered { shared: shared.clone(), slot: slot.clone() }, permit);
+    shared.metrics.pinned("replication");
     let host = group.host(Place::Primary).config.clone();
     slot.leases(&Arc::new(CancelTarget { host, pid: server.pid, key: server.key, fence: Arc::default() }));
     greet(&mut out, &server.parameters, &slot);
@@ -56,15 +69,40 @@ pub async fn serve(
         stream.write_all(&out).await?;
         stream.flush().await?;
         server.stream.write_all(&arrival.unread).await?;
-        copy_bidirectional(&mut stream, &mut server.stream).await
+        pass(stream, server.stream).await
     };
     tokio::select! {
-        // One that breaks off ends both.
+        // How it ends is nobody's error: they have said to each other what there was to say.
         _ = passage => Ok(()),
         // For the log: in the middle of a message nothing can be said.
         () = ends => Err(refusal::shutting_down()),
     }
 }
+
+/// Carries bytes until one of them leaves. A walsender may not notice that its client has: it is not waited for.
+async fn pass(client: Stream, server: Stream) -> io::Result<()> {
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let (mut from_server, mut to_server) = tokio::io::split(server);
+    let mut down = std::pin::pin!(async {
+        copy(&mut from_server, &mut to_client).await?;
+        to_client.shutdown().await
+    });
+    let up = async {
+        copy(&mut from_client, &mut to_server).await?;
+        to_server.shutdown().await
+    };
+    tokio::select! {
+        outcome = &mut down => outcome,
+        outcome = up => {
+            // A late answer to what the client has said last is lost with it.
+            let _ = tokio::time::timeout(LINGER, down).await;
+            outcome
+        }
+    }
+}
+
+/// For the server to end what it says.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// A walsender has no transaction whose end could be waited for.
 const ENDING: u32 = Signal::Shutdown as u32 | Signal::End as u32 | Signal::Kill as u32 | Signal::Fenced as u32;

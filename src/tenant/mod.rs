@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::config::{Config, DEFAULT_TENANT, Pinning, TenantMatch, Tier};
-use crate::wire::error::PgError;
+use crate::wire::error::{PgError, Severity};
 
 pub use timeout::{clamp, parse_guc_milliseconds};
 
@@ -94,7 +94,7 @@ impl Tenant {
         let (pinned, most) = (self.counters.pinned.load(Ordering::Relaxed), self.most_pinned());
         match self.limits.pinning {
             Pinning::Refuse => Err(self.refuses_pins()),
-            Pinning::Allow if pinned >= most => Err(self.too_many_pinned(pinned, most)),
+            Pinning::Allow if pinned >= most => Err(self.too_many_pinned(pinned, most, STATEMENT)),
             Pinning::Allow => Ok(()),
         }
     }
@@ -104,8 +104,20 @@ impl Tenant {
     /// Errors: as for [`Self::may_pin`].
     pub fn pin(&self) -> Result<PinPermit, PgError> {
         self.may_pin()?;
+        self.take_pin(STATEMENT)
+    }
+
+    /// A client replicates, on a server connection of its own. (Whether it may is said for each user, and not by `pinning`.)
+    ///
+    /// Errors: 53300, fatal, as for [`Self::may_pin`].
+    pub fn replicate(&self) -> Result<PinPermit, PgError> {
+        let outcome = self.take_pin("A replication connection keeps a server connection to itself.");
+        outcome.map_err(|error| PgError { severity: Severity::Fatal, ..error })
+    }
+
+    fn take_pin(&self, why: &'static str) -> Result<PinPermit, PgError> {
         let most = self.most_pinned();
-        take(&self.counters.pinned, most).map_err(|pinned| self.too_many_pinned(pinned, most))?;
+        take(&self.counters.pinned, most).map_err(|pinned| self.too_many_pinned(pinned, most, why))?;
         Ok(PinPermit(self.counters.clone()))
     }
 
@@ -117,18 +129,16 @@ impl Tenant {
         let name = &self.name;
         PgError::error("0A000", "this statement makes state that only one server connection has")
             .detail(format!("The tenant \"{name}\" does not let a session keep a server connection to itself (pinning = \"refuse\")."))
-            .hint("Do without LISTEN, temporary tables, session-level advisory locks, cursors WITH HOLD and PREPARE, or within one transaction.")
+            .hint("Do without temporary tables, session-level advisory locks, cursors WITH HOLD and PREPARE, or within one transaction.")
     }
 
-    fn too_many_pinned(&self, pinned: usize, most: usize) -> PgError {
+    fn too_many_pinned(&self, pinned: usize, most: usize, why: &'static str) -> PgError {
         let (name, tier) = (&self.name, &self.limits.name);
         let message =
             format!("too many pinned server connections for tenant \"{name}\": {pinned} are pinned, {most} allowed");
-        PgError::error("53300", message).detail("This statement makes state that only one server connection has.").hint(
-            format!(
-                "Let go of such state in other sessions, or raise max_pinned of the tenant or of its tier \"{tier}\"."
-            ),
-        )
+        PgError::error("53300", message).detail(why).hint(format!(
+            "Let go of such state in other sessions, or raise max_pinned of the tenant or of its tier \"{tier}\"."
+        ))
     }
 
     /// A write of this tenant was answered, at a moment of its cluster's clock (see `cluster::Clock`).
@@ -155,6 +165,8 @@ impl Tenant {
             ))
     }
 }
+
+const STATEMENT: &str = "This statement makes state that only one server connection has.";
 
 /// Takes one of `most`; the error is how many are taken. Only the number itself is shared: no other memory is
 /// published with it.

@@ -117,3 +117,25 @@ async fn a_cancel_reaches_a_walsender() {
     let ended = psql.wait_with_output().await.unwrap();
     assert!(text(&ended).contains("canceling statement due to user request"), "{}", text(&ended));
 }
+
+/// A server connection of its own counts for the tenant like one that a session keeps.
+#[tokio::test]
+async fn a_tenant_replicates_within_its_limit() {
+    let database = fresh_database("").await;
+    let cluster = shared_cluster().await;
+    let config = config_for(cluster, &["postgres"]) + "[tiers.standard]\nmax_pinned = 1\n";
+    let proxy = Proxy::start(&config).await;
+    let mut first = sleeping(&proxy, &database.name, "holds_the_only_one").await;
+    let url = proxy.url(cluster, "postgres", &database.name) + "?replication=database";
+    let refused = run("psql", &url, &["-AtX", "-c", "SELECT 1"]).await;
+    let words = text(&refused);
+    assert!(
+        words.contains("too many pinned server connections for tenant \"default\": 1 are pinned, 1 allowed"),
+        "{words}"
+    );
+    assert!(words.contains("replication connection") && words.contains("max_pinned"), "{words}");
+    assert_eq!(proxy.metric("pgweir_session_pins_total{reason=\"replication\"}"), 1.0);
+    first.kill().await.unwrap();
+    eventually("there is room again", async || run("psql", &url, &["-AtX", "-c", "SELECT 1"]).await.status.success())
+        .await;
+}
