@@ -190,7 +190,7 @@ mod tests {
         let (result, rest) = ask(&[ROW, notice, ROW, DONE, notice].concat(), 100).await;
         let row = vec![Some("ab".to_owned()), None];
         let sets = vec![vec![row.clone(), row]];
-        assert_eq!(result, Ok(Answer { sets, ..Answer::default() }));
+        assert_eq!(result, Ok(Answer { sets, notices: vec![vec![0]], ..Answer::default() }));
         assert_eq!(rest, notice);
     }
 

@@ -429,6 +429,7 @@ impl Session {
         if let Err(error) = self.learn(&mut leased, hears_itself).await {
             return Settled::Lost(error);
         }
+        self.pass_what_is_heard();
         leased.withheld.tell(&mut self.outbound);
         leased.withheld.reported = false;
         if self.keeps_lease() {

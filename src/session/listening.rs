@@ -91,6 +91,18 @@ impl Session {
         Poll::Pending
     }
 
+    /// Notifications wait to be passed on: with the end of the transaction, as PostgreSQL does.
+    pub(super) fn has_heard(&self) -> bool {
+        matches!(self.listening.as_deref(), Some(Listening::To(subscription)) if !subscription.is_silent())
+    }
+
+    /// Passes on what was heard so far.
+    pub(super) fn pass_what_is_heard(&mut self) {
+        if let Some(Listening::To(subscription)) = self.listening.as_deref() {
+            subscription.take_heard().iter().for_each(|frame| self.outbound.push(frame));
+        }
+    }
+
     /// No transaction is open, nothing is owed, and the client has been told so.
     fn is_at_rest(&self) -> bool {
         let rests = |leased: &Leased| !leased.active && self.ledger.settled() && self.ledger.status() == Status::Idle;

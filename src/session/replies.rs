@@ -295,7 +295,7 @@ impl Session {
             return withholds;
         }
         let ends = || self.ledger.settled() && self.ledger.status() == Status::Idle;
-        if tag == backend::READY && self.holds_the_end(leased) && ends() {
+        if tag == backend::READY && (self.holds_the_end(leased) || self.has_heard()) && ends() {
             leased.withheld.ready = true;
             return true;
         }

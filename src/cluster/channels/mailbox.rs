@@ -86,6 +86,23 @@ impl Mailbox {
         Poll::Ready(heard)
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.inbox().heard.is_empty()
+    }
+
+    /// What is there, up to where something was lost. (A token that nobody waits for means nothing.)
+    pub fn take_heard(&self) -> Vec<Bytes> {
+        let mut inbox = self.inbox();
+        let mut taken = Vec::new();
+        while let Some(heard) = inbox.heard.pop_front_if(|heard| !matches!(heard, Heard::Lost(_))) {
+            if let Heard::Notification(frame) = heard {
+                inbox.bytes -= frame.len() + OVERHEAD;
+                taken.push(frame);
+            }
+        }
+        taken
+    }
+
     /// Notifications that were taken out and not passed on are the first again.
     pub fn put_back(&self, notifications: Vec<Bytes>) {
         let mut inbox = self.inbox();
@@ -159,6 +176,21 @@ mod tests {
         }
         assert!(matches!(take(&mailbox), Some(Heard::Lost(reason)) if reason.contains("16777216 bytes")));
         assert_eq!(take(&mailbox), None);
+    }
+
+    #[test]
+    fn what_is_there_is_taken_up_to_a_loss() {
+        let mailbox = Mailbox::default();
+        let [one, two] = [frame("a", "1"), frame("a", "2")];
+        assert!(mailbox.is_empty());
+        mailbox.notification(&one);
+        mailbox.token(1);
+        mailbox.notification(&two);
+        mailbox.lose("gone");
+        assert_eq!(mailbox.take_heard(), [one, two]);
+        assert_eq!(mailbox.inbox().bytes, 0);
+        assert_eq!(mailbox.take_heard(), Vec::<Bytes>::new());
+        assert_eq!(take(&mailbox), Some(Heard::Lost("gone".to_owned())));
     }
 
     #[test]

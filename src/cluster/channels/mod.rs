@@ -173,6 +173,16 @@ impl Subscription {
         self.mailbox.poll_take(cx)
     }
 
+    /// Nothing was heard that has not been taken.
+    pub fn is_silent(&self) -> bool {
+        self.mailbox.is_empty()
+    }
+
+    /// What was heard so far, up to where something may have been missed.
+    pub fn take_heard(&self) -> Vec<Bytes> {
+        self.mailbox.take_heard()
+    }
+
     /// Everything that was heard before a token; an error where that is not known, for the subscription was lost or
     /// the token does not come.
     pub async fn until(&self, token: u64) -> Result<Vec<Bytes>, String> {
