@@ -344,9 +344,11 @@ impl Session {
             sql.push(DISCARD_SEQUENCES.to_owned());
             conn.sequences = Sequences::None;
         }
-        // A transaction is shown what was listened to before it began, and no more than that.
-        let begins = verdict.tx != TxControl::None && leased.place == Place::Primary && self.listening.is_some();
-        if begins || self.depends_on_channels(verdict.effects) {
+        // A transaction is shown what was listened to before it began, and no more than that. And where another channel is
+        // listened to, one connection hears what comes on all of them in its order.
+        let shown = verdict.tx != TxControl::None || verdict.effects.contains(Effects::LISTENS);
+        let matters = shown && leased.place == Place::Primary && self.listening.is_some();
+        if matters || self.depends_on_channels(verdict.effects) {
             sql.push(self.tell_channels());
             leased.told = Told::Everything;
         }
@@ -465,7 +467,7 @@ impl Session {
         } else {
             self.state.settled();
         }
-        if std::mem::replace(&mut leased.told, Told::Nothing) != Told::Nothing {
+        if leased.told != Told::Nothing {
             self.leave_no_cancel(leased).await;
             let forgotten = Box::pin(self.listens_no_more(leased)).await;
             forgotten.map_err(|error| self.lost(leased.place, &error.to_string(), false))?;
@@ -544,7 +546,7 @@ impl Session {
             reports.extend(answer.reports);
             notifications.extend(answer.notifications);
         }
-        self.pass_notifications(leased.lease.cancel.pid, &notifications);
+        self.hear_beside(leased, notifications);
         leased.lease.settings = self.state.settings.clone();
         if !settings_only {
             self.take_channels(leased, channels, marked).await?;

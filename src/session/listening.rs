@@ -23,7 +23,7 @@ use crate::server::query::QueryError;
 use crate::sql::Effects;
 use crate::wire::author;
 use crate::wire::error::PgError;
-use crate::wire::frame::backend;
+use crate::wire::frame::{HEADER, backend};
 use crate::wire::view;
 
 /// Bytes for the client that may wait while more is passed on.
@@ -161,14 +161,19 @@ impl Session {
         self.inject(leased, &format!("DO LANGUAGE plpgsql {}", literal(&code)));
     }
 
-    /// A frame from the session's own server connection that comes from its subscription as well.
-    pub(super) fn is_heard_elsewhere(&self, leased: &Leased, tag: u8, at: usize) -> bool {
-        let Some(Listening::To(subscription)) = self.listening.as_deref().filter(|_| tag == backend::NOTIFICATION)
+    /// A frame from the session's own server connection that its subscription hears as well, or that has its place among
+    /// what that hears. `at`, `len`: where it is in the server's buffer.
+    pub(super) fn hears_it_elsewhere(&mut self, leased: &Leased, tag: u8, at: usize, len: usize) -> bool {
+        let Some(Listening::To(subscription)) = self.listening.as_deref_mut().filter(|_| tag == backend::NOTIFICATION)
         else {
             return false;
         };
-        let channel = view::notification_channel(&leased.lease.inbound.data()[at..]);
-        channel.is_some_and(|channel| listens_to(subscription, channel))
+        let frame = &leased.lease.inbound.data()[at..];
+        match frame.get(HEADER..len).filter(|_| leased.told == Told::Everything) {
+            Some(body) => subscription.beside.push(body.to_vec()),
+            None => return view::notification_channel(frame).is_some_and(|channel| listens_to(subscription, channel)),
+        }
+        true
     }
 
     /// Passes on everything that was committed before now and heard for the session. `conn` is idle.
@@ -177,13 +182,21 @@ impl Session {
         let (token, _, sql) = subscription.token();
         let answer = conn.ask(&sql).await?;
         // Where it is not known what was heard, that is told when the subscription is asked next.
-        let _ = pass_heard(&mut self.outbound, subscription, token).await;
+        let heard = subscription.until(token).await.unwrap_or_default();
+        heard.iter().for_each(|frame| self.outbound.push(frame));
         self.pass_notifications(conn.cancel.pid, &answer.notifications);
         Ok(())
     }
 
-    /// Passes on what came with an answer to a question of our own from a server process. The tokens of other sessions are
-    /// nobody's.
+    /// What came with an answer to a question of our own.
+    pub(super) fn hear_beside(&mut self, leased: &Leased, bodies: Vec<Vec<u8>>) {
+        match self.listening.as_deref_mut() {
+            Some(Listening::To(subscription)) if leased.told == Told::Everything => subscription.beside.extend(bodies),
+            _ => self.pass_notifications(leased.lease.cancel.pid, &bodies),
+        }
+    }
+
+    /// Passes on what a server process has sent to the session alone.
     pub(super) fn pass_notifications(&mut self, process: i32, bodies: &[Vec<u8>]) {
         for body in bodies {
             let channel = view::notification_channel_of(body).unwrap_or_default();
@@ -191,12 +204,50 @@ impl Session {
                 Some(Listening::To(subscription)) => listens_to(subscription, channel),
                 _ => false,
             };
-            if !elsewhere && !channel.starts_with(TOKENS.as_bytes()) {
-                let out = self.outbound.bytes();
-                let at = out.len();
-                author::passed_on(out, backend::NOTIFICATION, body);
-                name(self.slot.pid, process, &mut out[at..]);
+            if !elsewhere {
+                self.pass_body(process, body);
             }
+        }
+    }
+
+    /// The tokens of other sessions are nobody's.
+    fn pass_body(&mut self, process: i32, body: &[u8]) {
+        if !view::notification_channel_of(body).unwrap_or_default().starts_with(TOKENS.as_bytes()) {
+            let out = self.outbound.bytes();
+            let at = out.len();
+            author::passed_on(out, backend::NOTIFICATION, body);
+            name(self.slot.pid, process, &mut out[at..]);
+        }
+    }
+
+    /// Passes on what was heard before a token by the subscription and by the server connection, which has listened to
+    /// the same and to more since some moment before the token. An error: the first is not known.
+    async fn pass_both(
+        &mut self,
+        subscription: &mut Subscription,
+        token: u64,
+        process: i32,
+        before: Vec<Vec<u8>>,
+    ) -> Result<(), String> {
+        let mut beside = std::mem::take(&mut subscription.beside);
+        beside.extend(before);
+        let is_double = |body: &&Vec<u8>| {
+            view::notification_channel_of(body).is_some_and(|channel| listens_to(subscription, channel))
+        };
+        let double = beside.iter().filter(is_double).count();
+        let outcome = subscription.until(token).await.map(|frames| {
+            let first = frames.len().saturating_sub(double);
+            frames[..first].iter().for_each(|frame| self.outbound.push(frame));
+        });
+        beside.iter().for_each(|body| self.pass_body(process, body));
+        outcome
+    }
+
+    /// The subscription goes on: it has heard itself what it listens to.
+    fn pass_beside(&mut self, process: i32) {
+        if let Some(Listening::To(subscription)) = self.listening.as_deref_mut() {
+            let beside = std::mem::take(&mut subscription.beside);
+            self.pass_notifications(process, &beside);
         }
     }
 
@@ -208,15 +259,16 @@ impl Session {
         found: BTreeSet<String>,
         marked: bool,
     ) -> Result<(), QueryError> {
-        let told = match std::mem::replace(&mut leased.told, Told::Nothing) {
+        let told = match leased.told {
             Told::Nothing => false,
             Told::Everything => true,
             Told::WithTransaction { .. } => marked,
         };
         if marked {
             let answer = leased.lease.ask(&format!("RESET {MARK}")).await?;
-            self.pass_notifications(leased.lease.cancel.pid, &answer.notifications);
+            self.hear_beside(leased, answer.notifications);
         }
+        leased.told = Told::Nothing;
         if self.mode == PoolMode::Session || (self.listening.is_none() && found.is_empty()) {
             return Ok(());
         }
@@ -232,6 +284,8 @@ impl Session {
     /// The server connection was told to listen, and nothing that depends on it has been said.
     pub(super) async fn listens_no_more(&mut self, leased: &mut Leased) -> Result<(), QueryError> {
         let answer = leased.lease.ask("UNLISTEN *").await?;
+        leased.told = Told::Nothing;
+        self.pass_beside(leased.lease.cancel.pid);
         self.pass_notifications(leased.lease.cancel.pid, &answer.notifications);
         Ok(())
     }
@@ -269,6 +323,7 @@ impl Session {
             // Whatever comes with that is heard elsewhere.
             leased.lease.ask("UNLISTEN *").await?;
         }
+        self.pass_beside(leased.lease.cancel.pid);
         Ok(())
     }
 
@@ -285,15 +340,17 @@ impl Session {
         }
         let mut answer = leased.lease.ask(&sql).await?;
         let before = up_to_token(&mut answer.notifications, &here)?;
-        self.pass_notifications(leased.lease.cancel.pid, &before);
+        let process = leased.lease.cancel.pid;
         match (self.listening.take().map(|listening| *listening), old) {
-            (Some(Listening::To(subscription)), Some(token)) => {
-                if let Err(reason) = pass_heard(&mut self.outbound, &subscription, token).await {
+            (Some(Listening::To(mut subscription)), Some(token)) => {
+                if let Err(reason) = self.pass_both(&mut subscription, token, process, before).await {
                     next.lose(&reason);
                 }
             }
-            (Some(Listening::Again { .. }), _) => tell_missed(&mut self.outbound),
-            _ => {}
+            (was, _) => {
+                self.pass_notifications(process, &before);
+                was.iter().for_each(|_| tell_missed(&mut self.outbound));
+            }
         }
         self.listening = Some(Box::new(Listening::To(next)));
         Ok(())
@@ -316,9 +373,8 @@ impl Session {
         let mut answer = conn.ask(&sql).await?;
         let after = conn.ask(&format!("UNLISTEN {}", quoted(&sync))).await?;
         let before = up_to_token(&mut answer.notifications, &here)?;
-        self.pass_notifications(conn.cancel.pid, &before);
-        if let Some(Listening::To(subscription)) = self.listening.take().map(|listening| *listening)
-            && pass_heard(&mut self.outbound, &subscription, token).await.is_err()
+        if let Some(Listening::To(mut subscription)) = self.listening.take().map(|listening| *listening)
+            && self.pass_both(&mut subscription, token, conn.cancel.pid, before).await.is_err()
         {
             tell_missed(&mut self.outbound);
         }
@@ -340,12 +396,6 @@ impl Session {
 
 fn listens_to(subscription: &Subscription, channel: &[u8]) -> bool {
     str::from_utf8(channel).is_ok_and(|channel| subscription.channels().contains(channel))
-}
-
-/// Passes on what was heard before a token; an error where that is not known.
-async fn pass_heard(out: &mut WriteBuffer, subscription: &Subscription, token: u64) -> Result<(), String> {
-    subscription.until(token).await?.iter().for_each(|frame| out.push(frame));
-    Ok(())
 }
 
 /// Takes out of what a server connection has heard what came before a token of its own, and the token.

@@ -266,7 +266,7 @@ impl Session {
     pub(super) async fn gather_in(&mut self, leased: &mut Leased) -> Result<(), QueryError> {
         let ours = if leased.own.reach == Reach::Only { "" } else { NOT_OURS };
         let answer = leased.lease.ask(&format!("{STATEMENTS} {ours}")).await?;
-        self.pass_notifications(leased.lease.cancel.pid, &answer.notifications);
+        self.hear_beside(leased, answer.notifications);
         let (mut of_sql, mut own) = (false, Vec::new());
         for row in answer.sets.into_iter().flatten() {
             match &row[..] {
@@ -293,7 +293,7 @@ impl Session {
         }
         leased.lease.prepared.clear();
         let answer = leased.lease.ask("DEALLOCATE ALL").await?;
-        self.pass_notifications(leased.lease.cancel.pid, &answer.notifications);
+        self.hear_beside(leased, answer.notifications);
         Ok(())
     }
 }

@@ -20,8 +20,8 @@ use crate::wire::view;
 /// Bytes of an error that are looked at: its first fields, of which the SQLSTATE is one. Most errors
 /// are shorter.
 const PEEK: usize = 1024;
-/// Bytes of a notification in which its channel is found: behind the header and a process id, of less than 64 bytes.
-const LONGEST_CHANNEL: usize = HEADER + 4 + 64;
+/// Bytes of a notification: its payload has less than 8,000, and its channel less than 64.
+const LONGEST_NOTIFICATION: usize = 9 * 1024;
 /// Bytes of a description that is remembered; of longer ones nobody is told that they have changed.
 const LONGEST_DESCRIPTION: usize = 16 * 1024;
 
@@ -125,7 +125,7 @@ impl Session {
                     self.observe(leased, header.tag);
                     leased.swallowing = renamed.is_some()
                         || self.withholds(leased, header.tag, run)
-                        || self.is_heard_elsewhere(leased, header.tag, run);
+                        || self.hears_it_elsewhere(leased, header.tag, run, header.len);
                     if header.tag == backend::NOTIFICATION {
                         let conn = &mut *leased.lease;
                         name(self.slot.pid, conn.cancel.pid, &mut conn.inbound.data_mut()[run..]);
@@ -498,7 +498,7 @@ fn looked_at(tag: u8, len: usize, described: bool, own: bool) -> usize {
         backend::ROW_DESCRIPTION | backend::PARAMETER_DESCRIPTION if described && len <= LONGEST_DESCRIPTION => len,
         backend::ERROR | backend::PARAMETER_STATUS => len.min(PEEK),
         backend::READY => len.min(HEADER + 1),
-        backend::NOTIFICATION => len.min(LONGEST_CHANNEL),
+        backend::NOTIFICATION => len.min(LONGEST_NOTIFICATION),
         _ => HEADER,
     }
 }

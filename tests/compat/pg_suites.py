@@ -20,15 +20,20 @@ hot_standby_feedback = off
 # `test boolean ... ok  12 ms`, and without `test` where several run at a time.
 RESULT = re.compile(r"^(?:test| )\s+(\S+)\s+\.\.\. (ok|FAILED|failed \(ignored\))")
 
-# Before libpq's function of that name, in isolationtester alone, in transaction mode: see README.md.
+# Before libpq's functions of these names, in isolationtester alone, in transaction mode: see README.md. Senders of
+# notifications go by the pids that libpq has been told.
 BACKEND_PID = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
 #include <stdlib.h>
 typedef struct pg_conn PGconn;
+typedef struct pgNotify { char *relname; int be_pid; } PGnotify;
 typedef struct pg_result PGresult;
 extern PGresult *PQexec(PGconn *, const char *);
 extern int PQntuples(const PGresult *);
 extern char *PQgetvalue(const PGresult *, int, int);
 extern void PQclear(PGresult *);
+static int told[100], found[100], sessions;
 
 int PQbackendPID(const PGconn *connection)
 {
@@ -36,7 +41,23 @@ int PQbackendPID(const PGconn *connection)
 	int pid = PQntuples(result) == 1 ? atoi(PQgetvalue(result, 0, 0)) : 0;
 
 	PQclear(result);
+	if (sessions < 100) {
+		told[sessions] = ((int (*)(const PGconn *)) dlsym(RTLD_NEXT, "PQbackendPID"))(connection);
+		found[sessions++] = pid;
+	}
 	return pid;
+}
+
+PGnotify *PQnotifies(PGconn *connection)
+{
+	PGnotify *notify = ((PGnotify *(*)(PGconn *)) dlsym(RTLD_NEXT, "PQnotifies"))(connection);
+
+	for (int i = 0; notify && i < sessions; i++)
+		if (told[i] == notify->be_pid) {
+			notify->be_pid = found[i];
+			break;
+		}
+	return notify;
 }
 """
 

@@ -87,7 +87,7 @@ impl Channels {
         deaf: bool,
     ) -> Result<Subscription, String> {
         let (id, mailbox) = self.book().add(&channels, deaf);
-        let subscription = Subscription { of: self.clone(), id, channels, mailbox, tokens: 0 };
+        let subscription = Subscription { of: self.clone(), id, channels, mailbox, tokens: 0, beside: Vec::new() };
         if self.book().begins() {
             let pool = group.pool(Place::Primary);
             let mut login = pool.login();
@@ -143,6 +143,9 @@ pub struct Subscription {
     mailbox: Arc<Mailbox>,
     /// Sent so far.
     tokens: u64,
+    /// Bodies of what the session's own server connection has heard meanwhile, which listens to all of it as well, and
+    /// perhaps to more.
+    pub beside: Vec<Vec<u8>>,
 }
 
 impl Subscription {
