@@ -6,16 +6,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::introducing::name;
 use super::ledger::Status;
-use super::relay::Event;
 use super::{Leased, Session, refusal};
-use crate::cluster::{Group, Heard, Subscription, TOKENS};
+use crate::cluster::{Group, Subscription};
 use crate::config::{LostNotifications, PoolMode};
 use crate::net::buffer::WriteBuffer;
 use crate::pool::{Conn, Held, MARK, literal, quoted};
@@ -23,11 +20,7 @@ use crate::server::query::QueryError;
 use crate::sql::Effects;
 use crate::wire::author;
 use crate::wire::error::PgError;
-use crate::wire::frame::{HEADER, backend};
-use crate::wire::view;
 
-/// Bytes for the client that may wait while more is passed on.
-const ENOUGH: usize = 64 * 1024;
 /// Between two attempts to listen again.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -63,52 +56,6 @@ pub(super) enum Told {
 }
 
 impl Session {
-    /// Passes on what was heard while nothing else is going on, as PostgreSQL does. Ready when something was missed.
-    pub(super) fn poll_heard(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        if self.listening.is_none() || !self.is_at_rest() {
-            return Poll::Pending;
-        }
-        match self.listening.as_deref_mut() {
-            Some(Listening::To(subscription)) => {
-                while self.outbound.len() < ENOUGH {
-                    match subscription.poll_heard(cx) {
-                        Poll::Ready(Heard::Notification(frame)) => self.outbound.push(&frame),
-                        Poll::Ready(Heard::Token(_)) => {}
-                        Poll::Ready(Heard::Lost(reason)) => return Poll::Ready(Event::Missed(reason)),
-                        Poll::Pending => break,
-                    }
-                }
-            }
-            Some(Listening::Again { coming, .. }) => {
-                if let Poll::Ready(Ok(subscription)) = std::pin::Pin::new(coming).poll(cx) {
-                    self.listening = Some(Box::new(Listening::To(subscription)));
-                    tell_missed(&mut self.outbound);
-                    return self.poll_heard(cx);
-                }
-            }
-            None => {}
-        }
-        Poll::Pending
-    }
-
-    /// Notifications wait to be passed on: with the end of the transaction, as PostgreSQL does.
-    pub(super) fn has_heard(&self) -> bool {
-        matches!(self.listening.as_deref(), Some(Listening::To(subscription)) if !subscription.is_silent())
-    }
-
-    /// Passes on what was heard so far.
-    pub(super) fn pass_what_is_heard(&mut self) {
-        if let Some(Listening::To(subscription)) = self.listening.as_deref() {
-            subscription.take_heard().iter().for_each(|frame| self.outbound.push(frame));
-        }
-    }
-
-    /// No transaction is open, nothing is owed, and the client has been told so.
-    fn is_at_rest(&self) -> bool {
-        let rests = |leased: &Leased| !leased.active && self.ledger.settled() && self.ledger.status() == Status::Idle;
-        self.intake.is_at_rest() && self.lease.as_ref().is_none_or(rests)
-    }
-
     /// Something may have been missed: the client is told as configured.
     pub(super) fn missed(&mut self, reason: &str) -> Option<Result<(), PgError>> {
         if self.group.lost_notifications == LostNotifications::Close {
@@ -120,13 +67,6 @@ impl Session {
         tokio::spawn(listen_again(self.group.clone(), encoding, channels.clone(), give));
         self.listening = Some(Box::new(Listening::Again { channels, coming }));
         None
-    }
-
-    /// The session may have notified itself: the client is told that its transaction is over when it has its
-    /// notifications.
-    pub(super) fn hears_itself(&self, leased: &Leased) -> bool {
-        self.listening.is_some()
-            && (self.effects.contains(Effects::NOTIFIES) || (leased.writes && self.catalog.writes_may_notify()))
     }
 
     /// A statement with these effects depends on what the session listens to.
@@ -159,96 +99,6 @@ impl Session {
             self.tell_channels()
         );
         self.inject(leased, &format!("DO LANGUAGE plpgsql {}", literal(&code)));
-    }
-
-    /// A frame from the session's own server connection that its subscription hears as well, or that has its place among
-    /// what that hears. `at`, `len`: where it is in the server's buffer.
-    pub(super) fn hears_it_elsewhere(&mut self, leased: &Leased, tag: u8, at: usize, len: usize) -> bool {
-        let Some(Listening::To(subscription)) = self.listening.as_deref_mut().filter(|_| tag == backend::NOTIFICATION)
-        else {
-            return false;
-        };
-        let frame = &leased.lease.inbound.data()[at..];
-        match frame.get(HEADER..len).filter(|_| leased.told == Told::Everything) {
-            Some(body) => subscription.beside.push(body.to_vec()),
-            None => return view::notification_channel(frame).is_some_and(|channel| listens_to(subscription, channel)),
-        }
-        true
-    }
-
-    /// Passes on everything that was committed before now and heard for the session. `conn` is idle.
-    pub(super) async fn catch_up(&mut self, conn: &mut Conn) -> Result<(), QueryError> {
-        let Some(Listening::To(subscription)) = self.listening.as_deref_mut() else { return Ok(()) };
-        let (token, _, sql) = subscription.token();
-        let answer = conn.ask(&sql).await?;
-        // Where it is not known what was heard, that is told when the subscription is asked next.
-        let heard = subscription.until(token).await.unwrap_or_default();
-        heard.iter().for_each(|frame| self.outbound.push(frame));
-        self.pass_notifications(conn.cancel.pid, &answer.notifications);
-        Ok(())
-    }
-
-    /// What came with an answer to a question of our own.
-    pub(super) fn hear_beside(&mut self, leased: &Leased, bodies: Vec<Vec<u8>>) {
-        match self.listening.as_deref_mut() {
-            Some(Listening::To(subscription)) if leased.told == Told::Everything => subscription.beside.extend(bodies),
-            _ => self.pass_notifications(leased.lease.cancel.pid, &bodies),
-        }
-    }
-
-    /// Passes on what a server process has sent to the session alone.
-    pub(super) fn pass_notifications(&mut self, process: i32, bodies: &[Vec<u8>]) {
-        for body in bodies {
-            let channel = view::notification_channel_of(body).unwrap_or_default();
-            let elsewhere = match self.listening.as_deref() {
-                Some(Listening::To(subscription)) => listens_to(subscription, channel),
-                _ => false,
-            };
-            if !elsewhere {
-                self.pass_body(process, body);
-            }
-        }
-    }
-
-    /// The tokens of other sessions are nobody's.
-    fn pass_body(&mut self, process: i32, body: &[u8]) {
-        if !view::notification_channel_of(body).unwrap_or_default().starts_with(TOKENS.as_bytes()) {
-            let out = self.outbound.bytes();
-            let at = out.len();
-            author::passed_on(out, backend::NOTIFICATION, body);
-            name(self.slot.pid, process, &mut out[at..]);
-        }
-    }
-
-    /// Passes on what was heard before a token by the subscription and by the server connection, which has listened to
-    /// the same and to more since some moment before the token. An error: the first is not known.
-    async fn pass_both(
-        &mut self,
-        subscription: &mut Subscription,
-        token: u64,
-        process: i32,
-        before: Vec<Vec<u8>>,
-    ) -> Result<(), String> {
-        let mut beside = std::mem::take(&mut subscription.beside);
-        beside.extend(before);
-        let is_double = |body: &&Vec<u8>| {
-            view::notification_channel_of(body).is_some_and(|channel| listens_to(subscription, channel))
-        };
-        let double = beside.iter().filter(is_double).count();
-        let outcome = subscription.until(token).await.map(|frames| {
-            let first = frames.len().saturating_sub(double);
-            frames[..first].iter().for_each(|frame| self.outbound.push(frame));
-        });
-        beside.iter().for_each(|body| self.pass_body(process, body));
-        outcome
-    }
-
-    /// The subscription goes on: it has heard itself what it listens to.
-    fn pass_beside(&mut self, process: i32) {
-        if let Some(Listening::To(subscription)) = self.listening.as_deref_mut() {
-            let beside = std::mem::take(&mut subscription.beside);
-            self.pass_notifications(process, &beside);
-        }
     }
 
     /// Takes over what the server connection was found to listen to, and makes it listen to nothing; unless the
@@ -394,10 +244,6 @@ impl Session {
     }
 }
 
-fn listens_to(subscription: &Subscription, channel: &[u8]) -> bool {
-    str::from_utf8(channel).is_ok_and(|channel| subscription.channels().contains(channel))
-}
-
 /// Takes out of what a server connection has heard what came before a token of its own, and the token.
 fn up_to_token(heard: &mut Vec<Vec<u8>>, token: &str) -> Result<Vec<Vec<u8>>, QueryError> {
     let is_token = |body: &Vec<u8>| body.strip_suffix(b"\0").is_some_and(|body| body.ends_with(token.as_bytes()));
@@ -409,7 +255,7 @@ fn up_to_token(heard: &mut Vec<Vec<u8>>, token: &str) -> Result<Vec<Vec<u8>>, Qu
     Ok(before)
 }
 
-fn tell_missed(out: &mut WriteBuffer) {
+pub(super) fn tell_missed(out: &mut WriteBuffer) {
     author::notice(
         out.bytes(),
         "01000",

@@ -9,6 +9,7 @@ mod batch;
 mod deadline;
 mod explain;
 mod flights;
+mod hearing;
 mod intake;
 mod introducing;
 mod leasing;
