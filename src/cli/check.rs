@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::ConfigArgs;
 use crate::config::{
-    Config, DatabaseConfig, HostAddress, HostConfig, PoolMode, Roles, SslMode, Tier, UserAuth, UserConfig,
+    Config, DatabaseConfig, HostAddress, HostConfig, PoolMode, Roles, SslMode, Tier, Unknown, UserAuth, UserConfig,
     show_duration,
 };
 
@@ -71,10 +71,11 @@ fn summary(config: &Config) -> String {
     }));
     lines.extend(config.databases.values().map(|database| ("database", shown_database(database))));
     lines.extend(config.users.values().map(|user| ("user", shown_user(user))));
-    // Several matches of one tenant stand next to each other.
-    let tenants = config.tenants.chunk_by(|one, next| one.name == next.name).filter_map(|same| same.first());
-    lines.extend(tenants.map(|tenant| ("tenant", shown_tenant(&tenant.name, &tenant.limits))));
-    lines.push(("tenant", shown_tenant("everyone else", &config.default_tier)));
+    lines.extend(config.tenants.iter().map(|tenant| ("tenant", shown_tenant(&tenant.name, &tenant.limits))));
+    lines.push(match config.tenancy.unknown {
+        Unknown::Default => ("tenant", shown_tenant("everyone else", &config.default_tier)),
+        Unknown::Refuse => ("tenant", "everyone else: refused".to_owned()),
+    });
 
     let mut out = String::from("The configuration is valid.\n");
     for (topic, text) in lines {
@@ -173,6 +174,7 @@ The configuration is valid.
   user      app: scram with a password; every database
   tenant    acme: tier enterprise; statement_timeout 1min; max_clients no limit
   tenant    reports: tier professional; statement_timeout 30s; max_clients no limit
+  tenant    nightly: tier standard; statement_timeout 15s; max_clients 1000
   tenant    everyone else: tier standard; statement_timeout 15s; max_clients 1000
 ";
         assert_eq!(summary(&config), expected);

@@ -11,7 +11,10 @@ use crate::wire::{author, guard};
 
 /// Who wants to be let in.
 pub(super) struct Client<'a> {
+    /// As it says.
     pub name: &'a str,
+    /// The user among those of the configuration, whose name that is, or its beginning.
+    pub account: &'a str,
     pub tls: Option<&'a ClientTls>,
 }
 
@@ -24,7 +27,7 @@ pub(super) async fn authenticate(
     accounts: &Accounts,
     client: &Client<'_>,
 ) -> Result<Option<ScramKeys>, HandshakeError> {
-    match accounts.check(client.name) {
+    match accounts.check(client.account) {
         Check::Trust => Ok(None),
         Check::Certificate => certificate(client).map(|()| None).map_err(Into::into),
         Check::Md5 { hash, genuine } => md5(inbound, client, &hash, genuine).await.map(|()| None),
@@ -46,7 +49,7 @@ fn certificate(client: &Client<'_>) -> Result<(), PgError> {
         return Err(PgError::fatal("28000", "connection requires a valid client certificate")
             .hint("Connect with TLS and a certificate (sslcert, sslkey) whose common name is the user's."));
     };
-    if name == client.name {
+    if name == client.account {
         return Ok(());
     }
     Err(PgError::fatal("28000", format!("certificate authentication failed for user \"{}\"", client.name))

@@ -74,8 +74,12 @@ pub struct Authenticated {
     pub replication: Option<String>,
     /// The minor version of protocol 3 that both sides speak: 0 or 2.
     pub minor: u16,
+    /// What the user's name had behind it ([`crate::config::Tenancy::separator`]).
+    pub user_suffix: Option<String>,
     /// The host name that the client asked for in TLS (SNI).
     pub server_name: Option<String>,
+    /// The common name of its certificate.
+    pub certificate: Option<String>,
     /// Learned where only a verifier of the user's password is known.
     pub scram_keys: Option<ScramKeys>,
     /// What the client sent after its last message of authentication.
@@ -268,7 +272,9 @@ struct Entered {
     settings: Vec<(String, String)>,
     pgweir_options: Vec<(String, String)>,
     replication: Option<String>,
+    user_suffix: Option<String>,
     server_name: Option<String>,
+    certificate: Option<String>,
     scram_keys: Option<ScramKeys>,
 }
 
@@ -283,7 +289,9 @@ impl Entered {
             pgweir_options: self.pgweir_options,
             replication: self.replication,
             minor,
+            user_suffix: self.user_suffix,
             server_name: self.server_name,
+            certificate: self.certificate,
             scram_keys: self.scram_keys,
             unread: inbound.unread,
             out: inbound.out,
@@ -306,13 +314,14 @@ async fn enter(
     if context.config.listen.tls.as_ref().is_some_and(|tls| tls.required) && !may_skip_tls(&inbound.stream) {
         return Err(tls_required(name).into());
     }
-    let client = Client { name, tls: tls.as_ref() };
+    let (account, suffix) = account(&context.config, name);
+    let client = Client { name, account, tls: tls.as_ref() };
     let scram_keys = authenticate::authenticate(inbound, context.accounts(), &client).await?;
     author::authentication_ok(&mut inbound.out);
 
     // Only now, as PostgreSQL does: nobody unproved learns which databases there are.
-    let database_name = startup.get("database").filter(|name| !name.is_empty()).unwrap_or(name);
-    let user = context.config.users.get(name).cloned().ok_or_else(|| authenticate::failed(name))?;
+    let database_name = startup.get("database").filter(|name| !name.is_empty()).unwrap_or(account);
+    let user = context.config.users.get(account).cloned().ok_or_else(|| authenticate::failed(name))?;
     let database = match replication.filter(|mode| !mode.eq_ignore_ascii_case("database")) {
         Some(_) => whole_cluster(&context.config, database_name)?,
         None => find_database(&context.config, &user, database_name)?,
@@ -328,6 +337,8 @@ async fn enter(
         settings,
         pgweir_options,
         replication: replication.map(str::to_owned),
+        user_suffix: suffix.map(str::to_owned),
+        certificate: tls.as_ref().and_then(|tls| tls.common_name.clone()),
         server_name: tls.and_then(|tls| tls.server_name),
         scram_keys,
     })
@@ -338,6 +349,16 @@ fn requested_user(startup: &Startup) -> Result<&str, PgError> {
         .get("user")
         .filter(|name| !name.is_empty())
         .ok_or_else(|| PgError::fatal("28000", "no PostgreSQL user name specified in startup packet"))
+}
+
+/// The user whose name this is, and what stands behind it: `app` and `acme` for `app@acme`, where there is no user of the
+/// whole name.
+fn account<'n>(config: &Config, name: &'n str) -> (&'n str, Option<&'n str>) {
+    let parted = config.tenancy.separator.as_ref().and_then(|separator| name.rsplit_once(&**separator));
+    match parted.filter(|(user, suffix)| config.users.contains_key(*user) && !suffix.is_empty()) {
+        Some((user, suffix)) if !config.users.contains_key(name) => (user, Some(suffix)),
+        _ => (name, None),
+    }
 }
 
 /// The mode of a replication connection, as the client wrote it.

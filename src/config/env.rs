@@ -14,7 +14,7 @@ use super::server_url::ServerUrl;
 use super::tenants::unlimited;
 use super::{
     ClusterConfig, Config, ConfigErrors, Consistency, DatabaseConfig, HostConfig, Http, Listen, Log, LostNotifications,
-    MonitorConfig, PoolSettings, Roles, Secret, UserAuth, UserConfig,
+    MonitorConfig, PoolSettings, Roles, Secret, Tenancy, UserAuth, UserConfig,
 };
 
 const PRIMARY: &str = "DATABASE_URL";
@@ -111,6 +111,7 @@ fn config(login: Login, primary: ServerUrl, replicas: Vec<HostConfig>) -> Config
         databases,
         users: BTreeMap::from([(user.name.clone(), Arc::new(user))]),
         tenants: Vec::new(),
+        tenancy: Tenancy::default(),
         default_tier: Arc::new(unlimited(DEFAULT_TIER)),
         shutdown_timeout: SHUTDOWN_TIMEOUT,
         workers: workers(),

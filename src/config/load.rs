@@ -14,6 +14,7 @@ use super::pools::{databases, pool};
 use super::reader::{Item, Section};
 use super::report::Report;
 use super::secrets::Surroundings;
+use super::tenancy::{Source, tenancy};
 use super::tenants::{Names, Tiers, tenants};
 use super::users::{UserContext, users};
 use super::{Config, Listen, Log, PoolSettings};
@@ -74,8 +75,13 @@ fn sections(root: &Section, around: &Surroundings) -> Config {
 
     let tiers = Tiers::read(root.get("tiers"));
     let default_tier = tiers.default_tier(root.get("default_tier"), root);
-    let names = Names { users: &user_names, databases: &database_names };
+    let tenancy_item = root.get("tenancy");
+    let identify = tenancy_item.iter().any(|item| item.keys().contains("identify"));
+    let names = Names { users: &user_names, databases: &database_names, identify };
     let tenants = root.get("tenants").map(|item| tenants(&item, &tiers, &default_tier, &names)).unwrap_or_default();
+    let looks_at_suffixes =
+        tenants.iter().flat_map(|tenant| &tenant.matches).any(|matches| matches.looks_at(Source::UserSuffix));
+    let tenancy = tenancy(table(tenancy_item), looks_at_suffixes);
 
     let no_wait = "no wait";
     let shutdown_timeout =
@@ -91,6 +97,7 @@ fn sections(root: &Section, around: &Surroundings) -> Config {
         databases,
         users,
         tenants,
+        tenancy,
         default_tier,
         shutdown_timeout: shutdown_timeout.unwrap_or(SHUTDOWN_TIMEOUT),
         workers: threads.unwrap_or_else(workers),

@@ -15,6 +15,7 @@ mod reader;
 mod report;
 mod secrets;
 mod server_url;
+mod tenancy;
 mod tenants;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ pub use env::from_env;
 pub use error::{ConfigError, ConfigErrors};
 pub use listen::parse_address;
 pub use load::load;
+pub use tenancy::{Pattern, Source, Tenancy, Unknown};
 pub use tenants::DEFAULT_TENANT;
 pub use units::{NEVER, show_duration, show_size};
 
@@ -50,6 +52,7 @@ pub struct Config {
     pub users: BTreeMap<String, Arc<UserConfig>>,
     /// In the order of the file: the first match wins.
     pub tenants: Vec<Arc<TenantConfig>>,
+    pub tenancy: Tenancy,
     /// What holds for a client that no tenant matches.
     pub default_tier: Arc<Tier>,
     /// How long running transactions may go on after SIGTERM.
@@ -345,16 +348,20 @@ pub enum Pinning {
 #[derive(Debug, Clone, PartialEq)]
 pub struct TenantConfig {
     pub name: String,
-    pub matches: TenantMatch,
+    /// Its clients are those of which one of these holds.
+    pub matches: Vec<TenantMatch>,
     /// The tier with the tenant's overrides already applied.
     pub limits: Arc<Tier>,
 }
 
-/// All the conditions that are present must hold; at least one is present.
+/// Conditions that must all hold; at least one.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct TenantMatch {
-    pub user: Option<String>,
-    pub database: Option<String>,
-    /// The value of the startup option `pgweir.tenant`.
-    pub option: Option<String>,
+    pub conditions: Vec<(Source, Pattern)>,
+}
+
+impl TenantMatch {
+    fn looks_at(&self, wanted: Source) -> bool {
+        self.conditions.iter().any(|(source, _)| *source == wanted)
+    }
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::defaults::DEFAULT_TIER;
 use super::listen::MILLISECOND;
 use super::pools::{ANY_DATABASE, reference};
-use super::reader::{Item, Section};
+use super::reader::{Item, Section, one_of};
+use super::tenancy::{Pattern, Source, pattern};
 use super::{Consistency, Pinning, TenantConfig, TenantMatch, Tier};
 
 const PINNING: [(&str, Pinning); 2] = [("allow", Pinning::Allow), ("refuse", Pinning::Refuse)];
@@ -15,10 +16,12 @@ const PINNING: [(&str, Pinning); 2] = [("allow", Pinning::Allow), ("refuse", Pin
 /// The tenant of a client that no other matches.
 pub const DEFAULT_TENANT: &str = "default";
 
-/// Names that tenants may refer to.
+/// What tenants may refer to.
 pub(super) struct Names<'a> {
     pub(super) users: &'a BTreeSet<String>,
     pub(super) databases: &'a BTreeSet<String>,
+    /// Clients may be known by their tenant's name, so that it needs no `match`.
+    pub(super) identify: bool,
 }
 
 /// The tiers that the file declares.
@@ -73,7 +76,7 @@ pub(super) fn unlimited(name: &str) -> Tier {
     }
 }
 
-/// The tenants in the order of the file, one entry for each of their matches.
+/// The tenants in the order of the file.
 pub(super) fn tenants(item: &Item, tiers: &Tiers, default: &Arc<Tier>, names: &Names) -> Vec<Arc<TenantConfig>> {
     let mut seen = BTreeSet::new();
     let mut tenants: Vec<Arc<TenantConfig>> = Vec::new();
@@ -82,16 +85,22 @@ pub(super) fn tenants(item: &Item, tiers: &Tiers, default: &Arc<Tier>, names: &N
         let name = section.require("name", "the tenant's name").and_then(|item| tenant_name(&item, &mut seen));
         let tier = section.get("tier").and_then(|item| tiers.0.get(&tiers.named(&item)?).cloned());
         let limits = overridden(&section, tier.unwrap_or_else(|| default.clone()));
-        let matches = section.require("match", "the clients that belong to it, such as { user = \"acme\" }");
+        let items = match names.identify {
+            true => section.get("match"),
+            false => section.require("match", "the clients that belong to it, such as { user = \"acme\" }"),
+        };
         section.finish();
-        for item in matches.iter().flat_map(|item| item.list_or_one()) {
-            let Some(matches) = tenant_match(&item, names) else { continue };
-            if let Some(earlier) = tenants.iter().find(|earlier| covers(&earlier.matches, &matches)) {
+        let mut matches = Vec::new();
+        for item in items.iter().flat_map(|item| item.list_or_one()) {
+            let Some(found) = tenant_match(&item, names) else { continue };
+            let covers = |earlier: &TenantMatch| covers(earlier, &found);
+            if let Some(earlier) = tenants.iter().find(|earlier| earlier.matches.iter().any(covers)) {
                 item.warn(format!("never reached: the tenant \"{}\" stands before it and matches first", earlier.name));
             }
-            if let Some(name) = name.clone() {
-                tenants.push(Arc::new(TenantConfig { name, matches, limits: limits.clone() }));
-            }
+            matches.push(found);
+        }
+        if let Some(name) = name {
+            tenants.push(Arc::new(TenantConfig { name, matches, limits }));
         }
     }
     tenants
@@ -146,29 +155,28 @@ fn statement_timeout(item: &Item) -> Option<Duration> {
 fn tenant_match(item: &Item, names: &Names) -> Option<TenantMatch> {
     let section = item.section()?;
     let any = names.databases.contains(ANY_DATABASE);
-    let (user, database, option) = (section.get("user"), section.get("database"), section.get("option"));
-    if user.is_none() && database.is_none() && option.is_none() {
-        section.error("expected at least one of `user`, `database` and `option`");
+    let mut conditions = Vec::new();
+    let mut unread = false;
+    for (name, source) in Source::NAMES {
+        let Some(item) = section.get(name) else { continue };
+        let pattern = match source {
+            Source::User => reference(&item, names.users, "user").map(Pattern::exactly),
+            Source::Database if any => item.name().map(Pattern::exactly),
+            Source::Database => reference(&item, names.databases, "database").map(Pattern::exactly),
+            _ => pattern(&item, source),
+        };
+        // A condition that cannot be read must not become one that always holds.
+        unread |= pattern.is_none();
+        conditions.extend(pattern.map(|pattern| (source, pattern)));
+    }
+    if conditions.is_empty() && !unread {
+        section.error(format!("expected at least one of {}", one_of(&Source::NAMES.map(|(name, _)| name))));
     }
     section.finish();
-    // A condition that cannot be read must not become one that always holds.
-    let user = user.map(|item| reference(&item, names.users, "user").ok_or(()));
-    let database = database.map(|item| {
-        let name = if any { item.name() } else { reference(&item, names.databases, "database") };
-        name.ok_or(())
-    });
-    let option = option.map(|item| item.name().ok_or(()));
-    Some(TenantMatch {
-        user: user.transpose().ok()?,
-        database: database.transpose().ok()?,
-        option: option.transpose().ok()?,
-    })
+    (!unread && !conditions.is_empty()).then_some(TenantMatch { conditions })
 }
 
 /// Every client that `later` matches is matched by `earlier`.
 fn covers(earlier: &TenantMatch, later: &TenantMatch) -> bool {
-    let wider = |earlier: &Option<String>, later: &Option<String>| earlier.is_none() || earlier == later;
-    wider(&earlier.user, &later.user)
-        && wider(&earlier.database, &later.database)
-        && wider(&earlier.option, &later.option)
+    earlier.conditions.iter().all(|condition| later.conditions.contains(condition))
 }

@@ -47,7 +47,7 @@ fn the_reference_file_loads() {
     assert_eq!(config.databases["app"].pool, PoolSettings { size: 40, ..PoolSettings::default() });
     assert_eq!(config.users["app"].auth, UserAuth::Password(Secret::new("value of APP_PASSWORD")));
     let tenants: Vec<_> = config.tenants.iter().map(|tenant| (&*tenant.name, &*tenant.limits.name)).collect();
-    assert_eq!(tenants, [("acme", "enterprise"), ("reports", "professional"), ("reports", "professional")]);
+    assert_eq!(tenants, [("acme", "enterprise"), ("reports", "professional"), ("nightly", "standard")]);
     let timeouts = [&config.default_tier, &config.tenants[1].limits, &config.tenants[0].limits];
     assert_eq!(timeouts.map(|tier| tier.statement_timeout.map(|timeout| timeout.as_secs())), [15, 30, 60].map(Some));
 }
@@ -194,7 +194,7 @@ pgweir.toml:47:1: users[2]: `password` is missing: expected { env = "NAME" }, { 
 pgweir.toml:52:21: tiers.silver.statement_timeout: expected a duration with a unit (us, ms, s, min, h, d) such as "15s", or 0 for no ceiling, found "15m30"
 pgweir.toml:55:8: tenants[0].name: expected another name: this is the one of clients that no tenant matches, found "default"
 pgweir.toml:56:8: tenants[0].tier: there is no tier "sliver", did you mean "silver"?
-pgweir.toml:57:9: tenants[0].match: expected at least one of `user`, `database` and `option`
+pgweir.toml:57:9: tenants[0].match: expected at least one of `user`, `database`, `user_suffix`, `option`, `application_name`, `server_name` or `certificate`
 pgweir.toml:61:18: tenants[1].match.user: there is no user "nobody"
 pgweir.toml:61:28: tenants[1].match.databse: unknown key, did you mean `database`?
 "#;

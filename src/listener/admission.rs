@@ -17,7 +17,7 @@ use crate::config::Consistency;
 use crate::net::Stream;
 use crate::server::connect::Login;
 use crate::session::{Arrival, CONSISTENCY, unknown_consistency};
-use crate::tenant::{ClientPermit, Tenant};
+use crate::tenant::{ClientPermit, Tenant, Traits};
 use crate::wire::error::{PgError, Severity};
 
 /// The startup option that names a tenant.
@@ -179,13 +179,26 @@ fn find_place(door: &Door, snapshot: &Snapshot, entry: &mut Entry, client: &Auth
     {
         return Err(PgError { severity: Severity::Fatal, ..unknown_consistency(consistency) });
     }
-    let tenant = snapshot.tenants.identify(&client.user.name, &client.database_name, option);
+    let tenant = snapshot.tenants.identify(&traits(client, option))?;
     let user_place = door.places.admit(&client.user)?;
     let permit = tenant.admit().inspect_err(|_| door.shared.metrics.tenant(&tenant.name).rejected("max_clients"))?;
     let login = snapshot.login(&client.user, &client.database, &client.database_name, client.scram_keys.clone());
     let cluster = snapshot.cluster(&client.database)?;
     let group = cluster.group(&login, &client.database.pool);
     Ok(Place { user: user_place, tenant, permit, group, login })
+}
+
+fn traits<'a>(client: &'a Authenticated, option: Option<&'a str>) -> Traits<'a> {
+    let mut names = client.settings.iter().rev().filter(|(name, _)| name.eq_ignore_ascii_case("application_name"));
+    Traits {
+        user: &client.user.name,
+        database: &client.database_name,
+        user_suffix: client.user_suffix.as_deref(),
+        option,
+        application_name: names.next().map(|(_, value)| value.as_str()),
+        server_name: client.server_name.as_deref(),
+        certificate: client.certificate.as_deref(),
+    }
 }
 
 /// The value of one of pgweir's own startup options; the last one counts.

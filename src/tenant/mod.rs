@@ -1,61 +1,17 @@
 //! Who a client belongs to, and what it is held to: identity, limits and the count of live clients.
 //! No I/O and no clock here.
 
+mod identity;
 mod timeout;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use crate::config::{Config, DEFAULT_TENANT, Pinning, TenantMatch, Tier};
+use crate::config::{Pinning, Tier};
 use crate::wire::error::{PgError, Severity};
 
+pub use identity::{Tenants, Traits};
 pub use timeout::{clamp, parse_guc_milliseconds};
-
-/// Every tenant of one configuration. A reload makes new ones that go on counting where these are.
-#[derive(Debug)]
-pub struct Tenants {
-    /// In the order of the file: the first match wins.
-    matches: Vec<(TenantMatch, Tenant)>,
-    default: Tenant,
-}
-
-impl Tenants {
-    pub fn new(config: &Config) -> Self {
-        Self::counting_on(config, &BTreeMap::new())
-    }
-
-    /// The tenants of a new configuration. Clients admitted by `self` still count for the tenant of the same name.
-    pub fn reload(&self, config: &Config) -> Self {
-        let all = self.matches.iter().map(|(_, tenant)| tenant).chain([&self.default]);
-        Self::counting_on(config, &all.map(|tenant| (tenant.name.clone(), tenant.counters.clone())).collect())
-    }
-
-    /// The tenant of a client by its startup packet; `option` is the value of `pgweir.tenant`.
-    /// A client that no entry matches belongs to `default`.
-    pub fn identify(&self, user: &str, database: &str, option: Option<&str>) -> Tenant {
-        let holds = |matches: &TenantMatch| {
-            matches.user.as_deref().is_none_or(|wanted| wanted == user)
-                && matches.database.as_deref().is_none_or(|wanted| wanted == database)
-                && matches.option.as_deref().is_none_or(|wanted| Some(wanted) == option)
-        };
-        let found = self.matches.iter().find(|(matches, _)| holds(matches));
-        found.map_or(&self.default, |(_, tenant)| tenant).clone()
-    }
-
-    fn counting_on(config: &Config, counters: &BTreeMap<Arc<str>, Arc<Counters>>) -> Self {
-        let mut counters = counters.clone();
-        let mut tenant = |name: &str, limits: &Arc<Tier>| {
-            let name: Arc<str> = name.into();
-            let counters = counters.entry(name.clone()).or_default().clone();
-            Tenant { name, limits: limits.clone(), counters }
-        };
-        Self {
-            matches: config.tenants.iter().map(|one| (one.matches.clone(), tenant(&one.name, &one.limits))).collect(),
-            default: tenant(DEFAULT_TENANT, &config.default_tier),
-        }
-    }
-}
 
 /// One tenant as its clients see it; cheap to clone.
 #[derive(Debug, Clone)]
@@ -197,67 +153,15 @@ impl Drop for PinPermit {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
+    use super::identity::tests::{config, of_user, tier};
     use super::*;
-    use crate::config::{TenantConfig, from_env};
-
-    fn tier(name: &str, seconds: u64, max_clients: Option<usize>) -> Arc<Tier> {
-        Arc::new(Tier {
-            name: name.to_owned(),
-            statement_timeout: Some(Duration::from_secs(seconds)),
-            max_clients,
-            consistency: None,
-            max_pinned: None,
-            pinning: Pinning::Allow,
-        })
-    }
-
-    /// Name, (user, database, option), limits.
-    type Entry = (&'static str, [Option<&'static str>; 3], Arc<Tier>);
-
-    fn config(tenants: &[Entry]) -> Config {
-        let url = |name: &str| (name == "DATABASE_URL").then(|| "postgres://u:p@db/app".to_owned());
-        let tenant = |(name, [user, database, option], limits): &Entry| {
-            let owned = |text: &Option<&str>| text.map(str::to_owned);
-            let matches = TenantMatch { user: owned(user), database: owned(database), option: owned(option) };
-            Arc::new(TenantConfig { name: (*name).to_owned(), matches, limits: limits.clone() })
-        };
-        let tenants = tenants.iter().map(tenant).collect();
-        Config { tenants, default_tier: tier("standard", 15, None), ..from_env(&url).unwrap() }
-    }
-
-    #[test]
-    fn the_first_match_wins_and_everybody_else_is_the_default_tenant() {
-        let gold = tier("gold", 60, None);
-        let tenants = Tenants::new(&config(&[
-            ("both", [Some("a"), Some("app"), None], gold.clone()),
-            ("user", [Some("a"), None, None], gold.clone()),
-            ("option", [None, None, Some("x")], gold.clone()),
-            ("late", [Some("a"), None, Some("x")], gold),
-        ]));
-        let cases = [
-            (("a", "app", None), "both"),
-            (("a", "app", Some("x")), "both"),
-            (("a", "other", Some("x")), "user"),
-            (("b", "app", Some("x")), "option"),
-            (("b", "app", Some("y")), "default"),
-            (("b", "app", None), "default"),
-        ];
-        for ((user, database, option), expected) in cases {
-            let tenant = tenants.identify(user, database, option);
-            assert_eq!(&*tenant.name, expected, "{user} {database} {option:?}");
-            let timeout = if expected == "default" { 15 } else { 60 };
-            assert_eq!(tenant.limits.statement_timeout, Some(Duration::from_secs(timeout)));
-        }
-    }
 
     #[test]
     fn a_full_tenant_refuses_and_names_its_limit() {
-        let tenants = Tenants::new(&config(&[("acme", [Some("a"), None, None], tier("small", 15, Some(2)))]));
-        let tenant = tenants.identify("a", "app", None);
+        let tenants = Tenants::new(&config(&[("acme", &["user=a"], tier("small", 15, Some(2)))]));
+        let tenant = of_user(&tenants, "a");
         let (first, _second) = (tenant.admit().unwrap(), tenant.admit().unwrap());
-        let error = tenants.identify("a", "other", None).admit().unwrap_err();
+        let error = of_user(&tenants, "a").admit().unwrap_err();
         assert_eq!(error.code, "53300");
         assert_eq!(error.message, "too many connections for tenant \"acme\": 2 are open, 2 allowed");
         assert!(error.hint.unwrap().contains("tier \"small\""));
@@ -267,23 +171,19 @@ mod tests {
     }
 
     #[test]
-    fn entries_of_one_name_share_their_places() {
-        let small = tier("small", 15, Some(1));
-        let tenants = Tenants::new(&config(&[
-            ("acme", [Some("a"), None, None], small.clone()),
-            ("acme", [Some("b"), None, None], small),
-        ]));
-        let _permit = tenants.identify("a", "app", None).admit().unwrap();
-        assert!(tenants.identify("b", "app", None).admit().is_err());
+    fn matches_of_one_tenant_share_its_places() {
+        let tenants = Tenants::new(&config(&[("acme", &["user=a", "user=b"], tier("small", 15, Some(1)))]));
+        let _permit = of_user(&tenants, "a").admit().unwrap();
+        assert!(of_user(&tenants, "b").admit().is_err());
     }
 
     #[test]
     fn live_clients_survive_a_reload_by_name() {
-        let with = |most| config(&[("acme", [Some("a"), None, None], tier("small", 15, Some(most)))]);
+        let with = |most| config(&[("acme", &["user=a"], tier("small", 15, Some(most)))]);
         let before = Tenants::new(&with(3));
-        let permits: Vec<_> = (0..3).map(|_| before.identify("a", "app", None).admit().unwrap()).collect();
+        let permits: Vec<_> = (0..3).map(|_| of_user(&before, "a").admit().unwrap()).collect();
         let after = before.reload(&with(2));
-        let tenant = after.identify("a", "app", None);
+        let tenant = of_user(&after, "a");
         assert_eq!(tenant.live_clients(), 3);
         assert!(tenant.admit().is_err());
         drop(permits);

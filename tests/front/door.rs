@@ -98,6 +98,7 @@ impl Plan {
             databases: BTreeMap::from([("app".to_owned(), Arc::new(app))]),
             users: self.users.into_iter().map(user).collect(),
             tenants: Vec::new(),
+            tenancy: Tenancy::default(),
             default_tier: Arc::new(tier),
             shutdown_timeout: Duration::from_secs(1),
             workers: 1,

@@ -1,10 +1,10 @@
 //! Proving who one is, twice: the client to the proxy, and the proxy to the server in the client's name.
 
-use pgweir::sandbox::{Login, Sandbox, User};
+use pgweir::sandbox::{Login, User};
 
 use crate::support::primary_only::{config, value};
 use crate::support::proxy::Proxy;
-use crate::support::tls::Tls;
+use crate::support::tls::{Tls, listen_tls};
 use crate::support::{chain, connect, shared_cluster, unique};
 
 const WHO: &str = "SELECT current_user || ' ' || session_user";
@@ -27,18 +27,6 @@ async fn stored(name: &str) -> String {
 async fn proxy_for(name: &str, how: &str) -> Proxy {
     let cluster = shared_cluster().await;
     Proxy::start(&(config(cluster, "", &[]) + &format!("[[users]]\nname = \"{name}\"\n{how}\n"))).await
-}
-
-/// `[listen]` with TLS, for clients that may have a certificate of the sandbox's authority.
-fn listen_tls(cluster: &Sandbox, directory: &std::path::Path) -> String {
-    let (certificate, key) = cluster.certificates().unwrap().server.write(directory, "proxy").unwrap();
-    let ca = cluster.authority_file().unwrap();
-    format!(
-        "[listen]\naddress = \"127.0.0.1:0\"\ntls = {{ certificate = \"{}\", key = \"{}\", client_ca = \"{}\" }}\n",
-        certificate.display(),
-        key.display(),
-        ca.display()
-    )
 }
 
 #[tokio::test]

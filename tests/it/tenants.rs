@@ -4,6 +4,7 @@ use pgweir::sandbox::{SandboxOptions, User};
 
 use crate::support::primary_only::{config, proxy, sqlstate, value};
 use crate::support::proxy::Proxy;
+use crate::support::tls::{Tls, listen_tls};
 use crate::support::{connect, eventually, fresh_database, shared_cluster, start, unique};
 
 /// The shipped tiers; the default one and that of `acme` can be filled in.
@@ -44,6 +45,54 @@ async fn a_client_belongs_to_the_first_tenant_that_matches() {
     ] {
         let client = connect(&format!("{}?{option}", proxy.url(cluster, user, database))).await;
         assert_eq!(value(&client, SHOW).await, wanted, "{user} {database} {option}");
+    }
+}
+
+/// Each source of a name in its turn; nobody is let in whose tenant is not known, where that is asked for.
+#[tokio::test]
+async fn a_client_belongs_to_the_tenant_that_it_names() {
+    let cluster = shared_cluster().await;
+    let certificates = cluster.certificates().unwrap();
+    let files = tempfile::tempdir().unwrap();
+    let user = format!("app_{}", unique());
+    cluster.create_users(&[User::new(&user, "secret")]).await.unwrap();
+    let tenant = |name: &str, ms: u32| format!("[[tenants]]\nname = \"{name}\"\nstatement_timeout = \"{ms}ms\"\n");
+    let tenants = [("acme", 1111), ("local", 2222), ("robot", 3333), ("beta", 4444), (&*user, 5555)];
+    let more = format!(
+        "{}{}\n[tenancy]\nunknown = \"refuse\"\nseparator = \"+\"\nidentify = [\"user_suffix\", \"option\", \
+         {{ application_name = \"*-worker\" }}, \"certificate\", {{ server_name = \"*host\" }}, \"user\"]\n",
+        listen_tls(cluster, files.path()),
+        tenants.map(|(name, ms)| tenant(name, ms)).concat(),
+    );
+    let proxy = Proxy::start(&config(cluster, &more, &["postgres", &user])).await;
+    let url =
+        |user: &str, host: &str, more: &str| format!("postgres://{user}:secret@{host}:{}/postgres?{more}", proxy.port);
+    let suffixed = format!("{user}%2Bacme");
+    let robot = certificates.client("robot").unwrap();
+    for (url, identity, wanted) in [
+        (url(&suffixed, "127.0.0.1", ""), None, "1111ms"),
+        (url(&suffixed, "127.0.0.1", "options=-c%20pgweir.tenant%3Dbeta"), None, "1111ms"),
+        (url(&user, "127.0.0.1", "options=-c%20pgweir.tenant%3Dbeta"), None, "4444ms"),
+        (url(&user, "127.0.0.1", "application_name=beta-worker"), None, "4444ms"),
+        (url(&user, "127.0.0.1", "application_name=who-worker"), None, "5555ms"),
+        (url(&user, "localhost", "sslmode=require"), Some(None), "2222ms"),
+        (url(&user, "localhost", "sslmode=require"), Some(Some(&robot)), "3333ms"),
+        (url(&user, "127.0.0.1", "sslmode=require"), Some(None), "5555ms"),
+    ] {
+        let client = match identity {
+            Some(identity) => Tls::trusting(certificates, identity).connect(&url).await.unwrap(),
+            None => connect(&url).await,
+        };
+        assert_eq!(value(&client, SHOW).await, wanted, "{url}");
+        // The server knows nothing of it.
+        assert_eq!(value(&client, "SELECT session_user").await, user);
+    }
+    let refusal = proxy.refusal(&proxy.url(cluster, "postgres", "postgres")).await;
+    assert_eq!((refusal.code().code(), refusal.severity()), ("28000", "FATAL"));
+    assert!(refusal.detail().unwrap().contains("user \"postgres\""), "{refusal}");
+    // What stands behind an unknown user, or a wrong password, is answered as ever.
+    for wrong in [url("nobody%2Bacme", "127.0.0.1", ""), url(&suffixed, "127.0.0.1", "").replace(":secret", ":wrong")] {
+        assert_eq!(proxy.refusal(&wrong).await.code().code(), "28P01", "{wrong}");
     }
 }
 

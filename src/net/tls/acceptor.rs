@@ -22,7 +22,7 @@ pub struct Acceptor {
 /// What a finished TLS handshake tells about a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientTls {
-    /// The host name that the client asked for (SNI).
+    /// The host name that the client asked for (SNI), in lower case.
     pub server_name: Option<String>,
     /// Whether ALPN agreed on `postgresql`. A client without ALPN gets through the handshake, too.
     pub alpn: bool,
@@ -66,7 +66,7 @@ impl Acceptor {
         let (_, session) = stream.get_ref();
         let leaf = session.peer_certificates().and_then(<[_]>::first);
         let facts = ClientTls {
-            server_name: session.server_name().map(str::to_owned),
+            server_name: session.server_name().map(str::to_ascii_lowercase),
             alpn: session.alpn_protocol() == Some(ALPN),
             common_name: leaf.and_then(|leaf| certificate::common_name(leaf)),
             end_point: self.end_point.clone(),

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use pgweir::sandbox::{Certificates, Identity};
+use pgweir::sandbox::{Certificates, Identity, Sandbox};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
@@ -14,6 +14,18 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
+
+/// `[listen]` with TLS, for clients that may have a certificate of the sandbox's authority.
+pub fn listen_tls(cluster: &Sandbox, directory: &std::path::Path) -> String {
+    let (certificate, key) = cluster.certificates().unwrap().server.write(directory, "proxy").unwrap();
+    let ca = cluster.authority_file().unwrap();
+    format!(
+        "[listen]\naddress = \"127.0.0.1:0\"\ntls = {{ certificate = \"{}\", key = \"{}\", client_ca = \"{}\" }}\n",
+        certificate.display(),
+        key.display(),
+        ca.display()
+    )
+}
 
 /// Checks servers against one authority, by the name in the connection string.
 #[derive(Clone)]
