@@ -11,6 +11,7 @@ mod error;
 mod listen;
 mod load;
 mod pools;
+mod rates;
 mod reader;
 mod report;
 mod secrets;
@@ -32,6 +33,7 @@ pub use env::from_env;
 pub use error::{ConfigError, ConfigErrors};
 pub use listen::parse_address;
 pub use load::load;
+pub use rates::{Counted, RateLimit, show_wait};
 pub use tenancy::{Pattern, Source, Tenancy, Unknown};
 pub use tenants::DEFAULT_TENANT;
 pub use units::{NEVER, show_duration, show_size};
@@ -333,6 +335,8 @@ pub struct Tier {
     /// Server connections that its sessions may keep to themselves.
     pub max_pinned: Option<usize>,
     pub pinning: Pinning,
+    /// All of them hold.
+    pub rate_limits: Vec<RateLimit>,
 }
 
 /// May a session make state that only one server connection has?

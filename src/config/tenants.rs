@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::defaults::DEFAULT_TIER;
 use super::listen::MILLISECOND;
 use super::pools::{ANY_DATABASE, reference};
+use super::rates::rate_limits;
 use super::reader::{Item, Section, one_of};
 use super::tenancy::{Pattern, Source, pattern};
 use super::{Consistency, Pinning, TenantConfig, TenantMatch, Tier};
@@ -73,6 +74,7 @@ pub(super) fn unlimited(name: &str) -> Tier {
         consistency: None,
         max_pinned: None,
         pinning: Pinning::Allow,
+        rate_limits: Vec::new(),
     }
 }
 
@@ -139,6 +141,9 @@ fn limits(section: &Section, tier: &mut Tier) {
     }
     if let Some(pinning) = section.get("pinning").and_then(|item| item.choice(&PINNING)) {
         tier.pinning = pinning;
+    }
+    if let Some(item) = section.get("rate_limits") {
+        tier.rate_limits = rate_limits(&item);
     }
 }
 

@@ -244,7 +244,8 @@ fn a_small_file_serves_every_database_without_limits() {
             max_clients: None,
             consistency: None,
             max_pinned: None,
-            pinning: Pinning::Allow
+            pinning: Pinning::Allow,
+            rate_limits: Vec::new(),
         }
     );
     assert_eq!(config.listen.addresses, ["127.0.0.1:6432".parse().unwrap()]);

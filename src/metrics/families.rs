@@ -32,6 +32,7 @@ pub(super) struct Families {
     wait_seconds: HistogramVec,
     proxy_overhead_seconds: HistogramVec,
     pub(super) tenant_timeouts: IntCounterVec,
+    pub(super) tenant_delays: IntCounterVec,
     pub(super) tenant_rejections: IntCounterVec,
     pub(super) errors: IntCounterVec,
     pub(super) routes: IntCounterVec,
@@ -102,6 +103,11 @@ impl Families {
             tenant_timeouts: counter(
                 "pgweir_tenant_statement_timeouts_total",
                 "Statements cut off by the tenant's statement_timeout.",
+                &["tenant"],
+            ),
+            tenant_delays: counter(
+                "pgweir_tenant_delays_total",
+                "Batches that waited for a rate limit of their tenant.",
                 &["tenant"],
             ),
             tenant_rejections: counter(

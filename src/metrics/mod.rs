@@ -127,6 +127,12 @@ impl Metrics {
         }
     }
 
+    /// Counts a batch that waited for a rate limit of its tenant.
+    pub fn delayed(&self, tenant: &str) {
+        let [tenant] = self.tenants.admit([tenant]);
+        self.families.tenant_delays.with_label_values(&[tenant]).inc();
+    }
+
     /// Counts an `ErrorResponse` that a client got, by the class of its SQLSTATE (the first two characters).
     pub fn error(&self, sqlstate: &str) {
         self.families.errors.with_label_values(&[labels::sqlstate_class(sqlstate)]).inc();

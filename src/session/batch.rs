@@ -9,6 +9,8 @@ pub struct Batch {
     pub len: usize,
     /// The worst of its statements.
     pub verdict: Option<Verdict>,
+    /// Statements that it carries out: of a simple query those in its text, where anybody counts them.
+    pub statements: u16,
     /// Something in it may call a function.
     pub calls: bool,
     /// Something in it needs a server: a batch of nothing but `Close` and `Sync` does not.
@@ -34,6 +36,7 @@ impl Batch {
         Self {
             len: 0,
             verdict: None,
+            statements: 0,
             calls: false,
             needs_server: false,
             unsure: false,

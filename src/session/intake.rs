@@ -42,6 +42,8 @@ pub(super) struct Intake {
     verdicts: VecDeque<Verdict>,
     /// After an error of ours: everything up to the next `Sync` is dropped.
     skipping: bool,
+    /// The next message was counted for the tenant's rate limits, and has not been taken yet.
+    paid: bool,
     /// For each `Bind` among the admitted or gathered messages, in order: its portal, by a hash of the name, and whether
     /// that is described before anything else is bound to it.
     bound: VecDeque<(u64, bool)>,
@@ -127,6 +129,15 @@ impl Intake {
     /// The end of the batch has been sent: what follows is a batch of its own.
     pub(super) fn ends(&mut self) {
         self.open = false;
+    }
+
+    /// The next message was counted for the tenant's rate limits: by itself, or with its batch.
+    pub(super) fn is_paid(&self) -> bool {
+        self.paid || self.admitted > 0
+    }
+
+    pub(super) fn set_paid(&mut self, paid: bool) {
+        self.paid = paid;
     }
 
     /// Nothing is half taken, and nothing is to be dropped.
@@ -338,6 +349,7 @@ impl Session {
                 let verdict = self.classify(text);
                 self.intake.verdicts.push_back(verdict);
                 batch.add(verdict);
+                batch.statements = self.counted(text).try_into().unwrap_or(u16::MAX);
                 batch.calls |= may_call(text, verdict);
                 batch.refused |= self.was_refused(text);
                 (batch.simple, batch.synced) = (true, true);
@@ -345,6 +357,7 @@ impl Session {
             }
             Request::LongQuery | Request::FunctionCall => {
                 batch.add(Verdict::opaque(Reason::Oversized));
+                batch.statements = 1;
                 (batch.simple, batch.synced) = (true, true);
                 return true;
             }
@@ -361,6 +374,7 @@ impl Session {
                 batch.unsure |= self.is_speculative(statement);
                 if let Request::Bind(head) = request {
                     batch.portals = true;
+                    batch.statements = batch.statements.saturating_add(1);
                     self.intake.bound.push_back((xxh3_64(head.portal), false));
                 }
                 if let Some(verdict) = self.verdict_of(statement) {
@@ -436,7 +450,7 @@ impl Session {
             self.intake.ungather();
             return None;
         }
-        if !settled && self.rides(&batch) {
+        if !settled && self.rides(&batch) && self.pays_at_once(&batch) {
             self.join(&batch);
             self.intake.admit(&batch);
             return None;

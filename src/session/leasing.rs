@@ -64,6 +64,10 @@ impl Session {
 
     /// Leases a connection for the batch and makes it this session's.
     pub(super) async fn lease_for(&mut self, batch: &Batch) -> Result<(), NoLease> {
+        // Boxed, so that those who have no limits are no larger for it.
+        if self.tenant.is_rated() {
+            Box::pin(self.pay(batch)).await?;
+        }
         let asked = Instant::now();
         if self.group.is_closed() {
             self.follow_configuration();
@@ -247,7 +251,7 @@ impl Session {
     }
 
     /// Waits for something, and for the client: it may cancel or leave.
-    async fn wait<T>(&mut self, what: impl Future<Output = T>) -> Result<T, NoLease> {
+    pub(super) async fn wait<T>(&mut self, what: impl Future<Output = T>) -> Result<T, NoLease> {
         let slot = self.slot.clone();
         let mut what = std::pin::pin!(what);
         poll_fn(|cx| {

@@ -17,6 +17,7 @@ pub mod ledger;
 mod listening;
 mod moving;
 mod own_names;
+mod paying;
 mod preparing;
 mod refusal;
 mod relay;

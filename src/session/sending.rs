@@ -41,7 +41,12 @@ impl Session {
     /// The one place where a message of the client meets a server connection. `frame` is what is here
     /// of its `len` bytes.
     pub(super) fn send(&mut self, leased: &mut Leased, request: Request<'_>, frame: &[u8], len: usize) -> Sent {
-        match self.course(leased, request, len) {
+        let course = match self.pay_for(leased, request) {
+            Ok(()) => self.course(leased, request, len),
+            Err(error) => Done(self.refuse_request(leased, request, error)),
+        };
+        self.intake.set_paid(matches!(course, Done(Sent::Not(_))));
+        match course {
             Done(sent) => return sent,
             Unanswered => {}
             Owed(awaits, change) => self.enter(leased, request, awaits, change),
@@ -327,6 +332,13 @@ impl Session {
         self.begin_statement(leased);
         self.ledger.push(Awaits::Execute, Fate::Replace(Box::new(error)), None);
         Sent::Dropped
+    }
+
+    fn refuse_request(&mut self, leased: &mut Leased, request: Request<'_>, error: PgError) -> Sent {
+        match request {
+            Request::Query(_) | Request::LongQuery | Request::FunctionCall => self.poison_query(leased, error),
+            _ => self.poison(leased, error),
+        }
     }
 
     /// The same for a simple `Query`, in whose place the server gets one that is no SQL.

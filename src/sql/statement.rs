@@ -2,7 +2,7 @@
 //! transaction and what may it leave behind. (PostgreSQL documentation, part VI, "SQL Commands".)
 
 use super::keyword::Keyword;
-use super::lexer::{Kind, Token};
+use super::lexer::{Kind, Lexer, Reading, Token};
 use super::names::ANYTHING;
 use super::settings;
 use super::tokens::after_paren;
@@ -245,6 +245,22 @@ fn speaks_of_ddl(sql: &[u8]) -> bool {
     WORDS.iter().any(|word| mentions(sql, word))
 }
 
+/// How many statements a text has that are not empty.
+pub fn statements(sql: &[u8]) -> u32 {
+    // One without anything behind it, mostly.
+    let trimmed = sql.trim_ascii_end();
+    if memchr::memchr(b';', trimmed.strip_suffix(b";").unwrap_or(trimmed)).is_none() {
+        return 1;
+    }
+    let (mut count, mut empty) = (0, true);
+    for token in Lexer::new(sql, Reading::USUAL) {
+        let ends = token.kind == Kind::Semicolon;
+        count += u32::from(empty && !ends);
+        empty = ends;
+    }
+    count.max(1)
+}
+
 /// Does the text hold this word, in any case and anywhere, also within others and in literals?
 pub fn mentions(text: &[u8], word: &[u8]) -> bool {
     text.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word))
@@ -309,5 +325,26 @@ pub fn acts_in_code(keyword: Keyword) -> Option<Statement> {
         }
         _ if acts => Some(other(&[], keyword, &[])),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::statements;
+
+    #[test]
+    fn statements_are_counted_as_postgresql_would_carry_them_out() {
+        for (text, count) in [
+            ("SELECT 1", 1),
+            ("SELECT 1;  \n", 1),
+            ("SELECT ';'; -- ;\n SELECT $$;$$ /* ; */;;", 2),
+            (";; SELECT 1 ;", 1),
+            ("BEGIN; SELECT 1; COMMIT", 3),
+            // An empty one is answered, too.
+            ("", 1),
+            (" ; ", 1),
+        ] {
+            assert_eq!(statements(text.as_bytes()), count, "{text}");
+        }
     }
 }

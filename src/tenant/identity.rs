@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::{Counters, Tenant};
 use crate::config::{Config, DEFAULT_TENANT, Pattern, Source, TenantMatch, Tier, Unknown};
@@ -85,6 +86,7 @@ impl Tenants {
     fn counting_on(config: &Config, counters: &BTreeMap<Arc<str>, Arc<Counters>>) -> Self {
         let tenant = |name: &str, limits: &Arc<Tier>| {
             let counters = counters.get(name).cloned().unwrap_or_default();
+            counters.rates.limit(&limits.rate_limits, Instant::now());
             Tenant { name: name.into(), limits: limits.clone(), counters }
         };
         let tenants: Vec<_> = config.tenants.iter().map(|one| (one, tenant(&one.name, &one.limits))).collect();
@@ -124,6 +126,7 @@ pub(super) mod tests {
             consistency: None,
             max_pinned: None,
             pinning: Pinning::Allow,
+            rate_limits: Vec::new(),
         })
     }
 

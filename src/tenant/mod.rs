@@ -2,15 +2,19 @@
 //! No I/O and no clock here.
 
 mod identity;
+mod rate;
 mod timeout;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
-use crate::config::{Pinning, Tier};
+use crate::config::{Pinning, Tier, show_wait};
 use crate::wire::error::{PgError, Severity};
+use rate::{Exceeded, Rates};
 
 pub use identity::{Tenants, Traits};
+pub use rate::Use;
 pub use timeout::{clamp, parse_guc_milliseconds};
 
 /// One tenant as its clients see it; cheap to clone.
@@ -22,13 +26,21 @@ pub struct Tenant {
 }
 
 /// What is counted for a tenant, over reloads too.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Counters {
     /// Its clients.
     live: AtomicUsize,
     /// Server connections that its sessions keep to themselves.
     pinned: AtomicUsize,
     last_write: AtomicU64,
+    rates: Rates,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        let [live, pinned] = Default::default();
+        Self { live, pinned, last_write: AtomicU64::new(0), rates: Rates::new(Instant::now()) }
+    }
 }
 
 impl Tenant {
@@ -95,6 +107,36 @@ impl Tenant {
         PgError::error("53300", message).detail(why).hint(format!(
             "Let go of such state in other sessions, or raise max_pinned of the tenant or of its tier \"{tier}\"."
         ))
+    }
+
+    /// Has it any rate limits?
+    pub fn is_rated(&self) -> bool {
+        !self.limits.rate_limits.is_empty()
+    }
+
+    /// How long to wait before this is done.
+    ///
+    /// Errors: 53400 where that is longer than the tenant's limits let anybody wait. Nothing has been counted then.
+    pub fn pay(&self, what: Use, now: Instant) -> Result<Duration, PgError> {
+        self.counters.rates.take(what, now).map_err(|exceeded| self.too_often(&exceeded))
+    }
+
+    /// The same for what does not wait: false, and nothing has been counted, where it would have to.
+    pub fn pays_at_once(&self, what: Use, now: Instant) -> bool {
+        self.counters.rates.take_at_once(what, now)
+    }
+
+    /// Counts what is done in any case.
+    pub fn owe(&self, what: Use, now: Instant) {
+        self.counters.rates.owe(what, now);
+    }
+
+    fn too_often(&self, exceeded: &Exceeded) -> PgError {
+        let (name, tier) = (&self.name, &self.limits.name);
+        let limit = &exceeded.limit;
+        PgError::error("53400", format!("rate limit of tenant \"{name}\" exceeded: {limit}"))
+            .detail(format!("There is room again in {}.", show_wait(exceeded.wait.saturating_sub(limit.delay))))
+            .hint(format!("Try again then, or raise rate_limits of the tenant or of its tier \"{tier}\"."))
     }
 
     /// A write of this tenant was answered, at a moment of its cluster's clock (see `cluster::Clock`).

@@ -79,6 +79,7 @@ impl Plan {
             consistency: None,
             max_pinned: None,
             pinning: Pinning::Allow,
+            rate_limits: Vec::new(),
         };
         Config {
             listen: Listen {

@@ -15,6 +15,7 @@ mod login;
 mod notifications;
 mod pooling;
 mod proxy;
+mod rates;
 mod replication;
 mod routing;
 mod run;

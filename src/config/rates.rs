@@ -1,0 +1,111 @@
+//! `rate_limits`: how often a tenant may do something.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::listen::MILLISECOND;
+use super::reader::Item;
+use super::units::show_duration;
+
+/// A token bucket: it holds `burst` and gains `count` in each `per`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RateLimit {
+    /// At least 1.
+    pub count: u32,
+    /// A second, a minute, an hour or a day.
+    pub per: Duration,
+    /// At least 1.
+    pub burst: u32,
+    pub counts: Counted,
+    /// What comes too early waits for at most this long, and is refused where that would not be enough.
+    pub delay: Duration,
+}
+
+/// What a rate limit counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counted {
+    /// Each statement of a simple query, and each execution by the extended protocol.
+    Statements,
+    /// Each transaction, also one of a single statement without `BEGIN`.
+    Transactions,
+}
+
+impl RateLimit {
+    /// What so many are worth.
+    pub fn time_of(&self, count: u32) -> Duration {
+        let nanos = self.per.as_nanos() * u128::from(count) / u128::from(self.count);
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+
+    /// It counts the same in the same time.
+    pub fn counts_like(&self, other: &Self) -> bool {
+        (self.counts, self.per) == (other.counts, other.per)
+    }
+}
+
+/// `100 statements per s`.
+impl fmt::Display for RateLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.counts {
+            Counted::Statements => "statements",
+            Counted::Transactions => "transactions",
+        };
+        let per = UNITS.iter().find(|(_, per)| *per == self.per);
+        write!(f, "{} {what} per {}", self.count, per.map_or("unit", |(unit, _)| unit))
+    }
+}
+
+const UNITS: [(&str, Duration); 4] = [
+    ("s", Duration::from_secs(1)),
+    ("min", Duration::from_secs(60)),
+    ("h", Duration::from_secs(3_600)),
+    ("d", Duration::from_secs(86_400)),
+];
+const COUNTED: [(&str, Counted); 2] = [("statements", Counted::Statements), ("transactions", Counted::Transactions)];
+const MOST: u32 = 1_000_000;
+/// Clients give up by then.
+const LONGEST_DELAY: Duration = Duration::from_secs(3_600);
+/// More than this are a mistake, and each costs something.
+const MOST_LIMITS: usize = 8;
+
+/// A list of `"1000/h"` and `{ rate = "100/s", burst = 200, counts = "transactions", delay = "2s" }`.
+pub(super) fn rate_limits(item: &Item) -> Vec<RateLimit> {
+    let items = item.list();
+    if items.len() > MOST_LIMITS {
+        item.expected::<()>(format!("at most {MOST_LIMITS} limits"));
+    }
+    items.iter().filter_map(rate_limit).collect()
+}
+
+fn rate_limit(item: &Item) -> Option<RateLimit> {
+    if item.is_string() {
+        let (count, per) = rate(item)?;
+        return Some(RateLimit { count, per, burst: count, counts: Counted::Statements, delay: Duration::ZERO });
+    }
+    let section = item.section_or("a rate such as \"100/s\", or a table with a `rate`")?;
+    let rate = section.require("rate", "a rate such as \"100/s\"").and_then(|item| rate(&item));
+    let burst = section.get("burst").and_then(|item| item.count(1..=MOST as usize));
+    let counts = section.get("counts").and_then(|item| item.choice(&COUNTED)).unwrap_or(Counted::Statements);
+    let delay = section.get("delay").and_then(|item| item.duration_or_zero(MILLISECOND..=LONGEST_DELAY, "none"));
+    section.finish();
+    let (count, per) = rate?;
+    let burst = burst.map_or(count, |burst| burst as u32);
+    Some(RateLimit { count, per, burst, counts, delay: delay.unwrap_or_default() })
+}
+
+fn rate(item: &Item) -> Option<(u32, Duration)> {
+    let text = item.string()?;
+    let parsed = text.split_once('/').and_then(|(count, unit)| {
+        let count = count.trim().parse().ok().filter(|count| (1..=MOST).contains(count))?;
+        let (_, per) = UNITS.iter().find(|(known, _)| *known == unit.trim())?;
+        Some((count, *per))
+    });
+    parsed.or_else(|| item.expected(format!("a rate such as \"100/s\": from 1 to {MOST}, per s, min, h or d")))
+}
+
+/// A wait as people read it, to the millisecond.
+pub fn show_wait(wait: Duration) -> String {
+    let millis = wait.as_nanos().div_ceil(1_000_000).max(1);
+    let whole = if millis >= 10_000 { millis.div_ceil(1_000) * 1_000 } else { millis };
+    show_duration(Duration::from_millis(u64::try_from(whole).unwrap_or(u64::MAX)))
+}

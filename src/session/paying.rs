@@ -1,0 +1,85 @@
+//! What a tenant's rate limits make of what its client asks for: it goes on, it waits, or it is refused.
+//!
+//! Within a transaction nothing waits, as others may wait for its locks: as much as might have been waited for goes on at
+//! once and is paid for by what comes next, and beyond that a statement is refused. What ends a transaction never is.
+
+use std::time::Instant;
+
+use super::batch::Batch;
+use super::leasing::NoLease;
+use super::ledger::Status;
+use super::request::Request;
+use super::statements::Unnamed;
+use super::{Leased, Session};
+use crate::sql::{TxControl, statements};
+use crate::tenant::Use;
+use crate::wire::error::PgError;
+
+impl Session {
+    /// Statements of a simple query, where anybody counts them.
+    pub(super) fn counted(&self, text: &[u8]) -> u32 {
+        if self.tenant.is_rated() { statements(text) } else { 1 }
+    }
+
+    /// For a batch that is about to be routed.
+    pub(super) async fn pay(&mut self, batch: &Batch) -> Result<(), NoLease> {
+        // One that is run again has been paid for.
+        if self.attempts > 0 || self.refused {
+            return Ok(());
+        }
+        let transactions = u32::from(!self.is_opened());
+        let what = Use { statements: u32::from(batch.statements), transactions };
+        let wait = self.tenant.pay(what, Instant::now()).map_err(|error| NoLease::Refused(self.rated(error)))?;
+        if !wait.is_zero() {
+            self.shared.metrics.delayed(&self.tenant.name);
+            self.slot.waits();
+            let waited = self.wait(tokio::time::sleep(wait)).await;
+            self.slot.rests();
+            waited?;
+        }
+        Ok(())
+    }
+
+    /// For a batch that goes where the one before it went: false where it would have to wait.
+    pub(super) fn pays_at_once(&self, batch: &Batch) -> bool {
+        let what = Use { statements: u32::from(batch.statements), transactions: 1 };
+        !self.tenant.is_rated() || self.tenant.pays_at_once(what, Instant::now())
+    }
+
+    /// For a message that is not part of a batch which was paid for.
+    pub(super) fn pay_for(&mut self, leased: &Leased, request: Request<'_>) -> Result<(), PgError> {
+        if !self.tenant.is_rated() || self.intake.is_paid() {
+            return Ok(());
+        }
+        let (statements, tx) = match request {
+            Request::Query(text) => (self.counted(text), self.classify(text).tx),
+            Request::Bind(head) => (1, self.tx_of(head.statement)),
+            Request::LongQuery | Request::FunctionCall => (1, TxControl::None),
+            _ => return Ok(()),
+        };
+        self.intake.set_paid(true);
+        let begins = self.ledger.status() == Status::Idle && !self.ledger.is_unsynced();
+        let what = Use { statements, transactions: u32::from(begins) };
+        let goes_on = matches!(tx, TxControl::End | TxControl::Inside) || self.ledger.status() == Status::Failed;
+        if goes_on || leased.ending {
+            self.tenant.owe(what, Instant::now());
+            return Ok(());
+        }
+        let paid = self.tenant.pay(what, Instant::now());
+        paid.map(drop).map_err(|error| self.rated(error))
+    }
+
+    fn tx_of(&self, statement: &[u8]) -> TxControl {
+        let named = self.names.get(statement).map(|named| named.verdict);
+        let verdict = match &self.unnamed {
+            Unnamed::Kept { verdict, .. } if statement.is_empty() => Some(*verdict),
+            _ => named,
+        };
+        verdict.map_or(TxControl::None, |verdict| verdict.tx)
+    }
+
+    fn rated(&self, error: PgError) -> PgError {
+        self.tenant_metrics.rejected("rate_limit");
+        error
+    }
+}

@@ -1,0 +1,254 @@
+//! How often a tenant may do something: token buckets, several at once, as a state machine without a clock of its own.
+//!
+//! Each bucket is kept as the one instant at which it will be full again (the "generic cell rate algorithm" of ITU-T
+//! I.371): what is taken moves it on. A take that has to wait is entered at once, so that whoever comes later waits for
+//! longer: first come, first served, and nobody is forgotten.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::config::{Counted, RateLimit};
+
+/// What is about to be done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Use {
+    pub statements: u32,
+    pub transactions: u32,
+}
+
+impl Use {
+    fn of(self, counted: Counted) -> u32 {
+        match counted {
+            Counted::Statements => self.statements,
+            Counted::Transactions => self.transactions,
+        }
+    }
+}
+
+/// A limit that is used up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exceeded {
+    pub limit: RateLimit,
+    /// Until it would not be.
+    pub wait: Duration,
+}
+
+/// The buckets of one tenant.
+#[derive(Debug)]
+pub(super) struct Rates {
+    /// Instants count from here.
+    base: Instant,
+    buckets: Mutex<Vec<Bucket>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Bucket {
+    limit: RateLimit,
+    full_at: Duration,
+}
+
+impl Rates {
+    /// Full ones.
+    pub fn new(now: Instant) -> Self {
+        Self { base: now, buckets: Mutex::default() }
+    }
+
+    /// Goes on with these limits. What was taken stays taken, also where a limit has changed but what it counts, and in
+    /// what time, has not.
+    pub fn limit(&self, limits: &[RateLimit], now: Instant) {
+        let now = self.since(now);
+        let mut buckets = self.buckets();
+        let next = limits.iter().map(|limit| {
+            let before = buckets.iter().find(|bucket| bucket.limit.counts_like(limit));
+            let full_at = match before {
+                None => now,
+                Some(before) if before.limit == *limit => before.full_at,
+                Some(before) => now + limit.time_of(before.taken(now)),
+            };
+            Bucket { limit: limit.clone(), full_at }
+        });
+        *buckets = next.collect();
+    }
+
+    /// Takes from every bucket, and says how long to wait before it is done; at most as long as each limit's `delay`.
+    ///
+    /// Errors: the limit that is used up for longest. Nothing is taken then.
+    pub fn take(&self, what: Use, now: Instant) -> Result<Duration, Exceeded> {
+        let now = self.since(now);
+        let mut buckets = self.buckets();
+        let waits = buckets.iter().map(|bucket| (bucket, bucket.wait(what, now)));
+        let exceeded = waits.clone().filter(|(bucket, wait)| *wait > bucket.limit.delay).max_by_key(|(_, wait)| *wait);
+        if let Some((bucket, wait)) = exceeded {
+            return Err(Exceeded { limit: bucket.limit.clone(), wait });
+        }
+        let wait = waits.map(|(_, wait)| wait).max().unwrap_or_default();
+        buckets.iter_mut().for_each(|bucket| bucket.take(what, now));
+        Ok(wait)
+    }
+
+    /// Takes where nothing has to be waited for.
+    pub fn take_at_once(&self, what: Use, now: Instant) -> bool {
+        let now = self.since(now);
+        let mut buckets = self.buckets();
+        let free = buckets.iter().all(|bucket| bucket.wait(what, now).is_zero());
+        if free {
+            buckets.iter_mut().for_each(|bucket| bucket.take(what, now));
+        }
+        free
+    }
+
+    /// Takes what cannot be refused: whoever comes next waits for it.
+    pub fn owe(&self, what: Use, now: Instant) {
+        let now = self.since(now);
+        self.buckets().iter_mut().for_each(|bucket| bucket.take(what, now));
+    }
+
+    fn since(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.base)
+    }
+
+    fn buckets(&self) -> MutexGuard<'_, Vec<Bucket>> {
+        self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Bucket {
+    /// Until there is enough in it. More than it ever holds may be taken from a full one.
+    fn wait(&self, what: Use, now: Duration) -> Duration {
+        let count = what.of(self.limit.counts).min(self.limit.burst);
+        if count == 0 {
+            return Duration::ZERO;
+        }
+        let capacity = self.limit.time_of(self.limit.burst);
+        (self.full_at.max(now) + self.limit.time_of(count)).saturating_sub(now + capacity)
+    }
+
+    fn take(&mut self, what: Use, now: Duration) {
+        let count = what.of(self.limit.counts);
+        if count > 0 {
+            self.full_at = self.full_at.max(now) + self.limit.time_of(count);
+        }
+    }
+
+    /// How much of it is missing; more than it holds where more is owed.
+    fn taken(&self, now: Duration) -> u32 {
+        let one = self.limit.per.as_nanos() / u128::from(self.limit.count);
+        let missing = self.full_at.saturating_sub(now).as_nanos();
+        u32::try_from(missing.div_ceil(one.max(1))).unwrap_or(u32::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn limit(count: u32, per: Duration, burst: u32, delay: Duration) -> RateLimit {
+        RateLimit { count, per, burst, counts: Counted::Statements, delay }
+    }
+
+    fn statements(statements: u32) -> Use {
+        Use { statements, transactions: 0 }
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const NO_DELAY: Duration = Duration::ZERO;
+
+    #[test]
+    fn a_burst_and_then_one_by_one() {
+        let start = Instant::now();
+        let rates = Rates::new(start);
+        rates.limit(&[limit(10, SECOND, 3, NO_DELAY)], start);
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        for _ in 0..3 {
+            assert_eq!(rates.take(statements(1), at(0)), Ok(Duration::ZERO));
+        }
+        let exceeded = rates.take(statements(1), at(10)).unwrap_err();
+        assert_eq!(exceeded.wait, Duration::from_millis(90));
+        assert!(rates.take(statements(1), at(99)).is_err());
+        assert_eq!(rates.take(statements(1), at(100)), Ok(Duration::ZERO));
+        assert!(rates.take(statements(1), at(101)).is_err());
+        // What it does not count is free.
+        assert_eq!(rates.take(Use { statements: 0, transactions: 5 }, at(101)), Ok(Duration::ZERO));
+        // More than it holds, when it is full; and that is paid for.
+        assert_eq!(rates.take(statements(20), at(1000)), Ok(Duration::ZERO));
+        assert!(rates.take(statements(1), at(2700)).is_err());
+        assert_eq!(rates.take(statements(1), at(2800)), Ok(Duration::ZERO));
+    }
+
+    #[test]
+    fn the_second_of_two_limits_takes_nothing_from_the_first() {
+        let start = Instant::now();
+        let rates = Rates::new(start);
+        let hour = limit(2, SECOND * 3600, 2, NO_DELAY);
+        rates.limit(&[limit(10, SECOND, 10, NO_DELAY), hour.clone()], start);
+        assert!((0..2).all(|_| rates.take(statements(1), start).is_ok()));
+        for _ in 0..100 {
+            assert_eq!(rates.take(statements(1), start).unwrap_err().limit, hour);
+        }
+        rates.limit(&[limit(10, SECOND, 10, NO_DELAY)], start);
+        assert!((0..8).all(|_| rates.take(statements(1), start).is_ok()));
+        assert!(rates.take(statements(1), start).is_err());
+    }
+
+    #[test]
+    fn a_reload_gives_nothing_back() {
+        let start = Instant::now();
+        let rates = Rates::new(start);
+        rates.limit(&[limit(100, SECOND * 3600, 100, NO_DELAY)], start);
+        rates.owe(statements(60), start);
+        for (burst, left) in [(100, 40), (80, 20), (50, 0), (200, 140)] {
+            rates.limit(&[limit(100, SECOND * 3600, burst, NO_DELAY)], start);
+            let bucket = rates.buckets()[0].clone();
+            assert_eq!(burst.saturating_sub(bucket.taken(Duration::ZERO)), left, "{burst}");
+        }
+        // Another time is another limit.
+        rates.limit(&[limit(100, SECOND * 60, 100, NO_DELAY)], start);
+        assert_eq!(rates.take(statements(100), start), Ok(Duration::ZERO));
+    }
+
+    proptest! {
+        /// Whatever is asked when: in no time is more let through than the bucket holds and gains; those who wait are
+        /// let through in their order; and a refusal says when there is room.
+        #[test]
+        fn no_more_than_the_rate_in_order_and_never_stuck(
+            count in 1u32..50, burst in 1u32..20, delay_ms in 0u64..500,
+            asks in proptest::collection::vec((0u64..200, 1u32..4), 1..200),
+        ) {
+            let start = Instant::now();
+            let rates = Rates::new(start);
+            let limit = limit(count, SECOND, burst, Duration::from_millis(delay_ms));
+            rates.limit(std::slice::from_ref(&limit), start);
+            let mut now = start;
+            // When each that was let through goes on, and how many it is.
+            let mut let_through: Vec<(Instant, u32)> = Vec::new();
+            for (pause, many) in asks {
+                now += Duration::from_millis(pause);
+                let many = many.min(burst);
+                match rates.take(statements(many), now) {
+                    Ok(wait) => {
+                        prop_assert!(wait <= limit.delay);
+                        if let Some((last, _)) = let_through.last() {
+                            prop_assert!(wait.is_zero() || *last <= now + wait, "overtaken");
+                        }
+                        let_through.push((now + wait, many));
+                    }
+                    Err(exceeded) => {
+                        prop_assert!(exceeded.wait > limit.delay);
+                        let later = now + exceeded.wait - limit.delay;
+                        prop_assert!(rates.buckets()[0].wait(statements(many), later - start) <= limit.delay);
+                    }
+                }
+            }
+            for (index, (from, _)) in let_through.iter().enumerate() {
+                let mut sum = 0;
+                for (at, many) in &let_through[index..] {
+                    sum += many;
+                    let gained = at.saturating_duration_since(*from).as_secs_f64() * f64::from(count);
+                    prop_assert!(f64::from(sum) <= f64::from(burst) + gained + 1e-3, "{sum} in {:?}", *at - *from);
+                }
+            }
+        }
+    }
+}
