@@ -329,6 +329,10 @@ pub struct Tier {
     pub name: String,
     /// `None`: no ceiling.
     pub statement_timeout: Option<Duration>,
+    /// From a transaction's first statement to its end.
+    pub transaction_timeout: Option<Duration>,
+    /// Between two statements of a transaction.
+    pub idle_in_transaction_timeout: Option<Duration>,
     pub max_clients: Option<usize>,
     /// In place of the cluster's.
     pub consistency: Option<Consistency>,

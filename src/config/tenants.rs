@@ -70,6 +70,8 @@ pub(super) fn unlimited(name: &str) -> Tier {
     Tier {
         name: name.to_owned(),
         statement_timeout: None,
+        transaction_timeout: None,
+        idle_in_transaction_timeout: None,
         max_clients: None,
         consistency: None,
         max_pinned: None,
@@ -127,8 +129,16 @@ fn overridden(section: &Section, tier: Arc<Tier>) -> Arc<Tier> {
 }
 
 fn limits(section: &Section, tier: &mut Tier) {
-    if let Some(timeout) = section.get("statement_timeout").and_then(|item| statement_timeout(&item)) {
-        tier.statement_timeout = (!timeout.is_zero()).then_some(timeout);
+    let timeout = |key| section.get(key).and_then(|item| timeout(&item));
+    let ceilings = [
+        ("statement_timeout", &mut tier.statement_timeout),
+        ("transaction_timeout", &mut tier.transaction_timeout),
+        ("idle_in_transaction_timeout", &mut tier.idle_in_transaction_timeout),
+    ];
+    for (key, ceiling) in ceilings {
+        if let Some(timeout) = timeout(key) {
+            *ceiling = (!timeout.is_zero()).then_some(timeout);
+        }
     }
     if let Some(count) = section.get("max_clients").and_then(|item| item.count(1..=1_000_000)) {
         tier.max_clients = Some(count);
@@ -148,7 +158,7 @@ fn limits(section: &Section, tier: &mut Tier) {
 }
 
 /// PostgreSQL keeps it in whole milliseconds, in 32 bits.
-fn statement_timeout(item: &Item) -> Option<Duration> {
+fn timeout(item: &Item) -> Option<Duration> {
     let most = Duration::from_millis(i32::MAX as u64);
     let timeout = item.duration_or_zero(MILLISECOND..=most, "no ceiling")?;
     if timeout.subsec_nanos() % 1_000_000 != 0 {

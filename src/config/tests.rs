@@ -241,6 +241,8 @@ fn a_small_file_serves_every_database_without_limits() {
         Tier {
             name: "standard".into(),
             statement_timeout: None,
+            transaction_timeout: None,
+            idle_in_transaction_timeout: None,
             max_clients: None,
             consistency: None,
             max_pinned: None,

@@ -8,9 +8,9 @@ use super::Shared;
 use crate::cluster::Host;
 
 /// How often the watch looks.
-const BEAT: Duration = Duration::from_millis(100);
+const BEAT: Duration = Duration::from_millis(50);
 /// The server's own timeout comes first; this long after it the watch acts.
-const GRACE: Duration = Duration::from_millis(500);
+const GRACE: Duration = Duration::from_millis(100);
 /// From the cancel request to the closing of the server connection.
 const PATIENCE: Duration = Duration::from_secs(5);
 

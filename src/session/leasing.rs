@@ -653,13 +653,14 @@ impl Session {
     fn count_batch(&self, leased: &Leased) {
         let metrics = &leased.lease.pool().metrics;
         metrics.query_seconds.observe(leased.answered.saturating_duration_since(leased.since).as_secs_f64());
-        let overhead = leased.overhead + leased.answered.elapsed();
+        let now = Instant::now();
+        let overhead = leased.overhead + now.saturating_duration_since(leased.answered);
         self.metrics.proxy_overhead_seconds.observe(overhead.as_secs_f64());
         let status = self.ledger.status();
         if status == Status::Idle {
             metrics.transactions.inc();
         }
-        self.slot.statement_ends(status != Status::Idle);
+        self.slot.statement_ends(now, status);
     }
 }
 

@@ -36,7 +36,8 @@ use bytes::BytesMut;
 
 pub use deadline::{enforce_ceilings, leave_silent_replicas};
 pub use refusal::unknown_consistency;
-pub use slot::{Activity, Registry, Signal, Slot};
+use slot::CutOff;
+pub use slot::{Activity, Ceilings, Registry, Signal, Slot};
 pub use state::CONSISTENCY;
 
 use crate::cluster::{GreetingError, Group, Home, Moment, Place};
@@ -274,7 +275,8 @@ impl Session {
         let labels = [arrival.user.clone(), arrival.database.clone(), arrival.tenant.name.clone()];
         let ceiling = arrival.tenant.limits.statement_timeout;
         let server = lease.as_ref().map(|lease| lease.cancel.pid);
-        let slot = shared.registry.register(server, labels, arrival.protocol_minor, ceiling);
+        let ceilings = Ceilings::of(&arrival.tenant.limits);
+        let slot = shared.registry.register(server, labels, arrival.protocol_minor, ceilings);
         let registered = Registered { shared: shared.clone(), slot: slot.clone() };
         greeting.notices.iter().for_each(|notice| author::passed_on(&mut out, backend::NOTICE, notice));
         greet(&mut out, &greeting.parameters, &slot);
@@ -482,9 +484,13 @@ impl Session {
         self.tenant_metrics.timeouts.inc();
     }
 
-    fn ceiling_error(&self) -> PgError {
-        let ceiling = self.tenant.limits.statement_timeout.unwrap_or(Duration::ZERO);
-        refusal::over_ceiling(&self.tenant.name, ceiling)
+    fn ceiling_error(&self, over: CutOff) -> PgError {
+        let limits = &self.tenant.limits;
+        let (name, ceiling) = match over {
+            CutOff::Statement => ("statement", limits.statement_timeout),
+            CutOff::Transaction => ("transaction", limits.transaction_timeout),
+        };
+        refusal::over_ceiling(&self.tenant.name, name, ceiling.unwrap_or(Duration::ZERO))
     }
 }
 

@@ -94,10 +94,24 @@ pub(super) fn cancelled_in_queue() -> PgError {
         .detail("It was still waiting for a server connection and has not run.")
 }
 
-/// The statement was over its tenant's ceiling.
-pub(super) fn over_ceiling(tenant: &str, ceiling: Duration) -> PgError {
-    PgError::error("57014", "canceling statement due to statement timeout")
-        .detail(format!("The ceiling of tenant \"{tenant}\" is {} ms.", ceiling.as_millis()))
+/// The statement, or its transaction, was over its tenant's ceiling. `what`: `statement` or `transaction`.
+pub(super) fn over_ceiling(tenant: &str, what: &str, ceiling: Duration) -> PgError {
+    PgError::error("57014", format!("canceling statement due to {what} timeout")).detail(of_tenant(tenant, ceiling))
+}
+
+/// The transaction was over its tenant's ceiling while nothing ran in it.
+pub(super) fn transaction_timeout(tenant: &str, ceiling: Duration) -> PgError {
+    PgError::fatal("25P04", "terminating connection due to transaction timeout").detail(of_tenant(tenant, ceiling))
+}
+
+/// The transaction has waited for its next statement for longer than its tenant may.
+pub(super) fn idle_in_transaction_timeout(tenant: &str, ceiling: Duration) -> PgError {
+    PgError::fatal("25P03", "terminating connection due to idle-in-transaction timeout")
+        .detail(of_tenant(tenant, ceiling))
+}
+
+fn of_tenant(tenant: &str, ceiling: Duration) -> String {
+    format!("The ceiling of tenant \"{tenant}\" is {} ms.", ceiling.as_millis())
 }
 
 /// The server connection was lost.

@@ -14,7 +14,7 @@ use super::leasing::{NoLease, Settled};
 use super::ledger::Status;
 use super::replies::Broken;
 use super::request::Malformed;
-use super::slot::Signal;
+use super::slot::{CutOff, Signal};
 use super::{Leased, Session, refusal};
 use crate::cluster::Place;
 use crate::net::stream::Stream;
@@ -232,8 +232,14 @@ impl Session {
     /// Signals that matter in the state that the session is in.
     fn heeded(&self) -> u32 {
         let between = self.lease.is_none() || (self.ledger.settled() && self.ledger.status() == Status::Idle);
-        let always = Signal::Kill as u32 | Signal::End as u32 | Signal::HostLost as u32 | Signal::Fenced as u32;
+        let over = Signal::Kill as u32 | Signal::TransactionTimeout as u32 | Signal::IdleTimeout as u32;
+        let always = over | Signal::End as u32 | Signal::HostLost as u32 | Signal::Fenced as u32;
         if between && self.intake.at_boundary() { always | Signal::Shutdown as u32 } else { always }
+    }
+
+    /// A transaction is open, and everything in it is answered.
+    fn rests_in_transaction(&self) -> bool {
+        self.lease.is_some() && self.ledger.settled() && self.ledger.status() != Status::Idle
     }
 
     fn signalled(&mut self, signals: u32) -> Option<Result<(), PgError>> {
@@ -249,7 +255,16 @@ impl Session {
             self.tenant_timed_out();
             // The cancel had no effect: the server connection is closed, and with it the client's, which
             // is in the middle of an answer that will never be complete.
-            PgError { severity: crate::wire::error::Severity::Fatal, ..self.ceiling_error() }
+            let over = self.slot.was_cut_off().unwrap_or(CutOff::Statement);
+            PgError { severity: crate::wire::error::Severity::Fatal, ..self.ceiling_error(over) }
+        } else if is(Signal::TransactionTimeout) && self.rests_in_transaction() {
+            self.tenant_metrics.rejected("transaction_timeout");
+            let ceiling = self.tenant.limits.transaction_timeout.unwrap_or_default();
+            refusal::transaction_timeout(&self.tenant.name, ceiling)
+        } else if is(Signal::IdleTimeout) && self.rests_in_transaction() {
+            self.tenant_metrics.rejected("idle_in_transaction_timeout");
+            let ceiling = self.tenant.limits.idle_in_transaction_timeout.unwrap_or_default();
+            refusal::idle_in_transaction_timeout(&self.tenant.name, ceiling)
         } else {
             return None;
         };

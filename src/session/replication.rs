@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncWriteExt, copy};
 
-use super::{Arrival, Registered, Shared, Signal, greet, refusal, relay};
+use super::{Arrival, Ceilings, Registered, Shared, Signal, greet, refusal, relay};
 use crate::cluster::{Group, Place};
 use crate::net::stream::Stream;
 use crate::pool::CancelTarget;
@@ -55,7 +55,7 @@ pub async fn serve(
         }
     };
     let labels = [arrival.user, arrival.database, arrival.tenant.name.clone()];
-    let slot = shared.registry.register(Some(server.pid), labels, arrival.protocol_minor, None);
+    let slot = shared.registry.register(Some(server.pid), labels, arrival.protocol_minor, Ceilings::default());
     let _held = (Registered { shared: shared.clone(), slot: slot.clone() }, permit);
     shared.metrics.pinned("replication");
     let host = group.host(Place::Primary).config.clone();

@@ -410,9 +410,9 @@ impl Session {
             self.ledger.mute();
             return Verdict::Swallow;
         }
-        if error.code == "57014" && self.slot.was_cut_off() {
+        if let Some(over) = self.slot.was_cut_off().filter(|_| error.code == "57014") {
             self.tenant_timed_out();
-            return Verdict::Replace(Box::new(self.ceiling_error()));
+            return Verdict::Replace(Box::new(self.ceiling_error(over)));
         }
         if error.code == "57014" && error.message.ends_with("statement timeout") {
             self.tenant_timed_out();

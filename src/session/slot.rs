@@ -2,7 +2,7 @@
 //! what it is doing, and send it a signal.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -11,7 +11,8 @@ use atomic_waker::AtomicWaker;
 use rand::RngExt;
 use subtle::ConstantTimeEq;
 
-use crate::config::HostConfig;
+use super::ledger::Status;
+use crate::config::{HostConfig, Tier};
 use crate::pool::{CancelTarget, Fence};
 use crate::server::cancel::cancel;
 
@@ -37,6 +38,36 @@ pub enum Signal {
     HostLost = 16,
     /// The server at work is not the primary any more.
     Fenced = 32,
+    /// The transaction is over its ceiling, and nothing runs in it.
+    TransactionTimeout = 64,
+    /// The transaction has waited for its next statement for too long.
+    IdleTimeout = 128,
+}
+
+/// How long what a session does may take, by its tenant.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ceilings {
+    pub statement: Option<Duration>,
+    pub transaction: Option<Duration>,
+    pub idle_in_transaction: Option<Duration>,
+}
+
+impl Ceilings {
+    pub fn of(tier: &Tier) -> Self {
+        Self {
+            statement: tier.statement_timeout,
+            transaction: tier.transaction_timeout,
+            idle_in_transaction: tier.idle_in_transaction_timeout,
+        }
+    }
+}
+
+/// The ceiling for which a statement is cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum CutOff {
+    Statement = 1,
+    Transaction = 2,
 }
 
 /// What a session is doing.
@@ -61,10 +92,14 @@ pub struct Slot {
     base: Instant,
     /// Microseconds from `base` to the start of the running statement; 0 while none runs.
     busy_since: AtomicU64,
+    /// The same for the transaction; 0 also where it has failed, which has let go of everything.
+    transaction_since: AtomicU64,
+    /// The same for the wait for its next statement.
+    idle_since: AtomicU64,
     in_transaction: AtomicBool,
-    /// The tenant's ceiling on a statement.
-    ceiling: Option<Duration>,
-    cut_off: AtomicBool,
+    ceilings: Ceilings,
+    /// A [`CutOff`], or 0.
+    cut_off: AtomicU8,
 }
 
 /// For metrics.
@@ -119,30 +154,43 @@ impl Slot {
     }
 
     pub fn rests(&self) {
-        self.busy_since.store(0, Ordering::Relaxed);
-        self.in_transaction.store(false, Ordering::Relaxed);
+        self.statement_ends(Instant::now(), Status::Idle);
         *self.place() = Place::Idle;
     }
 
     /// A batch begins.
     pub fn statement_starts(&self, now: Instant) {
-        self.cut_off.store(false, Ordering::Relaxed);
+        self.cut_off.store(0, Ordering::Relaxed);
+        self.idle_since.store(0, Ordering::Relaxed);
+        if self.transaction_since.load(Ordering::Relaxed) == 0 {
+            self.transaction_since.store(self.at(now), Ordering::Relaxed);
+        }
         self.next_statement(now);
     }
 
     /// A statement of the batch has ended: the time of the next one runs from now.
     pub fn next_statement(&self, now: Instant) {
-        self.busy_since.store((now - self.base).as_micros() as u64 | 1, Ordering::Relaxed);
+        self.busy_since.store(self.at(now), Ordering::Relaxed);
     }
 
-    pub fn statement_ends(&self, in_transaction: bool) {
+    /// Everything is answered.
+    pub fn statement_ends(&self, now: Instant, status: Status) {
+        let idle_since = if status == Status::Idle { 0 } else { self.at(now) };
         self.busy_since.store(0, Ordering::Relaxed);
-        self.in_transaction.store(in_transaction, Ordering::Relaxed);
+        self.idle_since.store(idle_since, Ordering::Relaxed);
+        if status != Status::Transaction {
+            self.transaction_since.store(0, Ordering::Relaxed);
+        }
+        self.in_transaction.store(status != Status::Idle, Ordering::Relaxed);
     }
 
-    /// True when the statement that has just failed was cancelled for its tenant's ceiling.
-    pub fn was_cut_off(&self) -> bool {
-        self.cut_off.load(Ordering::Relaxed)
+    /// Why the statement that has just failed was cancelled, if it was for a ceiling of its tenant.
+    pub fn was_cut_off(&self) -> Option<CutOff> {
+        match self.cut_off.load(Ordering::Relaxed) {
+            1 => Some(CutOff::Statement),
+            2 => Some(CutOff::Transaction),
+            _ => None,
+        }
     }
 
     pub fn activity(&self) -> Activity {
@@ -155,13 +203,36 @@ impl Slot {
         }
     }
 
-    /// How long the running statement has been over its ceiling.
-    fn overdue(&self, now: Instant) -> Option<Duration> {
-        let since = match self.busy_since.load(Ordering::Relaxed) {
+    /// How long something has been over a ceiling.
+    fn overdue(&self, since: &AtomicU64, ceiling: Option<Duration>, now: Instant) -> Option<Duration> {
+        let since = match since.load(Ordering::Relaxed) {
             0 => return None,
             micros => self.base + Duration::from_micros(micros),
         };
-        now.saturating_duration_since(since).checked_sub(self.ceiling?)
+        now.saturating_duration_since(since).checked_sub(ceiling?)
+    }
+
+    /// The ceiling over which the session is, and by how much. `grace`: the server's own timeout of a statement comes
+    /// first.
+    fn over_ceiling(&self, now: Instant, grace: Duration) -> Option<(Overrun, Duration)> {
+        let Ceilings { statement, transaction, idle_in_transaction } = self.ceilings;
+        let statement = self.overdue(&self.busy_since, statement, now).and_then(|over| over.checked_sub(grace));
+        if let Some(over) = statement {
+            return Some((Overrun::Runs(CutOff::Statement), over));
+        }
+        if let Some(over) = self.overdue(&self.transaction_since, transaction, now) {
+            let runs = self.busy_since.load(Ordering::Relaxed) != 0;
+            let what =
+                if runs { Overrun::Runs(CutOff::Transaction) } else { Overrun::Rests(Signal::TransactionTimeout) };
+            return Some((what, over));
+        }
+        let over = self.overdue(&self.idle_since, idle_in_transaction, now)?;
+        Some((Overrun::Rests(Signal::IdleTimeout), over))
+    }
+
+    /// Since the base, and never 0.
+    fn at(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.base).as_micros() as u64 | 1
     }
 
     /// The server connection to cancel, held back until the guard goes; or the queue is left.
@@ -179,6 +250,15 @@ impl Slot {
     fn place(&self) -> std::sync::MutexGuard<'_, Place> {
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What is done about a session that is over a ceiling.
+#[derive(Debug, Clone, Copy)]
+enum Overrun {
+    /// What runs is cancelled.
+    Runs(CutOff),
+    /// Nothing runs: the session is told.
+    Rests(Signal),
 }
 
 /// All sessions of the process by the process id that their clients were told.
@@ -202,7 +282,7 @@ impl Registry {
         server: Option<i32>,
         [user, database, tenant]: [Arc<str>; 3],
         protocol_minor: u16,
-        ceiling: Option<Duration>,
+        ceilings: Ceilings,
     ) -> Arc<Slot> {
         let length = if protocol_minor >= 2 { LONG_KEY } else { SHORT_KEY };
         let mut key = vec![0; length];
@@ -223,9 +303,11 @@ impl Registry {
             waker: AtomicWaker::new(),
             base: self.base,
             busy_since: AtomicU64::new(0),
+            transaction_since: AtomicU64::new(0),
+            idle_since: AtomicU64::new(0),
             in_transaction: AtomicBool::new(false),
-            ceiling,
-            cut_off: AtomicBool::new(false),
+            ceilings,
+            cut_off: AtomicU8::new(0),
         });
         slots.insert(pid, slot.clone());
         slot
@@ -245,18 +327,23 @@ impl Registry {
         }
     }
 
-    /// Cuts off what is over its ceiling: first by a cancel, then, `patience` later, by closing the
-    /// server connection. To be called a few times a second. Returns how many were cancelled by tenant.
+    /// Cuts off what is over its ceiling: what runs first by a cancel, then, `patience` later, by closing the server
+    /// connection; a transaction in which nothing runs by that at once. To be called many times a second. Returns the
+    /// tenants of those that were cancelled.
     pub fn enforce_ceilings(&self, grace: Duration, patience: Duration) -> Vec<Arc<str>> {
         let now = Instant::now();
         let mut cut = Vec::new();
         for slot in self.all() {
-            let Some(over) = slot.overdue(now).and_then(|over| over.checked_sub(grace)) else { continue };
-            if over > patience {
-                slot.send(Signal::Kill);
-            } else if !slot.cut_off.swap(true, Ordering::Relaxed) {
-                cut.push(slot.tenant.clone());
-                tokio::spawn(async move { cancel_on_server(&slot).await });
+            match slot.over_ceiling(now, grace) {
+                None => {}
+                Some((Overrun::Rests(signal), _)) => slot.send(signal),
+                Some((Overrun::Runs(_), over)) if over > patience => slot.send(Signal::Kill),
+                Some((Overrun::Runs(why), _)) => {
+                    if slot.cut_off.swap(why as u8, Ordering::Relaxed) == 0 {
+                        cut.push(slot.tenant.clone());
+                        tokio::spawn(async move { cancel_on_server(&slot).await });
+                    }
+                }
             }
         }
         cut

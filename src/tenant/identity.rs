@@ -122,6 +122,8 @@ pub(super) mod tests {
         Arc::new(Tier {
             name: name.to_owned(),
             statement_timeout: Some(Duration::from_secs(seconds)),
+            transaction_timeout: None,
+            idle_in_transaction_timeout: None,
             max_clients,
             consistency: None,
             max_pinned: None,

@@ -75,6 +75,8 @@ impl Plan {
         let tier = Tier {
             name: "standard".into(),
             statement_timeout: None,
+            transaction_timeout: None,
+            idle_in_transaction_timeout: None,
             max_clients: None,
             consistency: None,
             max_pinned: None,

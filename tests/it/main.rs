@@ -3,6 +3,7 @@
 
 mod architecture;
 mod cancel;
+mod ceilings;
 mod clients;
 mod cost;
 mod demo;

@@ -1,0 +1,211 @@
+//! What a tenant's statements and transactions may take, and the ways around that which do not lead anywhere.
+
+use std::time::Duration;
+
+use pgweir::sandbox::User;
+
+use crate::support::primary_only::{config, proxy};
+use crate::support::proxy::Proxy;
+use crate::support::raw::{Frame, RawClient};
+use crate::support::stage::Stage;
+use crate::support::{connect, eventually, fresh_database, say, shared_cluster, unique};
+
+const SCHEMA: &str = "CREATE TABLE t (x int); INSERT INTO t VALUES (1); GRANT ALL ON t TO PUBLIC;
+    CREATE FUNCTION unbound() RETURNS text LANGUAGE sql SET statement_timeout = 0 AS 'SELECT pg_sleep(60)::text';
+    CREATE FUNCTION lifted() RETURNS void LANGUAGE plpgsql AS
+    $$ BEGIN PERFORM set_config('statement_timeout', '0', false); PERFORM pg_sleep(60); END $$;
+    CREATE PROCEDURE commits() LANGUAGE plpgsql AS
+    $$ BEGIN SET statement_timeout = 0; COMMIT; PERFORM pg_sleep(60); END $$;
+    CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(60); RETURN NEW; END $$;
+    CREATE TABLE triggered (x int); GRANT ALL ON triggered TO PUBLIC;
+    CREATE TRIGGER slow BEFORE INSERT ON triggered FOR EACH ROW EXECUTE FUNCTION slow();
+    CREATE VIEW sleepers AS SELECT pg_sleep(60)::text AS x; GRANT SELECT ON sleepers TO PUBLIC";
+
+/// What is sent, each when what was sent before is answered; the last sleeps for a minute.
+fn ways() -> Vec<Vec<Vec<u8>>> {
+    let texts = |texts: &[&str]| texts.iter().map(|text| say::query(text)).collect::<Vec<_>>();
+    let mut ways: Vec<_> = [
+        &["SELECT pg_sleep(60)"][..],
+        &["SET statement_timeout = 0", "SELECT pg_sleep(60)"],
+        &["SET SESSION statement_timeout TO '1h'", "SELECT pg_sleep(60)"],
+        &["SET statement_timeout = 0; SELECT pg_sleep(60)"],
+        &["BEGIN", "SET LOCAL statement_timeout = 0", "SELECT pg_sleep(60)"],
+        &["BEGIN; SET LOCAL statement_timeout = 0; SELECT pg_sleep(60)"],
+        &["BEGIN", "SAVEPOINT s; SET LOCAL statement_timeout = 0", "ROLLBACK TO s; SELECT pg_sleep(60)"],
+        &["SELECT set_config('statement_timeout', '0', false)", "SELECT pg_sleep(60)"],
+        &["SELECT set_config('statement_timeout', '0', false), pg_sleep(60)"],
+        &["BEGIN", "SELECT set_config('statement_timeout', '0', true)", "SELECT pg_sleep(60)"],
+        &["WITH lifted AS MATERIALIZED (SELECT set_config('statement_timeout', '0', false)) SELECT pg_sleep(60) FROM lifted"],
+        &["UPDATE pg_settings SET setting = '0' WHERE name = 'statement_timeout'", "SELECT pg_sleep(60)"],
+        &["RESET statement_timeout", "SELECT pg_sleep(60)"],
+        &["RESET ALL", "SELECT pg_sleep(60)"],
+        &["DISCARD ALL", "SELECT pg_sleep(60)"],
+        &["SET statement_timeout TO DEFAULT", "SELECT pg_sleep(60)"],
+        &["SELECT unbound()"],
+        &["SELECT lifted()"],
+        &["CALL commits()"],
+        &["DO $$ BEGIN PERFORM set_config('statement_timeout', '0', false); PERFORM pg_sleep(60); END $$"],
+        &["DO $$ BEGIN EXECUTE 'SET statement_timeout = 0'; COMMIT; PERFORM pg_sleep(60); END $$"],
+        &["DO $$ BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN PERFORM pg_sleep(60); END $$"],
+        &["SELECT pg_sleep(0.2); SELECT pg_sleep(0.2); SELECT pg_sleep(60)"],
+        &["INSERT INTO triggered VALUES (1)"],
+        &["SELECT * FROM sleepers"],
+        &["COPY (SELECT pg_sleep(60)) TO STDOUT"],
+        &["CREATE TEMP TABLE made AS SELECT pg_sleep(60)::text"],
+        &["EXPLAIN ANALYZE SELECT pg_sleep(60)"],
+        &["PREPARE p AS SELECT pg_sleep(60)", "SET statement_timeout = 0", "EXECUTE p"],
+        &["BEGIN; DECLARE c CURSOR FOR SELECT pg_sleep(60)", "SET LOCAL statement_timeout = 0; FETCH c"],
+        &["CREATE TEMP TABLE mine ()", "SET statement_timeout = 0", "SELECT pg_sleep(60)"],
+        &["SET ROLE none", "SET statement_timeout = 0", "SELECT pg_sleep(60)"],
+    ]
+    .iter()
+    .map(|way| texts(way))
+    .collect();
+    let sleep = say::batch("SELECT pg_sleep(60)", &[]);
+    ways.push(vec![sleep.clone()]);
+    ways.push(vec![say::batch("SET statement_timeout = 0", &[]), sleep.clone()]);
+    // One batch, and batches that do not wait for each other.
+    ways.push(vec![[say::run("SET statement_timeout = 0", &[]), sleep.clone()].concat()]);
+    ways.push(vec![[say::run("BEGIN", &[]), say::run("SET LOCAL statement_timeout = 0", &[]), sleep.clone()].concat()]);
+    // Row by row.
+    let rows = "SELECT pg_sleep(0.2) FROM generate_series(1, 300)";
+    ways.push(vec![[say::parse("", rows), say::bind("", "", &[]), say::execute("", 0), say::sync()].concat()]);
+    ways
+}
+
+fn code(frames: &[Frame]) -> Option<String> {
+    frames.iter().find_map(Frame::sqlstate)
+}
+
+#[tokio::test]
+async fn no_way_leads_around_the_ceiling_of_a_statement() {
+    const CEILING: &str = "[tiers.standard]\nstatement_timeout = \"300ms\"\n[pool]\nsize = 5\n";
+    let stage = Stage::set(SCHEMA).await;
+    let proxy = Proxy::start(&stage.config(CEILING).await).await;
+    for way in ways() {
+        let what = way.iter().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect::<Vec<_>>();
+        let mut client = RawClient::welcome(&stage.endpoint(proxy.port)).await;
+        let (last, before) = way.split_last().unwrap();
+        for bytes in before {
+            client.send(bytes).await.unwrap();
+            let (frames, end) = client.until_ready(1).await;
+            assert!(end.is_none() && code(&frames).is_none(), "{what:?}: {frames:?}");
+        }
+        client.send(last).await.unwrap();
+        let (frames, _) = client.until_ready(1).await;
+        assert_eq!(code(&frames).as_deref(), Some("57014"), "{what:?}: {frames:?}");
+        assert_eq!(running(&stage.database.name).await, "0", "{what:?} goes on");
+    }
+}
+
+/// Statements that the server is at.
+async fn running(database: &str) -> String {
+    let sql = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND query LIKE '%sleep%' \
+        AND state = 'active'"
+    );
+    shared_cluster().await.primary().psql(&sql).await.unwrap().trim().to_owned()
+}
+
+/// What a role, a database or a connection string say of it.
+#[tokio::test]
+async fn nor_do_defaults_lead_around_it() {
+    let cluster = shared_cluster().await;
+    let database = fresh_database("").await;
+    let roles = [(); 4].map(|()| format!("lifted_{}", unique()));
+    let users: Vec<_> = roles.iter().map(|role| User::new(role, "secret")).collect();
+    cluster.create_users(&users).await.unwrap();
+    let (name, [by_role, in_database, by_options, by_database]) = (&database.name, &roles);
+    database.sql(&format!("ALTER ROLE {by_role} SET statement_timeout = 0")).await;
+    database.sql(&format!("ALTER ROLE {in_database} IN DATABASE {name} SET statement_timeout = '1h'")).await;
+    database.sql(&format!("ALTER DATABASE {name} SET statement_timeout = '2h'")).await;
+    let ceiling = "[tiers.standard]\nstatement_timeout = \"300ms\"\n";
+    let all: Vec<&str> = roles.iter().map(String::as_str).collect();
+    let proxy = Proxy::start(&config(cluster, ceiling, &all)).await;
+    for (role, options) in [
+        (by_role, ""),
+        (in_database, ""),
+        (by_database, ""),
+        (by_options, "options=-c%20statement_timeout%3D0"),
+        (by_options, "options=--statement-timeout%3D1h%20-c%20statement_timeout%3D2h"),
+    ] {
+        let client = connect(&format!("{}?{options}", proxy.url(cluster, role, name))).await;
+        for _ in 0..2 {
+            let error = client.batch_execute("SELECT pg_sleep(60)").await.unwrap_err();
+            assert_eq!(error.code().map(|code| code.code()), Some("57014"), "{role} {options}");
+            client.batch_execute("RESET ALL; SET SESSION AUTHORIZATION DEFAULT").await.unwrap();
+        }
+    }
+}
+
+/// Which statements of a database are running, or wait for the next one of their transaction.
+async fn open(database: &str) -> String {
+    let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND xact_start IS NOT NULL");
+    shared_cluster().await.primary().psql(&sql).await.unwrap().trim().to_owned()
+}
+
+#[tokio::test]
+async fn a_transaction_ends_at_its_ceiling_whatever_goes_on_in_it() {
+    let stage = Stage::set(SCHEMA).await;
+    for mode in ["transaction", "session"] {
+        let more = format!("[tiers.standard]\ntransaction_timeout = \"400ms\"\n[pool]\nmode = \"{mode}\"\nsize = 2\n");
+        let proxy = Proxy::start(&stage.config(&more).await).await;
+        let mut client = RawClient::welcome(&stage.endpoint(proxy.port)).await;
+        // Short ones are nothing to it, however many.
+        for _ in 0..5 {
+            client.rows("BEGIN; UPDATE t SET x = x; SELECT pg_sleep(0.1); COMMIT").await;
+        }
+        client.rows("BEGIN; UPDATE t SET x = x").await;
+        let frames = client.query("SELECT pg_sleep(60)").await;
+        assert_eq!(code(&frames).as_deref(), Some("57014"), "{frames:?}");
+        let error = frames.iter().find(|frame| frame.tag == b'E').unwrap();
+        assert_eq!(error.field(b'M').as_deref(), Some("canceling statement due to transaction timeout"));
+        assert!(error.field(b'D').unwrap().contains("tenant \"default\" is 400 ms"), "{error:?}");
+        // A transaction that has failed is in nobody's way.
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        assert_eq!(frames.last().unwrap().status(), Some(b'E'));
+        assert_eq!(code(&client.query("ROLLBACK").await), None);
+        assert_eq!(client.rows("SELECT 1").await, ["1"]);
+
+        // In small pieces, and with nothing at all.
+        client.rows("BEGIN").await;
+        let ended = loop {
+            let (sent, pause) = (client.send(&say::query("SELECT pg_sleep(0.05)")).await, Duration::from_millis(20));
+            let (frames, end) = client.until_ready(1).await;
+            match (sent, code(&frames), end) {
+                (Ok(()), None, None) => tokio::time::sleep(pause).await,
+                (_, code, _) => break code,
+            }
+        };
+        assert!(matches!(ended.as_deref(), Some("57014" | "25P04")), "{ended:?}");
+        let mut idle = RawClient::welcome(&stage.endpoint(proxy.port)).await;
+        idle.rows("BEGIN; UPDATE t SET x = x").await;
+        let (frames, end) = idle.until_ready(1).await;
+        assert_eq!((code(&frames).as_deref(), end.is_some()), (Some("25P04"), true), "{frames:?}");
+        assert_eq!(frames[0].field(b'S').as_deref(), Some("FATAL"));
+        eventually("nothing is open on the server", async || open(&stage.database.name).await == "0").await;
+    }
+}
+
+#[tokio::test]
+async fn nobody_waits_in_a_transaction_for_longer_than_he_may() {
+    let database = fresh_database("CREATE TABLE t AS SELECT 1 AS x").await;
+    let proxy = proxy("[tiers.standard]\nidle_in_transaction_timeout = \"300ms\"\n[pool]\nsize = 2\n").await;
+    let url = proxy.url(shared_cluster().await, "postgres", &database.name);
+    // Whoever works, or has no transaction, takes his time.
+    let client = connect(&url).await;
+    client.batch_execute("BEGIN; SELECT pg_sleep(0.5); SELECT 1").await.unwrap();
+    client.batch_execute("COMMIT").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    client.batch_execute("SELECT 1").await.unwrap();
+    for lift in ["SELECT 1", "SET idle_in_transaction_session_timeout = 0", "SELECT 1/0"] {
+        let client = connect(&url).await;
+        client.batch_execute("BEGIN; UPDATE t SET x = x").await.unwrap();
+        // One fails.
+        let _ = client.batch_execute(lift).await;
+        eventually("the client is sent away", async || client.is_closed()).await;
+        eventually("nothing is open on the server", async || open(&database.name).await == "0").await;
+    }
+    let rejected = "pgweir_tenant_rejections_total{reason=\"idle_in_transaction_timeout\",tenant=\"default\"}";
+    assert_eq!(proxy.metric(rejected), 3.0);
+}
