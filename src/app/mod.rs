@@ -22,7 +22,7 @@ pub use error::StartError;
 pub use shutdown::Drained;
 pub use snapshot::{Snapshot, SnapshotError};
 
-use crate::auth::MockSecret;
+use crate::client::Lasting;
 use crate::config::{Config, Listen};
 use crate::listener::{self, ClientSocket, Door};
 use crate::metrics::{self, Metrics, Ready};
@@ -40,7 +40,7 @@ pub struct App {
     door: Arc<Door>,
     snapshots: Arc<Snapshots>,
     stopping: watch::Sender<bool>,
-    secret: MockSecret,
+    lasting: Lasting,
     readiness: Arc<Readiness>,
     addresses: Vec<SocketAddr>,
     socket_path: Option<PathBuf>,
@@ -61,11 +61,11 @@ impl App {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         files::raise_limit(FilesNeeded::of(&config));
         let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
-        let secret = MockSecret::random();
+        let lasting = Lasting::default();
         let sockets = bind(&config.listen)?;
         let http_listener = bind_http(&config).await?;
         let shared = Arc::new(Shared::new(metrics.clone(), CLASSIFIER_CACHE, config.log.statements));
-        let handshake = snapshot::prepare(config, secret.clone()).await?;
+        let handshake = snapshot::prepare(config, lasting.clone()).await?;
         let (snapshots, seen) = watch::channel(Arc::new(Snapshot::first(handshake, &metrics)));
         let (stopping, stops) = watch::channel(false);
         let door = Arc::new(Door::new(shared.clone(), seen, stops));
@@ -83,7 +83,7 @@ impl App {
             door,
             snapshots: Arc::new(Snapshots { current: snapshots, changing: Mutex::default() }),
             stopping,
-            secret,
+            lasting,
         };
         app.watches.spawn(enforce_ceilings(shared.clone()));
         app.watches.spawn(roles::follow(app.door.clone(), app.snapshots.clone()));
@@ -176,6 +176,6 @@ pub mod testing {
     pub async fn snapshot(metrics: &Arc<Metrics>) -> Snapshot {
         let url = |name: &str| (name == "DATABASE_URL").then(|| "postgres://u:p@127.0.0.1:1/app".to_owned());
         let config = from_env(&url).expect("the environment is complete");
-        Snapshot::first(snapshot::prepare(config, MockSecret::random()).await.expect("nothing to load"), metrics)
+        Snapshot::first(snapshot::prepare(config, Lasting::default()).await.expect("nothing to load"), metrics)
     }
 }

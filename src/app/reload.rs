@@ -12,7 +12,7 @@ impl App {
     /// Errors: TLS files or accounts that cannot be used; nothing has changed then.
     pub async fn reload(&self, config: Config) -> Result<(), SnapshotError> {
         let metrics = &self.door.shared.metrics;
-        let prepared = snapshot::prepare(config, self.secret.clone()).await;
+        let prepared = snapshot::prepare(config, self.lasting.clone()).await;
         let handshake = prepared.inspect_err(|_| metrics.reloaded("failed"))?;
         let _one_at_a_time = self.snapshots.changing.lock().await;
         let before = self.door.snapshot();

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::auth::{AccountError, MockSecret, ScramKeys};
-use crate::client::HandshakeContext;
+use crate::auth::{AccountError, ScramKeys};
+use crate::client::{HandshakeContext, Lasting};
 use crate::cluster::{Cluster, Place};
 use crate::config::{
     ClusterConfig, Config, Consistency, DatabaseConfig, HostConfig, PoolSettings, Roles, UserAuth, UserConfig,
@@ -41,10 +41,10 @@ pub enum SnapshotError {
 
 /// Reads the TLS files and prepares the users' logins: about a millisecond for each plain password, off
 /// the threads that serve clients.
-pub async fn prepare(config: Config, secret: MockSecret) -> Result<HandshakeContext, SnapshotError> {
+pub async fn prepare(config: Config, lasting: Lasting) -> Result<HandshakeContext, SnapshotError> {
     let work = move || {
         let tls = config.listen.tls.as_ref().map(Acceptor::load).transpose()?.map(Arc::new);
-        Ok(HandshakeContext::new(Arc::new(config), tls, secret)?)
+        Ok(HandshakeContext::new(Arc::new(config), tls, lasting)?)
     };
     match tokio::task::spawn_blocking(work).await {
         Ok(outcome) => outcome,
@@ -243,7 +243,7 @@ mod tests {
     }
 
     async fn prepared(config: Config) -> HandshakeContext {
-        prepare(config, MockSecret::random()).await.unwrap()
+        prepare(config, Lasting::default()).await.unwrap()
     }
 
     async fn first(config: Config) -> (Snapshot, Arc<Metrics>) {

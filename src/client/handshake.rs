@@ -12,6 +12,7 @@ use crate::auth::{AccountError, Accounts, MockSecret, ScramKeys};
 use crate::config::{Config, DatabaseConfig, UserConfig};
 use crate::net::Stream;
 use crate::net::tls::{Acceptor, ClientTls};
+use crate::tenant::Attempts;
 use crate::wire::author;
 use crate::wire::error::PgError;
 use crate::wire::options;
@@ -20,22 +21,36 @@ use crate::wire::startup::{FirstPacket, Startup};
 /// Startup parameters with this prefix are for us and not for a server.
 const OUR_PREFIX: &str = "pgweir.";
 
+/// What outlives a configuration. Made once for a process.
+#[derive(Clone)]
+pub struct Lasting {
+    pub secret: MockSecret,
+    pub attempts: Arc<Attempts>,
+}
+
+impl Default for Lasting {
+    fn default() -> Self {
+        Self { secret: MockSecret::random(), attempts: Arc::default() }
+    }
+}
+
 /// What a handshake needs to know. Made for one configuration and shared by its connections; a
-/// reload makes another with the same [`MockSecret`].
+/// reload makes another with the same [`Lasting`].
 pub struct HandshakeContext {
     pub config: Arc<Config>,
     /// TLS as loaded from `config.listen.tls`.
     pub tls: Option<Arc<Acceptor>>,
     accounts: Accounts,
+    attempts: Arc<Attempts>,
 }
 
 impl HandshakeContext {
     /// Computes for about a millisecond for each user with a plain password.
     ///
     /// Errors: a stored SCRAM verifier that is not one.
-    pub fn new(config: Arc<Config>, tls: Option<Arc<Acceptor>>, secret: MockSecret) -> Result<Self, AccountError> {
-        let accounts = Accounts::new(&config.users, secret)?;
-        Ok(Self { config, tls, accounts })
+    pub fn new(config: Arc<Config>, tls: Option<Arc<Acceptor>>, lasting: Lasting) -> Result<Self, AccountError> {
+        let accounts = Accounts::new(&config.users, lasting.secret)?;
+        Ok(Self { config, tls, accounts, attempts: lasting.attempts })
     }
 
     pub(super) fn accounts(&self) -> &Accounts {
@@ -314,6 +329,8 @@ async fn enter(
     if context.config.listen.tls.as_ref().is_some_and(|tls| tls.required) && !may_skip_tls(&inbound.stream) {
         return Err(tls_required(name).into());
     }
+    let address = inbound.stream.peer().map(|peer| peer.ip());
+    context.attempts.admit(&context.config.listen.login_limits, address, name)?;
     let (account, suffix) = account(&context.config, name);
     let client = Client { name, account, tls: tls.as_ref() };
     let scram_keys = authenticate::authenticate(inbound, context.accounts(), &client).await?;

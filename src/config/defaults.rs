@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use super::{Listen, Log, LogFormat, PoolMode, PoolSettings};
+use super::{Listen, Log, LogFormat, LoginLimits, PoolMode, PoolSettings};
 
 /// How often the hosts are asked for their WAL positions.
 /// Where servers are asked for their roles.
@@ -30,6 +30,7 @@ impl Default for Listen {
             startup_timeout: Duration::from_secs(15),
             max_startup_packet: 10_000,
             tcp_keepalive: Duration::from_secs(60),
+            login_limits: LoginLimits::default(),
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
+use super::rates::rate;
 use super::reader::{Item, Section};
 use super::secrets::{Surroundings, warn_if_readable_by_all};
 use super::{Http, Listen, ListenTls, Log, LogFormat};
@@ -41,6 +42,11 @@ pub(super) fn listen(section: Section, around: &Surroundings) -> Listen {
     set(&mut listen.max_startup_packet, section.get("max_startup_packet").and_then(|item| item.size(512..=1 << 20)));
     let keepalive = Duration::from_secs(1)..=DAY;
     set(&mut listen.tcp_keepalive, section.get("tcp_keepalive").and_then(|item| item.duration(keepalive)));
+    if let Some(limits) = section.get("login_limits").and_then(|item| item.section()) {
+        listen.login_limits.per_address = limits.get("per_address").and_then(|item| rate(&item));
+        listen.login_limits.per_user = limits.get("per_user").and_then(|item| rate(&item));
+        limits.finish();
+    }
     section.finish();
     listen
 }

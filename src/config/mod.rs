@@ -33,7 +33,7 @@ pub use env::from_env;
 pub use error::{ConfigError, ConfigErrors};
 pub use listen::parse_address;
 pub use load::load;
-pub use rates::{Counted, RateLimit, show_wait};
+pub use rates::{Counted, Rate, RateLimit, show_wait};
 pub use tenancy::{Pattern, Source, Tenancy, Unknown};
 pub use tenants::DEFAULT_TENANT;
 pub use units::{NEVER, show_duration, show_size};
@@ -81,6 +81,16 @@ pub struct Listen {
     /// Largest startup packet, in bytes (PostgreSQL's own limit is 10,000).
     pub max_startup_packet: usize,
     pub tcp_keepalive: Duration,
+    pub login_limits: LoginLimits,
+}
+
+/// How often clients may try to log in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LoginLimits {
+    /// From one IP address; of IPv6, from one network of 64 bits.
+    pub per_address: Option<Rate>,
+    /// Of one user's name, whether there is such a user or not.
+    pub per_user: Option<Rate>,
 }
 
 /// TLS offered to clients.

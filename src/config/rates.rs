@@ -1,4 +1,4 @@
-//! `rate_limits`: how often a tenant may do something.
+//! How often something may be done: `rate_limits` of tenants, and attempts to log in.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,14 +8,20 @@ use super::reader::Item;
 use super::units::show_duration;
 
 /// A token bucket: it holds `burst` and gains `count` in each `per`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RateLimit {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
     /// At least 1.
     pub count: u32,
     /// A second, a minute, an hour or a day.
     pub per: Duration,
     /// At least 1.
     pub burst: u32,
+}
+
+/// How often a tenant may do something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RateLimit {
+    pub rate: Rate,
     pub counts: Counted,
     /// What comes too early waits for at most this long, and is refused where that would not be enough.
     pub delay: Duration,
@@ -30,16 +36,23 @@ pub enum Counted {
     Transactions,
 }
 
-impl RateLimit {
+impl Rate {
     /// What so many are worth.
     pub fn time_of(&self, count: u32) -> Duration {
         let nanos = self.per.as_nanos() * u128::from(count) / u128::from(self.count);
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
+    /// `s`, `min`, `h` or `d`.
+    pub fn unit(&self) -> &'static str {
+        UNITS.iter().find(|(_, per)| *per == self.per).map_or("unit", |(unit, _)| unit)
+    }
+}
+
+impl RateLimit {
     /// It counts the same in the same time.
     pub fn counts_like(&self, other: &Self) -> bool {
-        (self.counts, self.per) == (other.counts, other.per)
+        (self.counts, self.rate.per) == (other.counts, other.rate.per)
     }
 }
 
@@ -50,8 +63,7 @@ impl fmt::Display for RateLimit {
             Counted::Statements => "statements",
             Counted::Transactions => "transactions",
         };
-        let per = UNITS.iter().find(|(_, per)| *per == self.per);
-        write!(f, "{} {what} per {}", self.count, per.map_or("unit", |(unit, _)| unit))
+        write!(f, "{} {what} per {}", self.rate.count, self.rate.unit())
     }
 }
 
@@ -79,8 +91,7 @@ pub(super) fn rate_limits(item: &Item) -> Vec<RateLimit> {
 
 fn rate_limit(item: &Item) -> Option<RateLimit> {
     if item.is_string() {
-        let (count, per) = rate(item)?;
-        return Some(RateLimit { count, per, burst: count, counts: Counted::Statements, delay: Duration::ZERO });
+        return Some(RateLimit { rate: rate(item)?, counts: Counted::Statements, delay: Duration::ZERO });
     }
     let section = item.section_or("a rate such as \"100/s\", or a table with a `rate`")?;
     let rate = section.require("rate", "a rate such as \"100/s\"").and_then(|item| rate(&item));
@@ -88,17 +99,18 @@ fn rate_limit(item: &Item) -> Option<RateLimit> {
     let counts = section.get("counts").and_then(|item| item.choice(&COUNTED)).unwrap_or(Counted::Statements);
     let delay = section.get("delay").and_then(|item| item.duration_or_zero(MILLISECOND..=LONGEST_DELAY, "none"));
     section.finish();
-    let (count, per) = rate?;
-    let burst = burst.map_or(count, |burst| burst as u32);
-    Some(RateLimit { count, per, burst, counts, delay: delay.unwrap_or_default() })
+    let rate = rate?;
+    let rate = Rate { burst: burst.map_or(rate.burst, |burst| burst as u32), ..rate };
+    Some(RateLimit { rate, counts, delay: delay.unwrap_or_default() })
 }
 
-fn rate(item: &Item) -> Option<(u32, Duration)> {
+/// `"100/s"`: as many may come at once.
+pub(super) fn rate(item: &Item) -> Option<Rate> {
     let text = item.string()?;
     let parsed = text.split_once('/').and_then(|(count, unit)| {
         let count = count.trim().parse().ok().filter(|count| (1..=MOST).contains(count))?;
         let (_, per) = UNITS.iter().find(|(known, _)| *known == unit.trim())?;
-        Some((count, *per))
+        Some(Rate { count, per: *per, burst: count })
     });
     parsed.or_else(|| item.expected(format!("a rate such as \"100/s\": from 1 to {MOST}, per s, min, h or d")))
 }

@@ -157,6 +157,7 @@ fn reason(error: &PgError) -> &'static str {
         "08P01" => "protocol",
         "3D000" | "42501" => "database",
         "53300" => "too_many_clients",
+        "53400" => "login_limits",
         _ => "other",
     }
 }

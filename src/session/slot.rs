@@ -338,12 +338,11 @@ impl Registry {
                 None => {}
                 Some((Overrun::Rests(signal), _)) => slot.send(signal),
                 Some((Overrun::Runs(_), over)) if over > patience => slot.send(Signal::Kill),
-                Some((Overrun::Runs(why), _)) => {
-                    if slot.cut_off.swap(why as u8, Ordering::Relaxed) == 0 {
-                        cut.push(slot.tenant.clone());
-                        tokio::spawn(async move { cancel_on_server(&slot).await });
-                    }
+                Some((Overrun::Runs(why), _)) if slot.cut_off.swap(why as u8, Ordering::Relaxed) == 0 => {
+                    cut.push(slot.tenant.clone());
+                    tokio::spawn(async move { cancel_on_server(&slot).await });
                 }
+                Some((Overrun::Runs(_), _)) => {}
             }
         }
         cut

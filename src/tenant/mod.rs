@@ -1,6 +1,7 @@
 //! Who a client belongs to, and what it is held to: identity, limits and the count of live clients.
 //! No I/O and no clock here.
 
+mod attempts;
 mod identity;
 mod rate;
 mod timeout;
@@ -13,6 +14,7 @@ use crate::config::{Pinning, Tier, show_wait};
 use crate::wire::error::{PgError, Severity};
 use rate::{Exceeded, Rates};
 
+pub use attempts::Attempts;
 pub use identity::{Tenants, Traits};
 pub use rate::Use;
 pub use timeout::{clamp, parse_guc_milliseconds};

@@ -7,7 +7,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::config::{Counted, RateLimit};
+use crate::config::{Counted, Rate, RateLimit};
 
 /// What is about to be done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -38,13 +38,20 @@ pub struct Exceeded {
 pub(super) struct Rates {
     /// Instants count from here.
     base: Instant,
-    buckets: Mutex<Vec<Bucket>>,
+    buckets: Mutex<Vec<Limited>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Bucket {
+struct Limited {
     limit: RateLimit,
-    full_at: Duration,
+    bucket: Bucket,
+}
+
+/// One bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Bucket {
+    rate: Rate,
+    pub full_at: Duration,
 }
 
 impl Rates {
@@ -59,13 +66,13 @@ impl Rates {
         let now = self.since(now);
         let mut buckets = self.buckets();
         let next = limits.iter().map(|limit| {
-            let before = buckets.iter().find(|bucket| bucket.limit.counts_like(limit));
+            let before = buckets.iter().find(|before| before.limit.counts_like(limit)).map(|before| before.bucket);
             let full_at = match before {
                 None => now,
-                Some(before) if before.limit == *limit => before.full_at,
-                Some(before) => now + limit.time_of(before.taken(now)),
+                Some(before) if before.rate == limit.rate => before.full_at,
+                Some(before) => now + limit.rate.time_of(before.taken(now)),
             };
-            Bucket { limit: limit.clone(), full_at }
+            Limited { limit: limit.clone(), bucket: Bucket { rate: limit.rate, full_at } }
         });
         *buckets = next.collect();
     }
@@ -76,13 +83,13 @@ impl Rates {
     pub fn take(&self, what: Use, now: Instant) -> Result<Duration, Exceeded> {
         let now = self.since(now);
         let mut buckets = self.buckets();
-        let waits = buckets.iter().map(|bucket| (bucket, bucket.wait(what, now)));
-        let exceeded = waits.clone().filter(|(bucket, wait)| *wait > bucket.limit.delay).max_by_key(|(_, wait)| *wait);
-        if let Some((bucket, wait)) = exceeded {
-            return Err(Exceeded { limit: bucket.limit.clone(), wait });
+        let waits = buckets.iter().map(|limited| (&limited.limit, limited.wait(what, now)));
+        let exceeded = waits.clone().filter(|(limit, wait)| *wait > limit.delay).max_by_key(|(_, wait)| *wait);
+        if let Some((limit, wait)) = exceeded {
+            return Err(Exceeded { limit: limit.clone(), wait });
         }
         let wait = waits.map(|(_, wait)| wait).max().unwrap_or_default();
-        buckets.iter_mut().for_each(|bucket| bucket.take(what, now));
+        buckets.iter_mut().for_each(|limited| limited.take(what, now));
         Ok(wait)
     }
 
@@ -90,9 +97,9 @@ impl Rates {
     pub fn take_at_once(&self, what: Use, now: Instant) -> bool {
         let now = self.since(now);
         let mut buckets = self.buckets();
-        let free = buckets.iter().all(|bucket| bucket.wait(what, now).is_zero());
+        let free = buckets.iter().all(|limited| limited.wait(what, now).is_zero());
         if free {
-            buckets.iter_mut().for_each(|bucket| bucket.take(what, now));
+            buckets.iter_mut().for_each(|limited| limited.take(what, now));
         }
         free
     }
@@ -100,39 +107,56 @@ impl Rates {
     /// Takes what cannot be refused: whoever comes next waits for it.
     pub fn owe(&self, what: Use, now: Instant) {
         let now = self.since(now);
-        self.buckets().iter_mut().for_each(|bucket| bucket.take(what, now));
+        self.buckets().iter_mut().for_each(|limited| limited.take(what, now));
     }
 
     fn since(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.base)
     }
 
-    fn buckets(&self) -> MutexGuard<'_, Vec<Bucket>> {
+    fn buckets(&self) -> MutexGuard<'_, Vec<Limited>> {
         self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Bucket {
-    /// Until there is enough in it. More than it ever holds may be taken from a full one.
+impl Limited {
     fn wait(&self, what: Use, now: Duration) -> Duration {
-        let count = what.of(self.limit.counts).min(self.limit.burst);
-        if count == 0 {
-            return Duration::ZERO;
-        }
-        let capacity = self.limit.time_of(self.limit.burst);
-        (self.full_at.max(now) + self.limit.time_of(count)).saturating_sub(now + capacity)
+        self.bucket.wait(what.of(self.limit.counts), now)
     }
 
     fn take(&mut self, what: Use, now: Duration) {
-        let count = what.of(self.limit.counts);
+        self.bucket.take(what.of(self.limit.counts), now);
+    }
+}
+
+impl Bucket {
+    pub fn full(rate: Rate, now: Duration) -> Self {
+        Self { rate, full_at: now }
+    }
+
+    pub fn has(&self, rate: Rate) -> bool {
+        self.rate == rate
+    }
+
+    /// Until there is enough in it. More than it ever holds may be taken from a full one.
+    pub fn wait(&self, count: u32, now: Duration) -> Duration {
+        let count = count.min(self.rate.burst);
+        if count == 0 {
+            return Duration::ZERO;
+        }
+        let capacity = self.rate.time_of(self.rate.burst);
+        (self.full_at.max(now) + self.rate.time_of(count)).saturating_sub(now + capacity)
+    }
+
+    pub fn take(&mut self, count: u32, now: Duration) {
         if count > 0 {
-            self.full_at = self.full_at.max(now) + self.limit.time_of(count);
+            self.full_at = self.full_at.max(now) + self.rate.time_of(count);
         }
     }
 
     /// How much of it is missing; more than it holds where more is owed.
     fn taken(&self, now: Duration) -> u32 {
-        let one = self.limit.per.as_nanos() / u128::from(self.limit.count);
+        let one = self.rate.per.as_nanos() / u128::from(self.rate.count);
         let missing = self.full_at.saturating_sub(now).as_nanos();
         u32::try_from(missing.div_ceil(one.max(1))).unwrap_or(u32::MAX)
     }
@@ -145,7 +169,7 @@ mod tests {
     use super::*;
 
     fn limit(count: u32, per: Duration, burst: u32, delay: Duration) -> RateLimit {
-        RateLimit { count, per, burst, counts: Counted::Statements, delay }
+        RateLimit { rate: Rate { count, per, burst }, counts: Counted::Statements, delay }
     }
 
     fn statements(statements: u32) -> Use {
@@ -200,7 +224,7 @@ mod tests {
         rates.owe(statements(60), start);
         for (burst, left) in [(100, 40), (80, 20), (50, 0), (200, 140)] {
             rates.limit(&[limit(100, SECOND * 3600, burst, NO_DELAY)], start);
-            let bucket = rates.buckets()[0].clone();
+            let bucket = rates.buckets()[0].bucket;
             assert_eq!(burst.saturating_sub(bucket.taken(Duration::ZERO)), left, "{burst}");
         }
         // Another time is another limit.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
-use pgweir::auth::MockSecret;
+use pgweir::client::Lasting;
 use pgweir::client::{Accepted, HandshakeContext, HandshakeError, accept};
 use pgweir::config::*;
 use pgweir::net::Stream;
@@ -42,7 +42,7 @@ impl Plan {
 
     pub fn context(self) -> HandshakeContext {
         let tls = self.tls.as_ref().map(|tls| Arc::new(Acceptor::load(tls).unwrap()));
-        HandshakeContext::new(Arc::new(self.config()), tls, MockSecret::random()).unwrap()
+        HandshakeContext::new(Arc::new(self.config()), tls, Lasting::default()).unwrap()
     }
 
     fn config(self) -> Config {
@@ -93,6 +93,7 @@ impl Plan {
                 startup_timeout: Duration::from_secs(10),
                 max_startup_packet: 10_000,
                 tcp_keepalive: Duration::from_secs(60),
+                login_limits: LoginLimits::default(),
             },
             http: None,
             log: Log { level: "info".into(), format: LogFormat::Text, statements: false },

@@ -195,3 +195,36 @@ async fn a_reload_gives_nothing_back() {
     assert_eq!(let_through(&client, 100).await, 5);
     assert_eq!(let_through(&proxy.connect(&database.name).await, 100).await, 0);
 }
+
+/// Attempts count, whatever comes of them, and a reload does not begin anew.
+#[tokio::test]
+async fn so_many_attempts_to_log_in() {
+    let cluster = shared_cluster().await;
+    let with = |limits: &str| config(cluster, &format!("[listen]\nlogin_limits = {{ {limits} }}\n"), &["postgres"]);
+    for (limits, who, same) in [
+        ("per_address = \"4/h\"", "from address 127.0.0.1", "nobody"),
+        ("per_user = \"4/h\"", "of user \"postgres\"", "postgres"),
+    ] {
+        let proxy = Proxy::start(&with(limits)).await;
+        let right = proxy.url(cluster, "postgres", "postgres");
+        let wrong = format!("postgres://{same}:wrong@127.0.0.1:{}/postgres", proxy.port);
+        for url in [&wrong, &right, &wrong] {
+            match url == &right {
+                true => drop(connect(url).await),
+                false => assert_eq!(proxy.refusal(url).await.code().code(), "28P01"),
+            }
+        }
+        proxy.reload(&with(limits)).await.unwrap();
+        drop(connect(&right).await);
+        for url in [&right, &wrong] {
+            let refusal = proxy.refusal(url).await;
+            assert_eq!((refusal.code().code(), refusal.severity()), ("53400", "FATAL"));
+            assert_eq!(refusal.message(), format!("too many login attempts {who}: 4 per h allowed"));
+        }
+        assert_eq!(proxy.metric("pgweir_client_refusals_total{reason=\"login_limits\"}"), 2.0);
+        // Another user has his own, but no other address.
+        let other = format!("postgres://other:wrong@127.0.0.1:{}/postgres", proxy.port);
+        let code = if who.starts_with("from") { "53400" } else { "28P01" };
+        assert_eq!(proxy.refusal(&other).await.code().code(), code);
+    }
+}
