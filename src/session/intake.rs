@@ -42,8 +42,8 @@ pub(super) struct Intake {
     verdicts: VecDeque<Verdict>,
     /// After an error of ours: everything up to the next `Sync` is dropped.
     skipping: bool,
-    /// The next message was counted for the tenant's rate limits, and has not been taken yet.
-    paid: bool,
+    /// Bytes at the front of the buffer that were counted for the tenant's rate limits.
+    paid: u32,
     /// For each `Bind` among the admitted or gathered messages, in order: its portal, by a hash of the name, and whether
     /// that is described before anything else is bound to it.
     bound: VecDeque<(u64, bool)>,
@@ -131,13 +131,18 @@ impl Intake {
         self.open = false;
     }
 
-    /// The next message was counted for the tenant's rate limits: by itself, or with its batch.
-    pub(super) fn is_paid(&self) -> bool {
-        self.paid || self.admitted > 0
+    /// So many bytes were counted for the tenant's rate limits: with their batch, or as they are sent once more.
+    pub(super) fn has_paid(&self, bytes: usize) -> bool {
+        self.paid as usize >= bytes
     }
 
-    pub(super) fn set_paid(&mut self, paid: bool) {
-        self.paid = paid;
+    pub(super) fn paid(&mut self, bytes: usize) {
+        self.paid = u32::try_from(bytes).unwrap_or(u32::MAX);
+    }
+
+    fn taken(&mut self, bytes: usize) {
+        self.admitted = self.admitted.saturating_sub(bytes);
+        self.paid = self.paid.saturating_sub(u32::try_from(bytes).unwrap_or(u32::MAX));
     }
 
     /// Nothing is half taken, and nothing is to be dropped.
@@ -246,7 +251,7 @@ impl Session {
             leased.lease.outbound.push(&data[..count]);
         }
         self.inbound.consume(count);
-        self.intake.admitted = self.intake.admitted.saturating_sub(count);
+        self.intake.taken(count);
         let left = left - count;
         self.intake.streaming = (left > 0).then_some(Streaming { left, to_server });
         (left > 0).then_some(Step::NeedClient)
@@ -636,7 +641,7 @@ impl Session {
 
     fn consume(&mut self, count: usize) {
         self.inbound.consume(count);
-        self.intake.admitted = self.intake.admitted.saturating_sub(count);
+        self.intake.taken(count);
     }
 }
 

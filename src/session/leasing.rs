@@ -613,7 +613,9 @@ impl Session {
         }
         self.effects = Effects::NONE;
         self.intake.restart();
+        let left = self.inbound.data().len();
         let whole = self.inbound.rewind();
+        self.intake.paid(self.inbound.data().len() - left);
         debug_assert!(whole, "what is to be sent again was let go");
     }
 

@@ -23,12 +23,10 @@ impl Session {
 
     /// For a batch that is about to be routed.
     pub(super) async fn pay(&mut self, batch: &Batch) -> Result<(), NoLease> {
-        // One that is run again has been paid for.
-        if self.attempts > 0 || self.refused {
+        if self.intake.has_paid(batch.len) {
             return Ok(());
         }
-        let transactions = u32::from(!self.is_opened());
-        let what = Use { statements: u32::from(batch.statements), transactions };
+        let what = self.unpaid(batch, !self.is_opened());
         let wait = self.tenant.pay(what, Instant::now()).map_err(|error| NoLease::Refused(self.rated(error)))?;
         if !wait.is_zero() {
             self.shared.metrics.delayed(&self.tenant.name);
@@ -37,18 +35,34 @@ impl Session {
             self.slot.rests();
             waited?;
         }
+        self.intake.paid(batch.len);
         Ok(())
     }
 
     /// For a batch that goes where the one before it went: false where it would have to wait.
-    pub(super) fn pays_at_once(&self, batch: &Batch) -> bool {
-        let what = Use { statements: u32::from(batch.statements), transactions: 1 };
-        !self.tenant.is_rated() || self.tenant.pays_at_once(what, Instant::now())
+    pub(super) fn pays_at_once(&mut self, batch: &Batch) -> bool {
+        if !self.tenant.is_rated() || self.intake.has_paid(batch.len) {
+            return true;
+        }
+        let what = self.unpaid(batch, true);
+        let paid = self.tenant.pays_at_once(what, Instant::now());
+        if paid {
+            self.intake.paid(batch.len);
+        }
+        paid
     }
 
-    /// For a message that is not part of a batch which was paid for.
-    pub(super) fn pay_for(&mut self, leased: &Leased, request: Request<'_>) -> Result<(), PgError> {
-        if !self.tenant.is_rated() || self.intake.is_paid() {
+    /// Its first message may have been paid for by itself, before it was known that it would have to wait for what was
+    /// sent before.
+    fn unpaid(&self, batch: &Batch, begins: bool) -> Use {
+        let first = !self.intake.has_paid(1);
+        let statements = u32::from(batch.statements).saturating_sub(u32::from(!first));
+        Use { statements, transactions: u32::from(begins && first) }
+    }
+
+    /// For a message, of `len` bytes, that is not part of a batch which was paid for.
+    pub(super) fn pay_for(&mut self, leased: &Leased, request: Request<'_>, len: usize) -> Result<(), PgError> {
+        if !self.tenant.is_rated() || self.intake.has_paid(len) {
             return Ok(());
         }
         let (statements, tx) = match request {
@@ -57,7 +71,7 @@ impl Session {
             Request::LongQuery | Request::FunctionCall => (1, TxControl::None),
             _ => return Ok(()),
         };
-        self.intake.set_paid(true);
+        self.intake.paid(len);
         let begins = self.ledger.status() == Status::Idle && !self.ledger.is_unsynced();
         let what = Use { statements, transactions: u32::from(begins) };
         let goes_on = matches!(tx, TxControl::End | TxControl::Inside) || self.ledger.status() == Status::Failed;

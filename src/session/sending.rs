@@ -41,11 +41,10 @@ impl Session {
     /// The one place where a message of the client meets a server connection. `frame` is what is here
     /// of its `len` bytes.
     pub(super) fn send(&mut self, leased: &mut Leased, request: Request<'_>, frame: &[u8], len: usize) -> Sent {
-        let course = match self.pay_for(leased, request) {
+        let course = match self.pay_for(leased, request, len) {
             Ok(()) => self.course(leased, request, len),
             Err(error) => Done(self.refuse_request(leased, request, error)),
         };
-        self.intake.set_paid(matches!(course, Done(Sent::Not(_))));
         match course {
             Done(sent) => return sent,
             Unanswered => {}

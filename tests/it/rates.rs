@@ -6,7 +6,7 @@ use crate::support::primary_only::{config, proxy, sqlstate, value};
 use crate::support::proxy::Proxy;
 use crate::support::raw::RawClient;
 use crate::support::stage::Stage;
-use crate::support::{connect, fresh_database, say, shared_cluster};
+use crate::support::{connect, eventually, fresh_database, say, shared_cluster};
 
 /// Statements that are let through before one is refused, of at most `most`.
 async fn let_through(client: &Client, most: usize) -> usize {
@@ -221,7 +221,10 @@ async fn so_many_attempts_to_log_in() {
             assert_eq!((refusal.code().code(), refusal.severity()), ("53400", "FATAL"));
             assert_eq!(refusal.message(), format!("too many login attempts {who}: 4 per h allowed"));
         }
-        assert_eq!(proxy.metric("pgweir_client_refusals_total{reason=\"login_limits\"}"), 2.0);
+        eventually("it is counted", async || {
+            proxy.metric("pgweir_client_refusals_total{reason=\"login_limits\"}") == 2.0
+        })
+        .await;
         // Another user has his own, but no other address.
         let other = format!("postgres://other:wrong@127.0.0.1:{}/postgres", proxy.port);
         let code = if who.starts_with("from") { "53400" } else { "28P01" };
