@@ -14,7 +14,8 @@ const REMEMBERED: usize = 512;
 
 const DEFAULTS: &str = "SELECT pg_catalog.current_setting('search_path'), \
     pg_catalog.current_setting('default_transaction_read_only'), \
-    (SELECT setting FROM pg_catalog.pg_settings WHERE name OPERATOR(pg_catalog.=) 'statement_timeout')";
+    (SELECT setting FROM pg_catalog.pg_settings WHERE name OPERATOR(pg_catalog.=) 'statement_timeout'), \
+    (SELECT setting FROM pg_catalog.pg_settings WHERE name OPERATOR(pg_catalog.=) 'lock_timeout')";
 
 /// See the module's page.
 #[derive(Debug)]
@@ -29,7 +30,9 @@ pub struct Greeting {
     pub search_path: Arc<str>,
     pub default_read_only: bool,
     /// In milliseconds; 0 is none.
-    pub statement_timeout: u64,
+    pub statement_timeout: u32,
+    /// The same.
+    pub lock_timeout: u32,
 }
 
 /// Why a client cannot be greeted.
@@ -116,8 +119,9 @@ async fn learn(mut lease: Lease, settings: &Settings) -> Result<Greeting, Greeti
     let mut values = answer.sets.into_iter().flatten().flatten().flatten();
     let search_path = values.next().unwrap_or_default().into();
     let default_read_only = values.next().as_deref() == Some("on");
-    let statement_timeout = values.next().and_then(|value| value.parse().ok()).unwrap_or(0);
-    Ok(Greeting { notices, parameters, settings, search_path, default_read_only, statement_timeout })
+    let mut timeout = || values.next().and_then(|value| value.parse().ok()).unwrap_or(0);
+    let (statement_timeout, lock_timeout) = (timeout(), timeout());
+    Ok(Greeting { notices, parameters, settings, search_path, default_read_only, statement_timeout, lock_timeout })
 }
 
 /// The server takes it as it is (`NAMEDATALEN` bounds it, other bytes than printable ASCII are replaced).

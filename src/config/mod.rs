@@ -341,6 +341,8 @@ pub struct Tier {
     pub statement_timeout: Option<Duration>,
     /// From a transaction's first statement to its end.
     pub transaction_timeout: Option<Duration>,
+    /// For each lock that a statement waits for.
+    pub lock_timeout: Option<Duration>,
     /// Between two statements of a transaction.
     pub idle_in_transaction_timeout: Option<Duration>,
     pub max_clients: Option<usize>,

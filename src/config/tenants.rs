@@ -71,6 +71,7 @@ pub(super) fn unlimited(name: &str) -> Tier {
         name: name.to_owned(),
         statement_timeout: None,
         transaction_timeout: None,
+        lock_timeout: None,
         idle_in_transaction_timeout: None,
         max_clients: None,
         consistency: None,
@@ -133,6 +134,7 @@ fn limits(section: &Section, tier: &mut Tier) {
     let ceilings = [
         ("statement_timeout", &mut tier.statement_timeout),
         ("transaction_timeout", &mut tier.transaction_timeout),
+        ("lock_timeout", &mut tier.lock_timeout),
         ("idle_in_transaction_timeout", &mut tier.idle_in_transaction_timeout),
     ];
     for (key, ceiling) in ceilings {

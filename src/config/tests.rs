@@ -242,6 +242,7 @@ fn a_small_file_serves_every_database_without_limits() {
             name: "standard".into(),
             statement_timeout: None,
             transaction_timeout: None,
+            lock_timeout: None,
             idle_in_transaction_timeout: None,
             max_clients: None,
             consistency: None,

@@ -568,16 +568,19 @@ impl Session {
 
     /// Inside a transaction that has made settings: no timeout above the tenant's ceiling.
     fn keep_ceiling(&mut self, leased: &mut Leased) {
-        let Some(ceiling) = self.state.ceiling() else { return };
         if self.ledger.status() != Status::Transaction || !self.state.take_timeout_touched() {
             return;
         }
-        let sql = format!(
-            "SELECT pg_catalog.set_config('statement_timeout', '{ceiling}', true) FROM pg_catalog.pg_settings \
-             WHERE name OPERATOR(pg_catalog.=) 'statement_timeout' \
-             AND NOT (setting::pg_catalog.int4 BETWEEN 1 AND {ceiling})"
-        );
-        self.inject(leased, &sql);
+        let keep = |(name, ceiling)| {
+            format!(
+                "SELECT pg_catalog.set_config(name, '{ceiling}', true) FROM pg_catalog.pg_settings \
+                 WHERE name OPERATOR(pg_catalog.=) '{name}' AND NOT (setting::pg_catalog.int4 BETWEEN 1 AND {ceiling})"
+            )
+        };
+        let sql: Vec<_> = self.state.ceilings().map(keep).collect();
+        if !sql.is_empty() {
+            self.inject(leased, &sql.join(";"));
+        }
     }
 
     /// The batch is to be run again: everything that was sent for it is forgotten.

@@ -273,9 +273,9 @@ impl Session {
             }
         };
         let labels = [arrival.user.clone(), arrival.database.clone(), arrival.tenant.name.clone()];
-        let ceiling = arrival.tenant.limits.statement_timeout;
         let server = lease.as_ref().map(|lease| lease.cancel.pid);
-        let ceilings = Ceilings::of(&arrival.tenant.limits);
+        let limits = arrival.tenant.limits.clone();
+        let ceilings = Ceilings::of(&limits);
         let slot = shared.registry.register(server, labels, arrival.protocol_minor, ceilings);
         let registered = Registered { shared: shared.clone(), slot: slot.clone() };
         greeting.notices.iter().for_each(|notice| author::passed_on(&mut out, backend::NOTICE, notice));
@@ -297,7 +297,7 @@ impl Session {
             lease: None,
             names: Names::default(),
             unnamed: Unnamed::default(),
-            state: State::new(&greeting, ceiling),
+            state: State::new(&greeting, limits),
             pin: None,
             listening: None,
             effects: Effects::NONE,

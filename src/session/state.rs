@@ -2,13 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use xxhash_rust::xxh3::Xxh3;
 
 use super::refusal;
 use crate::cluster::Greeting;
-use crate::config::Consistency;
+use crate::config::{Consistency, Tier};
 use crate::pool::{Environment, Held, Holdings, Settings};
 use crate::sql::{Class, Effects, SettingNames, Verdict, mentions};
 use crate::tenant::clamp;
@@ -20,8 +19,10 @@ pub const CONSISTENCY: &str = "pgweir.consistency";
 pub(super) const OWN_SETTINGS: &str = "pgweir.";
 /// The setting in whose encoding a client is answered.
 const CLIENT_ENCODING: &str = "client_encoding";
-/// The setting that a tier's ceiling is made of.
 const STATEMENT_TIMEOUT: &str = "statement_timeout";
+const LOCK_TIMEOUT: &str = "lock_timeout";
+/// What the names of the settings have in common that a tier holds a ceiling on.
+const TIMEOUT: &[u8] = b"_timeout";
 /// Milliseconds that a statement of the proxy's own, which takes some 50 µs, may need on a busy machine.
 const SHORT_TIMEOUT: u64 = 100;
 /// Names of custom settings that are remembered; a session with more is pinned.
@@ -55,13 +56,14 @@ pub(super) struct State {
     sticky: bool,
     /// The client was told which server process it has.
     knows_process: bool,
-    /// A statement may have changed the statement timeout.
+    /// A statement may have changed a timeout on which there is a ceiling.
     timeout_touched: bool,
-    ceiling: Option<Duration>,
+    limits: Arc<Tier>,
     default_search_path: Arc<str>,
     default_read_only: bool,
-    /// What the session has without a setting of its own, in milliseconds (`ALTER ROLE … SET`).
-    default_statement_timeout: u64,
+    /// What the session has without settings of its own, in milliseconds (`ALTER ROLE … SET`).
+    default_statement_timeout: u32,
+    default_lock_timeout: u32,
 }
 
 /// What a session has to be asked after statements that touched its state.
@@ -79,7 +81,7 @@ enum Asks {
 pub(super) struct Made(pub BTreeSet<String>);
 
 impl State {
-    pub fn new(greeting: &Greeting, ceiling: Option<Duration>) -> Self {
+    pub fn new(greeting: &Greeting, limits: Arc<Tier>) -> Self {
         let custom = greeting.settings.keys().filter(|name| name.contains('.')).cloned();
         let mut state = Self {
             settings: greeting.settings.clone(),
@@ -95,10 +97,11 @@ impl State {
             sticky: false,
             knows_process: false,
             timeout_touched: false,
-            ceiling,
+            limits,
             default_search_path: greeting.search_path.clone(),
             default_read_only: greeting.default_read_only,
             default_statement_timeout: greeting.statement_timeout,
+            default_lock_timeout: greeting.lock_timeout,
         };
         state.clamp();
         state.base = state.settings.clone();
@@ -209,8 +212,8 @@ impl State {
         const PLAIN: Effects = Effects::STATE.with(Effects::READ_ONLY_SETTING);
         // A role is more than a setting, those of a transaction and the seed are less, a timeout is reckoned with (it
         // has to be known without its unit), and on an encoding depends what is listened to.
-        const NOT_PLAIN: [&str; 6] =
-            ["role", "session_authorization", "is_superuser", "seed", CLIENT_ENCODING, STATEMENT_TIMEOUT];
+        const NOT_PLAIN: [&str; 7] =
+            ["role", "session_authorization", "is_superuser", "seed", CLIENT_ENCODING, STATEMENT_TIMEOUT, LOCK_TIMEOUT];
         let is_plain = |name: &String| !NOT_PLAIN.contains(&name.as_str()) && !name.starts_with("transaction_");
         let plain = !self.in_transaction
             && PLAIN.contains(effects)
@@ -227,11 +230,11 @@ impl State {
         }
     }
 
-    /// Remembers whether a statement may have changed the statement timeout.
+    /// Remembers whether a statement may have changed a timeout on which there is a ceiling.
     pub fn note_timeout(&mut self, text: &[u8], verdict: Verdict) {
-        if self.ceiling.is_some() && verdict.class == Class::Primary {
-            self.timeout_touched |=
-                verdict.effects.contains(Effects::STATE) || mentions(text, STATEMENT_TIMEOUT.as_bytes());
+        let has_ceilings = self.limits.statement_timeout.or(self.limits.lock_timeout).is_some();
+        if has_ceilings && verdict.class == Class::Primary {
+            self.timeout_touched |= verdict.effects.contains(Effects::STATE) || mentions(text, TIMEOUT);
         }
     }
 
@@ -277,21 +280,25 @@ impl State {
         (1..SHORT_TIMEOUT).contains(&own.unwrap_or(0))
     }
 
-    /// The ceiling on statements, in milliseconds.
-    pub fn ceiling(&self) -> Option<u64> {
-        self.ceiling.map(|ceiling| ceiling.as_millis() as u64)
+    /// The settings on which there is a ceiling, with that in milliseconds.
+    pub fn ceilings(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let all = [(STATEMENT_TIMEOUT, self.limits.statement_timeout), (LOCK_TIMEOUT, self.limits.lock_timeout)];
+        all.into_iter().filter_map(|(name, ceiling)| Some((name, ceiling?.as_millis() as u64)))
     }
 
-    /// A client may lower its statement timeout, and raise it up to the ceiling.
+    /// A client may lower its timeouts, and raise them up to the ceilings.
     fn clamp(&mut self) {
-        if self.ceiling.is_none() {
-            return;
-        }
-        let own = self.settings.get(STATEMENT_TIMEOUT).and_then(|value| value.parse().ok());
-        let asked = own.unwrap_or(self.default_statement_timeout);
-        let clamped = clamp(self.ceiling, asked);
-        if clamped != asked {
-            Arc::make_mut(&mut self.settings).insert(STATEMENT_TIMEOUT.into(), clamped.to_string());
+        let of_statements = (STATEMENT_TIMEOUT, self.limits.statement_timeout, self.default_statement_timeout);
+        let of_locks = (LOCK_TIMEOUT, self.limits.lock_timeout, self.default_lock_timeout);
+        for (name, ceiling, default) in
+            [of_statements, of_locks].into_iter().filter(|(_, ceiling, _)| ceiling.is_some())
+        {
+            let own = self.settings.get(name).and_then(|value| value.parse().ok());
+            let asked = own.unwrap_or(u64::from(default));
+            let clamped = clamp(ceiling, asked);
+            if clamped != asked {
+                Arc::make_mut(&mut self.settings).insert(name.into(), clamped.to_string());
+            }
         }
     }
 }

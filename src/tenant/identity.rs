@@ -123,6 +123,7 @@ pub(super) mod tests {
             name: name.to_owned(),
             statement_timeout: Some(Duration::from_secs(seconds)),
             transaction_timeout: None,
+            lock_timeout: None,
             idle_in_transaction_timeout: None,
             max_clients,
             consistency: None,

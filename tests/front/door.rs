@@ -76,6 +76,7 @@ impl Plan {
             name: "standard".into(),
             statement_timeout: None,
             transaction_timeout: None,
+            lock_timeout: None,
             idle_in_transaction_timeout: None,
             max_clients: None,
             consistency: None,

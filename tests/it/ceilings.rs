@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pgweir::sandbox::User;
 
-use crate::support::primary_only::{config, proxy};
+use crate::support::primary_only::{config, proxy, value};
 use crate::support::proxy::Proxy;
 use crate::support::raw::{Frame, RawClient};
 use crate::support::stage::Stage;
@@ -208,4 +208,37 @@ async fn nobody_waits_in_a_transaction_for_longer_than_he_may() {
     }
     let rejected = "pgweir_tenant_rejections_total{reason=\"idle_in_transaction_timeout\",tenant=\"default\"}";
     assert_eq!(proxy.metric(rejected), 3.0);
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_lock_for_longer_than_he_may() {
+    let database = fresh_database("CREATE TABLE t AS SELECT 1 AS x").await;
+    let proxy = proxy("[tiers.standard]\nlock_timeout = \"400ms\"\n[pool]\nsize = 2\n").await;
+    let url = proxy.url(shared_cluster().await, "postgres", &database.name);
+    let holder = connect(&shared_cluster().await.primary().url("postgres", &database.name)).await;
+    holder.batch_execute("BEGIN; LOCK t").await.unwrap();
+    for (lift, shown) in [
+        (&["SELECT 1"][..], "400ms"),
+        (&["SET lock_timeout = 0"], "400ms"),
+        (&["SET lock_timeout = '1h'"], "400ms"),
+        (&["SELECT set_config('lock_timeout', '0', false)"], "400ms"),
+        (&["RESET lock_timeout"], "400ms"),
+        (&["RESET ALL"], "400ms"),
+        (&["DISCARD ALL"], "400ms"),
+        (&["BEGIN", "SET LOCAL lock_timeout = 0"], "400ms"),
+        (&["BEGIN", "SELECT set_config('lock_timeout', '0', true)"], "400ms"),
+        (&["BEGIN; SET LOCAL lock_timeout = '2s'"], "400ms"),
+        (&["SET lock_timeout = '300ms'"], "300ms"),
+        (&["BEGIN", "SET LOCAL lock_timeout = '200ms'"], "200ms"),
+    ] {
+        for options in ["", "options=-c%20lock_timeout%3D0"] {
+            let client = connect(&format!("{url}?{options}")).await;
+            for statement in lift {
+                client.batch_execute(statement).await.unwrap();
+            }
+            assert_eq!(value(&client, "SHOW lock_timeout").await, shown, "{lift:?} {options}");
+            let error = client.batch_execute("SELECT * FROM t").await.unwrap_err();
+            assert_eq!(error.code().map(|code| code.code()), Some("55P03"), "{lift:?} {options}: {error:?}");
+        }
+    }
 }
