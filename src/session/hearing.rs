@@ -125,10 +125,11 @@ impl Session {
     /// The tokens of other sessions are nobody's.
     fn pass_body(&mut self, process: i32, body: &[u8]) {
         if !view::notification_channel_of(body).unwrap_or_default().starts_with(TOKENS.as_bytes()) {
+            let own = self.process_id(process);
             let out = self.outbound.bytes();
             let at = out.len();
             author::passed_on(out, backend::NOTIFICATION, body);
-            name(self.slot.pid, process, &mut out[at..]);
+            name(own, process, &mut out[at..]);
         }
     }
 

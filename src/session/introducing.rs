@@ -19,7 +19,7 @@ impl Session {
         }
         leased.lease.speaker = Some(known);
         // A transaction of its own, for which nobody has to wait until it is on disk.
-        Some(format!("SET LOCAL synchronous_commit = off; {}", self.introduction()))
+        Some(format!("SET LOCAL synchronous_commit = off; {}", self.introduction(leased)))
     }
 
     /// The same ahead of a statement on a connection that the session has already.
@@ -44,7 +44,8 @@ impl Session {
     /// Nobody knows whether that lasts.
     fn introduce_for_now(&mut self, leased: &mut Leased) {
         leased.lease.speaker = None;
-        author::query(leased.lease.outbound.bytes(), self.introduction());
+        let introduction = self.introduction(leased);
+        author::query(leased.lease.outbound.bytes(), introduction);
         leased.has_unnamed = false;
         self.ledger.push(Awaits::Query, Fate::Try, None);
     }
@@ -55,7 +56,7 @@ impl Session {
         if leased.place != Place::Primary || self.mode == PoolMode::Session {
             return None;
         }
-        let known = self.group.audience.introductions.known_as(self.slot.pid)?;
+        let known = self.group.audience.introductions.known_as(self.process_id(leased.lease.cancel.pid))?;
         (leased.lease.speaker != Some(known)).then_some(known)
     }
 
@@ -65,8 +66,14 @@ impl Session {
         verdict.effects.contains(Effects::NOTIFIES) || (self.catalog.writes_may_notify() && writes())
     }
 
-    fn introduction(&self) -> String {
-        self.group.audience.introductions.introduce(self.slot.pid)
+    fn introduction(&self, leased: &Leased) -> String {
+        self.group.audience.introductions.introduce(self.process_id(leased.lease.cancel.pid))
+    }
+
+    /// The process id that the client takes for its own: that of `BackendKeyData` or, once it has asked for it
+    /// (`pg_backend_pid()`), that of the server process, which it keeps from then on.
+    pub(super) fn process_id(&self, process: i32) -> i32 {
+        if self.state.knows_process() { process } else { self.slot.pid }
     }
 }
 

@@ -128,7 +128,7 @@ impl Session {
                         || self.hears_it_elsewhere(leased, header.tag, run, header.len);
                     if header.tag == backend::NOTIFICATION {
                         let conn = &mut *leased.lease;
-                        name(self.slot.pid, conn.cancel.pid, &mut conn.inbound.data_mut()[run..]);
+                        name(self.process_id(conn.cancel.pid), conn.cancel.pid, &mut conn.inbound.data_mut()[run..]);
                     }
                     leased.holding_back = leased.may_move() && is_preamble(header.tag);
                     if !leased.holding_back {

@@ -179,6 +179,10 @@ impl State {
         self.in_transaction = true;
     }
 
+    pub fn knows_process(&self) -> bool {
+        self.knows_process
+    }
+
     /// The client is told which server process it has, and keeps it from then on: true when that is new.
     pub fn keeps_process(&mut self) -> bool {
         self.knows_process = true;

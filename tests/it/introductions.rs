@@ -132,6 +132,34 @@ async fn notifications_name_their_sender_as_its_client_knows_itself() {
     assert_eq!(named, [clients[1].process], "{own:?}");
 }
 
+/// Who has asked the server for it goes by that number, to himself and to others, as he keeps the process.
+#[tokio::test]
+async fn who_knows_his_server_process_goes_by_that() {
+    let stage = Stage::set("SELECT 1").await;
+    let proxy = Proxy::start(&stage.config("[pool]\nsize = 2\n").await).await;
+    let mut listener = RawClient::welcome(&stage.endpoint(proxy.port)).await;
+    listener.rows("LISTEN c").await;
+    let mut sender = Known::welcome(&stage, &proxy, &[]).await;
+    sender.say(&say::query("NOTIFY c, 'before'"), 1).await;
+    assert_eq!(process_of(&listener.frame().await.unwrap()), sender.process);
+    let process: i32 = sender.client.rows("SELECT pg_backend_pid()").await[0].parse().unwrap();
+    for text in ["NOTIFY c, 'others'", "BEGIN; NOTIFY c, 'in a transaction'; COMMIT"] {
+        sender.say(&say::query(text), 1).await;
+        assert_eq!(process_of(&listener.frame().await.unwrap()), process, "{text}");
+    }
+    for text in ["LISTEN c; NOTIFY c, 'own'", "NOTIFY c, 'own again'"] {
+        let frames = sender.say(&say::query(text), 1).await;
+        let named: Vec<_> = frames.iter().filter(|frame| frame.tag == b'A').map(process_of).collect();
+        assert_eq!(named, [process], "{text}: {frames:?}");
+        assert_eq!(process_of(&listener.frame().await.unwrap()), process, "{text}");
+    }
+    // Whoever has the process next is somebody else.
+    drop(sender);
+    let mut next = Known::welcome(&stage, &proxy, &[]).await;
+    next.say(&say::query("NOTIFY c, 'next'"), 1).await;
+    assert_eq!(process_of(&listener.frame().await.unwrap()), next.process);
+}
+
 /// Who introduces himself does so outside of a transaction that is to be prepared: one that has notified cannot be.
 #[tokio::test]
 async fn what_may_notify_by_a_trigger_does_not_within_a_transaction() {
