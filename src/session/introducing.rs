@@ -73,7 +73,8 @@ impl Session {
     /// The process id that the client takes for its own: that of `BackendKeyData` or, once it has asked for it
     /// (`pg_backend_pid()`), that of the server process, which it keeps from then on.
     pub(super) fn process_id(&self, process: i32) -> i32 {
-        if self.state.knows_process() { process } else { self.slot.pid }
+        let knows = self.state.knows_process() || self.effects.contains(Effects::PROCESS);
+        if knows { process } else { self.slot.pid }
     }
 }
 

@@ -454,6 +454,10 @@ impl Session {
     /// Finds out what the session has made and heard before its client is told that all is over. An error ends it.
     async fn learn(&mut self, leased: &mut Leased, hears_itself: bool) -> Result<(), PgError> {
         let effects = std::mem::replace(&mut self.effects, Effects::NONE);
+        let tells_process = effects.contains(Effects::PROCESS) && leased.place == Place::Primary;
+        if tells_process && self.mode != PoolMode::Session && self.state.keeps_process() {
+            self.shared.metrics.pinned(Held::Process.label());
+        }
         if batch::needs_probe(effects) {
             self.leave_no_cancel(leased).await;
             // Boxed, so that those who set nothing are no larger for it.
@@ -476,10 +480,6 @@ impl Session {
             let forgotten = Box::pin(self.listens_no_more(leased)).await;
             forgotten.map_err(|error| self.lost(leased.place, &error.to_string(), false))?;
             self.slot.leases(&leased.lease.cancel);
-        }
-        let tells_process = effects.contains(Effects::PROCESS) && leased.place == Place::Primary;
-        if tells_process && self.mode != PoolMode::Session && self.state.keeps_process() {
-            self.shared.metrics.pinned(Held::Process.label());
         }
         if let Err(error) = self.count_pin() {
             // What it holds goes with the connection.

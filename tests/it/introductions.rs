@@ -153,6 +153,15 @@ async fn who_knows_his_server_process_goes_by_that() {
         assert_eq!(named, [process], "{text}: {frames:?}");
         assert_eq!(process_of(&listener.frame().await.unwrap()), process, "{text}");
     }
+    // Also within the transaction in which he asks.
+    let mut asking = Known::welcome(&stage, &proxy, &[]).await;
+    let text = "BEGIN; SELECT pg_backend_pid(); LISTEN c; NOTIFY c, 'asking'; COMMIT";
+    let frames = asking.say(&say::query(text), 1).await;
+    let asked = frames.iter().find(|frame| frame.tag == b'D').unwrap().values().remove(0).unwrap();
+    let named: Vec<_> = frames.iter().filter(|frame| frame.tag == b'A').map(process_of).collect();
+    assert_eq!(named, [asked.parse::<i32>().unwrap()], "{frames:?}");
+    listener.frame().await.unwrap();
+    drop(asking);
     // Whoever has the process next is somebody else.
     drop(sender);
     let mut next = Known::welcome(&stage, &proxy, &[]).await;
