@@ -40,7 +40,7 @@ bench: postgresql
 bench-compare: postgresql
 	$(CARGO) bench --locked --bench compare -- $(COMPARE_ARGS)
 
-# Other projects' test suites through pgweir and directly, some 50 minutes: see tests/compat/README.md. Needs Python 3.11,
+# Other projects' test suites through pgweir and directly, some 40 minutes: see tests/compat/README.md. Needs Python 3.11,
 # node and npm, their registries, and Debian's archive. COMPAT_ARGS="--suite asyncpg" runs one.
 compat: postgresql
 	$(CARGO) build --release --locked
