@@ -5,12 +5,12 @@
 
 use std::time::Instant;
 
+use super::Session;
 use super::batch::Batch;
 use super::leasing::NoLease;
 use super::ledger::Status;
 use super::request::Request;
 use super::statements::Unnamed;
-use super::{Leased, Session};
 use crate::sql::{TxControl, statements};
 use crate::tenant::Use;
 use crate::wire::error::PgError;
@@ -61,7 +61,7 @@ impl Session {
     }
 
     /// For a message, of `len` bytes, that is not part of a batch which was paid for.
-    pub(super) fn pay_for(&mut self, leased: &Leased, request: Request<'_>, len: usize) -> Result<(), PgError> {
+    pub(super) fn pay_for(&mut self, request: Request<'_>, len: usize) -> Result<(), PgError> {
         if !self.tenant.is_rated() || self.intake.has_paid(len) {
             return Ok(());
         }
@@ -72,10 +72,11 @@ impl Session {
             _ => return Ok(()),
         };
         self.intake.paid(len);
-        let begins = self.ledger.status() == Status::Idle && !self.ledger.is_unsynced();
-        let what = Use { statements, transactions: u32::from(begins) };
-        let goes_on = matches!(tx, TxControl::End | TxControl::Inside) || self.ledger.status() == Status::Failed;
-        if goes_on || leased.ending {
+        let idle = self.ledger.status() == Status::Idle;
+        let what = Use { statements, transactions: u32::from(idle && !self.ledger.is_unsynced()) };
+        // What was sent before may have begun a transaction.
+        let may_end = matches!(tx, TxControl::End | TxControl::Inside) && !(idle && self.ledger.is_empty());
+        if may_end || self.ledger.status() == Status::Failed {
             self.tenant.owe(what, Instant::now());
             return Ok(());
         }

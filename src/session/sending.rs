@@ -41,7 +41,7 @@ impl Session {
     /// The one place where a message of the client meets a server connection. `frame` is what is here
     /// of its `len` bytes.
     pub(super) fn send(&mut self, leased: &mut Leased, request: Request<'_>, frame: &[u8], len: usize) -> Sent {
-        let course = match self.pay_for(leased, request, len) {
+        let course = match self.pay_for(request, len) {
             Ok(()) => self.course(leased, request, len),
             Err(error) => Done(self.refuse_request(leased, request, error)),
         };

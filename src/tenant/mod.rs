@@ -111,9 +111,9 @@ impl Tenant {
         ))
     }
 
-    /// Has it any rate limits?
+    /// Has it any rate limits? Those of the configuration of now, whenever the client has come.
     pub fn is_rated(&self) -> bool {
-        !self.limits.rate_limits.is_empty()
+        self.counters.rates.any()
     }
 
     /// How long to wait before this is done.

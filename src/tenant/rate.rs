@@ -4,6 +4,7 @@
 //! I.371): what is taken moves it on. A take that has to wait is entered at once, so that whoever comes later waits for
 //! longer: first come, first served, and nobody is forgotten.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,8 @@ pub struct Exceeded {
 pub(super) struct Rates {
     /// Instants count from here.
     base: Instant,
+    /// There are any.
+    any: AtomicBool,
     buckets: Mutex<Vec<Limited>>,
 }
 
@@ -57,7 +60,7 @@ pub(super) struct Bucket {
 impl Rates {
     /// Full ones.
     pub fn new(now: Instant) -> Self {
-        Self { base: now, buckets: Mutex::default() }
+        Self { base: now, any: AtomicBool::new(false), buckets: Mutex::default() }
     }
 
     /// Goes on with these limits. What was taken stays taken, also where a limit has changed but what it counts, and in
@@ -75,6 +78,11 @@ impl Rates {
             Limited { limit: limit.clone(), bucket: Bucket { rate: limit.rate, full_at } }
         });
         *buckets = next.collect();
+        self.any.store(!buckets.is_empty(), Ordering::Relaxed);
+    }
+
+    pub fn any(&self) -> bool {
+        self.any.load(Ordering::Relaxed)
     }
 
     /// Takes from every bucket, and says how long to wait before it is done; at most as long as each limit's `delay`.

@@ -194,6 +194,32 @@ async fn a_reload_gives_nothing_back() {
     proxy.reload(&with("15/h")).await.unwrap();
     assert_eq!(let_through(&client, 100).await, 5);
     assert_eq!(let_through(&proxy.connect(&database.name).await, 100).await, 0);
+    // Limits come and go for those who are here.
+    proxy.reload(&config(cluster, "", &["postgres"])).await.unwrap();
+    assert_eq!(let_through(&client, 100).await, 100);
+    proxy.reload(&with("15/h")).await.unwrap();
+    assert_eq!(let_through(&client, 100).await, 15);
+}
+
+/// The end of a transaction is never refused: that is no way around the limit.
+#[tokio::test]
+async fn nothing_hides_behind_the_end_of_a_transaction() {
+    let stage = Stage::set("SELECT 1").await;
+    for (mode, begin) in [("session", ""), ("transaction", "BEGIN"), ("transaction", "CREATE TEMP TABLE mine ()")] {
+        let more = format!("[tiers.standard]\nrate_limits = [\"10/h\"]\n[pool]\nmode = \"{mode}\"\n");
+        let proxy = Proxy::start(&stage.config(&more).await).await;
+        let mut client = RawClient::welcome(&stage.endpoint(proxy.port)).await;
+        client.query(begin).await;
+        let mut answered = 0;
+        for _ in 0..5 {
+            let flight = [say::query("COMMIT"), say::query("SELECT 1").repeat(8)].concat();
+            client.send(&flight).await.unwrap();
+            let (frames, end) = client.until_ready(9).await;
+            assert_eq!(end, None, "{mode}, {begin}");
+            answered += frames.iter().filter(|frame| frame.tag == b'D').count();
+        }
+        assert!(answered <= 10, "{mode}, {begin}: {answered}");
+    }
 }
 
 /// Attempts count, whatever comes of them, and a reload does not begin anew.
