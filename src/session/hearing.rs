@@ -82,7 +82,7 @@ impl Session {
         };
         let frame = &leased.lease.inbound.data()[at..];
         match frame.get(HEADER..len).filter(|_| leased.told == Told::Everything) {
-            Some(body) => subscription.beside.push(body.to_vec()),
+            Some(body) => subscription.set_aside(body.to_vec()),
             None => return view::notification_channel(frame).is_some_and(|channel| listens_to(subscription, channel)),
         }
         true
@@ -103,7 +103,9 @@ impl Session {
     /// What came with an answer to a question of our own.
     pub(super) fn hear_beside(&mut self, leased: &Leased, bodies: Vec<Vec<u8>>) {
         match self.listening.as_deref_mut() {
-            Some(Listening::To(subscription)) if leased.told == Told::Everything => subscription.beside.extend(bodies),
+            Some(Listening::To(subscription)) if leased.told == Told::Everything => {
+                bodies.into_iter().for_each(|body| subscription.set_aside(body));
+            }
             _ => self.pass_notifications(leased.lease.cancel.pid, &bodies),
         }
     }
@@ -142,24 +144,30 @@ impl Session {
         process: i32,
         before: Vec<Vec<u8>>,
     ) -> Result<(), String> {
-        let mut beside = std::mem::take(&mut subscription.beside);
+        let mut beside = subscription.take_beside();
         beside.extend(before);
-        let is_double = |body: &&Vec<u8>| {
+        let is_double = |body: &Vec<u8>| {
             view::notification_channel_of(body).is_some_and(|channel| listens_to(subscription, channel))
         };
-        let double = beside.iter().filter(is_double).count();
-        let outcome = subscription.until(token).await.map(|frames| {
-            let first = frames.len().saturating_sub(double);
-            frames[..first].iter().for_each(|frame| self.outbound.push(frame));
-        });
-        beside.iter().for_each(|body| self.pass_body(process, body));
+        let doubles = beside.iter().filter(|body| is_double(body)).count();
+        let heard = subscription.until(token).await;
+        let (mut frames, outcome) = heard.map_or_else(|reason| (Vec::new(), Err(reason)), |frames| (frames, Ok(())));
+        // Those that both have heard are the last of the subscription's, which knows who has sent them.
+        let mut last = frames.split_off(frames.len().saturating_sub(doubles)).into_iter();
+        frames.iter().for_each(|frame| self.outbound.push(frame));
+        for body in &beside {
+            match if is_double(body) { last.next() } else { None } {
+                Some(frame) => self.outbound.push(&frame),
+                None => self.pass_body(process, body),
+            }
+        }
         outcome
     }
 
     /// The subscription goes on: it has heard itself what it listens to.
     pub(super) fn pass_beside(&mut self, process: i32) {
         if let Some(Listening::To(subscription)) = self.listening.as_deref_mut() {
-            let beside = std::mem::take(&mut subscription.beside);
+            let beside = subscription.take_beside();
             self.pass_notifications(process, &beside);
         }
     }

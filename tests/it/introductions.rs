@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use crate::support::proxy::Proxy;
 use crate::support::raw::{Frame, RawClient};
-use crate::support::say;
 use crate::support::stage::Stage;
+use crate::support::{eventually, say, shared_cluster};
 
 /// A client with the process id of its `BackendKeyData`.
 struct Known {
@@ -167,6 +167,17 @@ async fn who_knows_his_server_process_goes_by_that() {
     let mut next = Known::welcome(&stage, &proxy, &[]).await;
     next.say(&say::query("NOTIFY c, 'next'"), 1).await;
     assert_eq!(process_of(&listener.frame().await.unwrap()), next.process);
+    // Also to who begins to listen to another channel, and hears with his own server connection meanwhile.
+    listener.send(&say::query("LISTEN d; SELECT pg_sleep(0.5)")).await.unwrap();
+    let sleeps = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = '{}' AND query LIKE 'LISTEN d%'",
+        stage.database.name
+    );
+    eventually("it sleeps", async || shared_cluster().await.primary().psql(&sleeps).await.unwrap().trim() == "1").await;
+    next.say(&say::query("NOTIFY c, 'meanwhile'"), 1).await;
+    let (frames, _) = listener.until_ready(1).await;
+    let named: Vec<_> = frames.iter().filter(|frame| frame.tag == b'A').map(process_of).collect();
+    assert_eq!(named, [next.process], "{frames:?}");
 }
 
 /// Who introduces himself does so outside of a transaction that is to be prepared: one that has notified cannot be.

@@ -145,7 +145,7 @@ pub struct Subscription {
     tokens: u64,
     /// Bodies of what the session's own server connection has heard meanwhile, which listens to all of it as well, and
     /// perhaps to more.
-    pub beside: Vec<Vec<u8>>,
+    beside: Vec<Vec<u8>>,
 }
 
 impl Subscription {
@@ -174,6 +174,19 @@ impl Subscription {
     /// What was heard next. Cancel safe.
     pub fn poll_heard(&self, cx: &mut Context<'_>) -> Poll<Heard> {
         self.mailbox.poll_take(cx)
+    }
+
+    /// What the session's own server connection has heard waits for its turn. Where what the subscription has heard was
+    /// too much to be kept, so is this.
+    pub fn set_aside(&mut self, body: Vec<u8>) {
+        if self.mailbox.lost().is_none() {
+            self.beside.push(body);
+        }
+    }
+
+    /// What was set aside, and is no more.
+    pub fn take_beside(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.beside)
     }
 
     /// Nothing was heard that has not been taken.
