@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::fence::{CancelTarget, Fence};
 use super::prepared::Prepared;
+use super::queue::Kept;
 use crate::config::HostConfig;
 use crate::net::buffer::{ReadBuffer, WriteBuffer};
 use crate::net::stream::Stream;
@@ -59,6 +60,8 @@ pub struct Conn {
     pub settings: Arc<Settings>,
     pub prepared: Prepared,
     pub sequences: Sequences,
+    /// Its place among those that are kept for the values of their sequences, where it has one.
+    pub kept: Option<Kept>,
     /// `None` where it is not known who speaks.
     pub speaker: Option<Speaker>,
     pub cancel: Arc<CancelTarget>,
@@ -80,6 +83,7 @@ impl Conn {
             settings: Arc::default(),
             prepared: Prepared::default(),
             sequences: Sequences::None,
+            kept: None,
             speaker: None,
             cancel: Arc::new(CancelTarget { host, pid: connected.pid, key: connected.key, fence }),
             parameters: connected.parameters.into(),

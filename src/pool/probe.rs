@@ -26,6 +26,8 @@ pub enum Held {
     /// The client knows which server process it has (`pg_backend_pid()`): who cancels or ends what that process does is
     /// to hit this session and no other.
     Process,
+    /// Values of sequences (`currval`, `lastval`) of a session that has asked for them between its transactions.
+    Sequence,
     /// Settings whose names are hidden in code: nothing shows them, `DISCARD ALL` undoes them.
     Hidden,
     /// `LOAD`, `setseed()`: nothing shows it and nothing undoes it.
@@ -33,7 +35,7 @@ pub enum Held {
 }
 
 impl Held {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Temporary,
         Self::Listen,
         Self::AdvisoryLock,
@@ -41,6 +43,7 @@ impl Held {
         Self::Prepare,
         Self::SessionAuthorization,
         Self::Process,
+        Self::Sequence,
         Self::Hidden,
         Self::Sticky,
     ];
@@ -55,6 +58,7 @@ impl Held {
             Self::Prepare => "prepare",
             Self::SessionAuthorization => "session_authorization",
             Self::Process => "process",
+            Self::Sequence => "sequence",
             Self::Hidden => "hidden",
             Self::Sticky => "sticky",
         }

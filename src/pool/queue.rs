@@ -57,6 +57,18 @@ pub struct Pool {
     pub(super) load: Arc<AtomicUsize>,
     login: Mutex<Login>,
     state: Mutex<State>,
+    /// Connections that sessions keep for the values of their sequences.
+    kept: Arc<AtomicUsize>,
+}
+
+/// A place among the connections of a pool that are kept for the values of their sequences, given back when dropped.
+#[derive(Debug)]
+pub struct Kept(Arc<AtomicUsize>);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug)]
@@ -106,7 +118,15 @@ impl Pool {
             not_before: None,
             closed: false,
         };
-        Arc::new(Self { key, host, metrics, load, login: Mutex::new(login), state: Mutex::new(state) })
+        Arc::new(Self {
+            key,
+            host,
+            metrics,
+            load,
+            login: Mutex::new(login),
+            state: Mutex::new(state),
+            kept: Arc::default(),
+        })
     }
 
     /// An idle connection, if there is one and nobody has waited for longer.
@@ -140,6 +160,15 @@ impl Pool {
             state.leased += 1;
             Lease::new(conn, self.clone())
         })
+    }
+
+    /// A place for one more connection that is kept for the values of its sequences: there are as many as half of the
+    /// pool's connections, so that everybody else is served.
+    pub fn keep(&self) -> Option<Kept> {
+        let most = self.state().settings.size / 2;
+        let next = |kept| (kept < most).then(|| kept + 1);
+        let taken = self.kept.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        taken.ok().map(|_| Kept(self.kept.clone()))
     }
 
     /// Joins the queue. The place is kept until the returned value is dropped.
@@ -252,6 +281,7 @@ impl Pool {
     /// A connection comes back clean.
     pub(super) fn take_back(self: &Arc<Self>, mut conn: Box<Conn>) {
         conn.idle_since = Instant::now();
+        conn.kept = None;
         let mut state = self.state();
         state.leased -= 1;
         let surplus = state.open() >= state.settings.size;

@@ -133,6 +133,9 @@ impl Session {
     async fn find_lease(&mut self, batch: &Batch) -> Result<(Lease, Place, RouteReason), NoLease> {
         if batch.verdict().effects.contains(Effects::READS_SEQUENCES) {
             self.group.sequences_are_read();
+            if batch.verdict().tx == TxControl::None {
+                self.state.sequences_are_read();
+            }
             if let Some(lease) = self.group.pool(Place::Primary).try_acquire_of(self.slot.pid) {
                 return Ok((lease, Place::Primary, self.decide(batch).reason));
             }
@@ -481,6 +484,7 @@ impl Session {
             forgotten.map_err(|error| self.lost(leased.place, &error.to_string(), false))?;
             self.slot.leases(&leased.lease.cancel);
         }
+        self.keep_sequences(leased);
         if let Err(error) = self.count_pin() {
             // What it holds goes with the connection.
             leased.withheld.tell(&mut self.outbound);
@@ -501,6 +505,27 @@ impl Session {
     async fn leave_no_cancel(&self, leased: &Leased) {
         self.slot.rests();
         leased.lease.cancel.fence.lowered().await;
+    }
+
+    /// Whoever asks for the values of his sequences keeps the connection that has them, where there is room for that.
+    /// Otherwise he has them for as long as nobody else writes there.
+    fn keep_sequences(&mut self, leased: &mut Leased) {
+        let has = leased.lease.sequences == Sequences::Of(self.slot.pid) && leased.place == Place::Primary;
+        if !self.state.reads_sequences() || !has || self.mode == PoolMode::Session {
+            leased.lease.kept = None;
+            self.state.held = self.state.held.filter(|held| *held != Held::Sequence);
+            return;
+        }
+        if self.state.held.is_some() {
+            return;
+        }
+        if leased.lease.kept.is_none() {
+            // Where the tenant may not, that is nobody's error.
+            self.pin = self.pin.take().or_else(|| self.tenant.pin().ok());
+            leased.lease.kept = self.pin.as_ref().and_then(|_| leased.lease.pool().keep());
+            leased.lease.kept.iter().for_each(|_| self.shared.metrics.pinned(Held::Sequence.label()));
+        }
+        self.state.held = leased.lease.kept.as_ref().map(|_| Held::Sequence);
     }
 
     /// The tenant's count of connections that sessions keep to themselves follows what this one does.

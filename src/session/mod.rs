@@ -378,6 +378,7 @@ impl Session {
                 leased.lease.sequences = Sequences::Of(self.slot.pid);
             }
             self.state.note_timeout(text, verdict);
+            self.state.note_discard(text);
         }
         if verdict.reason == Reason::Ddl {
             let databases = databases_named(text);

@@ -56,6 +56,8 @@ pub(super) struct State {
     sticky: bool,
     /// The client was told which server process it has.
     knows_process: bool,
+    /// The client has asked for the values of its sequences, and not within the transaction that has drawn them.
+    reads_sequences: bool,
     /// A statement may have changed a timeout on which there is a ceiling.
     timeout_touched: bool,
     limits: Arc<Tier>,
@@ -96,6 +98,7 @@ impl State {
             in_transaction: false,
             sticky: false,
             knows_process: false,
+            reads_sequences: false,
             timeout_touched: false,
             limits,
             default_search_path: greeting.search_path.clone(),
@@ -191,6 +194,23 @@ impl State {
         new
     }
 
+    pub fn sequences_are_read(&mut self) {
+        self.reads_sequences = true;
+    }
+
+    pub fn reads_sequences(&self) -> bool {
+        self.reads_sequences
+    }
+
+    /// A statement may make the session forget the values of its sequences.
+    pub fn note_discard(&mut self, text: &[u8]) {
+        if self.reads_sequences {
+            let discards = |what: &str| matches!(what, "all" | "sequences");
+            self.reads_sequences =
+                !matches!(words(text).as_slice(), [.., verb, what] if verb == "discard" && discards(what));
+        }
+    }
+
     /// Something may have changed the session in whatever way.
     pub fn ask_everything(&mut self) {
         self.asks = Asks::Everything;
@@ -274,7 +294,8 @@ impl State {
     pub fn holdings_with(&self, changed: Holdings) -> Holdings {
         let mut settings = (*self.settings).clone();
         settings.extend(changed.settings);
-        let held = self.held.filter(|held| !matches!(held, Held::Hidden | Held::Process | Held::Sticky));
+        let held =
+            self.held.filter(|held| !matches!(held, Held::Hidden | Held::Process | Held::Sequence | Held::Sticky));
         Holdings { settings, held, ..changed }
     }
 

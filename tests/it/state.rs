@@ -233,6 +233,60 @@ async fn nobody_reads_the_sequence_of_another() {
     }
 }
 
+/// Whoever asks between his transactions keeps the connection, as long as half of them are left for everybody else.
+#[tokio::test]
+async fn whoever_asks_for_the_values_of_his_sequences_keeps_them() {
+    let database = fresh_database("CREATE TABLE t (id serial, x int)").await;
+    let proxy = proxy("[pool]\nsize = 4").await;
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        clients.push(proxy.connect(&database.name).await);
+    }
+    let insert = async |client| value(client, "INSERT INTO t (x) VALUES (1) RETURNING id").await;
+    let asks = ["SELECT lastval()", "SELECT currval('t_id_seq')"];
+    // Within the transaction that draws them nothing has to be kept for it.
+    clients[0].batch_execute("BEGIN; INSERT INTO t (x) VALUES (1); SELECT lastval(); COMMIT").await.unwrap();
+    clients[0].batch_execute("BEGIN").await.unwrap();
+    let drawn = insert(&clients[0]).await;
+    assert_eq!(value(&clients[0], asks[0]).await, drawn);
+    clients[0].batch_execute("COMMIT").await.unwrap();
+    assert_eq!(pins(&proxy, "sequence"), 0.0);
+    for client in &clients {
+        let drawn = insert(client).await;
+        assert_eq!(value(client, asks[0]).await, drawn);
+    }
+    assert_eq!(pins(&proxy, "sequence"), 2.0);
+    for round in 0..6 {
+        let mut drawn = Vec::new();
+        for client in &clients {
+            drawn.push(insert(client).await);
+        }
+        for (client, drawn) in clients.iter().zip(&drawn).take(2) {
+            // Also within a transaction, and as often as one likes.
+            client.batch_execute(if round % 2 == 0 { "SELECT 1" } else { "BEGIN" }).await.unwrap();
+            for ask in asks {
+                assert_eq!(value(client, ask).await, *drawn, "round {round}, {ask}");
+            }
+            client.batch_execute(if round % 2 == 0 { "SELECT 1" } else { "COMMIT" }).await.unwrap();
+        }
+        match try_value(&clients[2], asks[0]).await {
+            Ok(seen) => assert_eq!(seen, drawn[2]),
+            Err(error) => assert_eq!(sqlstate(&error), "55000"),
+        }
+    }
+    // What is given up is another's.
+    for (index, discard) in ["DISCARD ALL", "discard sequences"].into_iter().enumerate() {
+        let gives = &clients[index];
+        gives.batch_execute(discard).await.unwrap();
+        assert_eq!(sqlstate(&try_value(gives, asks[0]).await.unwrap_err()), "55000", "{discard}");
+        gives.batch_execute(discard).await.unwrap();
+        for client in clients.iter().filter(|client| !std::ptr::eq(*client, gives)) {
+            let drawn = insert(client).await;
+            assert_eq!(value(client, asks[1]).await, drawn, "{discard}");
+        }
+    }
+}
+
 /// By its process id a session can be cancelled and ended from another one: that has to hit this session, and nobody
 /// else who happens to use the server connection then.
 #[tokio::test]
