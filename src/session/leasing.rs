@@ -418,6 +418,7 @@ impl Session {
         self.inbound.release();
         self.intake.settled();
         if self.ledger.status() != Status::Idle {
+            self.keep_base(&mut leased);
             self.keep_ceiling(&mut leased);
             self.lease = Some(leased);
             return Settled::Fine;
@@ -589,6 +590,15 @@ impl Session {
         }
         leased.withheld.reports.extend(last);
         Ok(())
+    }
+
+    /// Inside a transaction that has reset settings: those that the client made at its startup are there again.
+    fn keep_base(&mut self, leased: &mut Leased) {
+        if self.ledger.status() == Status::Transaction
+            && let Some(sql) = self.state.base_again()
+        {
+            self.inject(leased, &sql);
+        }
     }
 
     /// Inside a transaction that has made settings: no timeout above the tenant's ceiling.

@@ -404,6 +404,7 @@ impl Session {
         if let Some((name, value)) = names.values.iter().rev().find(|(name, _)| name.starts_with(OWN_SETTINGS)) {
             state::own_setting(name, value)?;
         }
+        self.state.note_reset(text, verdict.effects);
         self.state.note_environment(&names, verdict.effects);
         let probe = probe || self.state.leaves_new(&names);
         if probe {

@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::refusal;
 use crate::cluster::Greeting;
 use crate::config::{Consistency, Tier};
-use crate::pool::{Environment, Held, Holdings, Settings};
+use crate::pool::{Environment, Held, Holdings, Settings, literal};
 use crate::sql::{Class, Effects, SettingNames, Verdict, mentions};
 use crate::tenant::clamp;
 use crate::wire::error::PgError;
@@ -56,6 +56,9 @@ pub(super) struct State {
     sticky: bool,
     /// The client was told which server process it has.
     knows_process: bool,
+    /// Within a transaction a statement may have reset what the client made at its startup: until its end (`SET LOCAL`),
+    /// or for good.
+    base_touched: Option<Reset>,
     /// The client has asked for the values of its sequences, and not within the transaction that has drawn them.
     reads_sequences: bool,
     /// A statement may have changed a timeout on which there is a ceiling.
@@ -78,6 +81,13 @@ enum Asks {
     Everything,
 }
 
+/// For how long something is reset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Reset {
+    Local,
+    Session,
+}
+
 /// Names of settings. Few sessions have any: they are kept elsewhere.
 #[derive(Debug)]
 pub(super) struct Made(pub BTreeSet<String>);
@@ -98,6 +108,7 @@ impl State {
             in_transaction: false,
             sticky: false,
             knows_process: false,
+            base_touched: None,
             reads_sequences: false,
             timeout_touched: false,
             limits,
@@ -175,6 +186,7 @@ impl State {
         self.environment_touched = false;
         self.asks = Asks::Nothing;
         self.in_transaction = false;
+        self.base_touched = None;
     }
 
     /// A statement opens or shapes a transaction: the settings made from now on may be undone with it.
@@ -260,6 +272,32 @@ impl State {
         if has_ceilings && verdict.class == Class::Primary {
             self.timeout_touched |= verdict.effects.contains(Effects::STATE) || mentions(text, TIMEOUT);
         }
+    }
+
+    /// Remembers whether a statement may have reset settings of the startup.
+    pub fn note_reset(&mut self, text: &[u8], effects: Effects) {
+        let hidden = effects.contains(Effects::HIDDEN);
+        if !self.base.is_empty() && (hidden || mentions(text, b"reset") || mentions(text, b"default")) {
+            let reset = if effects.contains(Effects::STATE) { Reset::Session } else { Reset::Local };
+            self.base_touched = self.base_touched.max(Some(reset));
+        }
+    }
+
+    /// What makes the settings of the startup again that a statement has reset, within its transaction: there, they are
+    /// what a `RESET` goes back to. `None` where no statement can have.
+    pub fn base_again(&mut self) -> Option<String> {
+        let local = self.base_touched.take()? == Reset::Local;
+        let value = |(name, value): (&String, &String)| format!("({}, {})", literal(name), literal(value));
+        let values: Vec<_> = self.base.iter().filter(|(name, _)| *name != "role").map(value).collect();
+        // A custom setting is empty then, and others are no longer the session's.
+        Some(format!(
+            "SELECT pg_catalog.set_config(base.name, base.value, {local}) FROM (VALUES {}) AS base (name, value) \
+             LEFT JOIN pg_catalog.pg_settings AS now \
+             ON pg_catalog.lower(now.name) OPERATOR(pg_catalog.=) pg_catalog.lower(base.name) \
+             WHERE now.source OPERATOR(pg_catalog.<>) 'session' OR now.name IS NULL \
+             AND pg_catalog.current_setting(base.name, true) OPERATOR(pg_catalog.=) ''",
+            values.join(", ")
+        ))
     }
 
     pub fn take_timeout_touched(&mut self) -> bool {

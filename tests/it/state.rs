@@ -516,6 +516,39 @@ async fn prepared_statements_are_shared_by_those_alone_who_mean_the_same() {
     }
 }
 
+/// What a client has made at its startup is what a `RESET` goes back to, also within a transaction.
+#[tokio::test]
+async fn a_reset_within_a_transaction_goes_back_to_the_startup() {
+    let database = fresh_database("").await;
+    let cluster = shared_cluster().await;
+    let proxy = proxy("[pool]\nsize = 1").await;
+    let options = "application_name=own&options=-c%20DateStyle%3DSQL%20-c%20work_mem%3D5MB%20-c%20app.x%3Dmine%20-c%20statement_timeout%3D1h";
+    let direct = connect(&format!("{}?{options}", cluster.primary().url("postgres", &database.name))).await;
+    let through = connect(&format!("{}?{options}", url(&proxy, &database).await)).await;
+    let other = proxy.connect(&database.name).await;
+    let shown = "SELECT concat_ws('|', current_setting('application_name'), current_setting('DateStyle'), \
+        current_setting('work_mem'), current_setting('app.x'), current_setting('statement_timeout'))";
+    for script in [
+        &["BEGIN", "RESET application_name", "COMMIT"][..],
+        &["BEGIN", "SET work_mem = '7MB'", "RESET work_mem", "RESET app.x", "ROLLBACK"],
+        &["BEGIN", "RESET ALL", "SAVEPOINT s", "SET DateStyle = German", "RESET ALL", "ROLLBACK TO s", "COMMIT"],
+        &["BEGIN", "SET application_name TO DEFAULT", "SET LOCAL work_mem TO DEFAULT", "COMMIT"],
+        &["SET work_mem = '6MB'", "BEGIN", "RESET work_mem", "ROLLBACK", "RESET ALL"],
+        &["BEGIN", "SET LOCAL app.x = 'other'", "RESET app.x", "COMMIT"],
+        &["BEGIN", "RESET statement_timeout", "SELECT 1/0", "ROLLBACK"],
+    ] {
+        for statement in script {
+            let [one, two] = [&direct, &through].map(|client| client.batch_execute(statement));
+            let (one, two) = (one.await, two.await);
+            assert_eq!(one.is_ok(), two.is_ok(), "{script:?}, {statement}: {two:?}");
+            if !script.contains(&"SELECT 1/0") || *statement != "SELECT 1/0" {
+                assert_eq!(value(&through, shown).await, value(&direct, shown).await, "{script:?}, after {statement}");
+            }
+        }
+        assert_eq!(value(&other, "SHOW work_mem").await, "4MB");
+    }
+}
+
 /// What the server has to say to the settings of a startup packet, each client that asks for them is told.
 #[tokio::test]
 async fn notices_at_login_reach_the_client() {
