@@ -18,6 +18,9 @@ use crate::server::{ConnectError, Login, connect};
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 
+/// PostgreSQL waits for as long as this for others to leave a database (`CountOtherDBBackends`).
+const AWAY: Duration = Duration::from_secs(5);
+
 /// What a pool is for. Names as the server knows them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PoolKey {
@@ -82,6 +85,8 @@ struct State {
     leased: usize,
     connecting: usize,
     failures: u32,
+    /// Until then no connection is kept that nobody needs: somebody wants the database to himself.
+    left_until: Option<Instant>,
     /// No attempt to connect before this.
     not_before: Option<Instant>,
     closed: bool,
@@ -96,6 +101,11 @@ struct Waiter {
 impl State {
     fn open(&self) -> usize {
         self.idle.len() + self.leased + self.connecting
+    }
+
+    /// Nobody is to be connected who does not need it.
+    fn is_left(&self, now: Instant) -> bool {
+        self.waiters.is_empty() && self.left_until.is_some_and(|until| now < until)
     }
 }
 
@@ -115,6 +125,7 @@ impl Pool {
             leased: 0,
             connecting: 0,
             failures: 0,
+            left_until: None,
             not_before: None,
             closed: false,
         };
@@ -237,9 +248,11 @@ impl Pool {
         }
     }
 
-    /// Closes idle connections.
+    /// Closes idle connections, for a while also those that become idle.
     pub fn close_idle(&self) {
-        self.state().idle.clear();
+        let mut state = self.state();
+        state.idle.clear();
+        state.left_until = Some(Instant::now() + AWAY);
     }
 
     /// Closes idle connections and sends waiters away; leased connections close when they come back.
@@ -285,7 +298,7 @@ impl Pool {
         let mut state = self.state();
         state.leased -= 1;
         let surplus = state.open() >= state.settings.size;
-        if state.closed || surplus || conn.is_too_old(conn.idle_since) {
+        if state.closed || surplus || conn.is_too_old(conn.idle_since) || state.is_left(conn.idle_since) {
             drop(conn);
         } else {
             state.idle.push(conn);
@@ -344,7 +357,9 @@ impl Pool {
                 Err(Err(_)) => return,
             }
         }
-        state.idle.push(conn);
+        if !state.is_left(Instant::now()) {
+            state.idle.push(conn);
+        }
     }
 
     fn open_one(self: &Arc<Self>, state: &mut State) {

@@ -314,6 +314,8 @@ impl Session {
     }
 
     async fn end(&mut self, outcome: Result<(), PgError>) -> Result<(), PgError> {
+        // Whoever gets the server connection next may be told its process id.
+        self.shared.registry.unregister(&self.slot);
         self.release().await;
         self.inbound.release();
         if let Err(error) = &outcome {

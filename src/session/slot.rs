@@ -313,8 +313,12 @@ impl Registry {
         slot
     }
 
+    /// Forgets a session; another one may have its process id by now.
     pub fn unregister(&self, slot: &Slot) {
-        self.slots().remove(&slot.pid);
+        let mut slots = self.slots();
+        if slots.get(&slot.pid).is_some_and(|known| std::ptr::eq(&**known, slot)) {
+            slots.remove(&slot.pid);
+        }
     }
 
     /// Carries out a client's cancel request. Returns when it can no longer strike: only then may
