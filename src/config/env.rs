@@ -11,10 +11,9 @@ use super::listen::parse_address;
 use super::pools::{ANY_DATABASE, any_database};
 use super::report::Report;
 use super::server_url::ServerUrl;
-use super::tenants::unlimited;
 use super::{
     ClusterConfig, Config, ConfigErrors, Consistency, DatabaseConfig, HostConfig, Http, Listen, Log, LostNotifications,
-    MonitorConfig, PoolSettings, Roles, Secret, Tenancy, UserAuth, UserConfig,
+    MonitorConfig, PoolSettings, Roles, Secret, Tenancy, Tier, UserAuth, UserConfig,
 };
 
 const PRIMARY: &str = "DATABASE_URL";
@@ -112,7 +111,7 @@ fn config(login: Login, primary: ServerUrl, replicas: Vec<HostConfig>) -> Config
         users: BTreeMap::from([(user.name.clone(), Arc::new(user))]),
         tenants: Vec::new(),
         tenancy: Tenancy::default(),
-        default_tier: Arc::new(unlimited(DEFAULT_TIER)),
+        default_tier: Arc::new(Tier::unlimited(DEFAULT_TIER)),
         shutdown_timeout: SHUTDOWN_TIMEOUT,
         workers: workers(),
         warnings: Vec::new(),

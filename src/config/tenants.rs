@@ -32,7 +32,7 @@ impl Tiers {
     pub(super) fn read(item: Option<Item>) -> Self {
         let entries = item.map(|item| item.entries()).unwrap_or_default();
         let read = |(name, item): (String, Item)| {
-            let mut tier = unlimited(&name);
+            let mut tier = Tier::unlimited(&name);
             if let Some(section) = item.section() {
                 limits(&section, &mut tier);
                 section.finish();
@@ -46,7 +46,7 @@ impl Tiers {
     pub(super) fn default_tier(&self, item: Option<Item>, root: &Section) -> Arc<Tier> {
         if let Some(item) = item {
             let tier = self.named(&item).and_then(|name| self.0.get(&name).cloned());
-            return tier.unwrap_or_else(|| Arc::new(unlimited(DEFAULT_TIER)));
+            return tier.unwrap_or_else(|| Arc::new(Tier::unlimited(DEFAULT_TIER)));
         }
         if let Some(tier) = self.0.get(DEFAULT_TIER) {
             return tier.clone();
@@ -57,7 +57,7 @@ impl Tiers {
                  since there is none called \"{DEFAULT_TIER}\""
             ));
         }
-        Arc::new(unlimited(DEFAULT_TIER))
+        Arc::new(Tier::unlimited(DEFAULT_TIER))
     }
 
     fn named(&self, item: &Item) -> Option<String> {
@@ -65,19 +65,21 @@ impl Tiers {
     }
 }
 
-/// No limits, for a file without tiers.
-pub(super) fn unlimited(name: &str) -> Tier {
-    Tier {
-        name: name.to_owned(),
-        statement_timeout: None,
-        transaction_timeout: None,
-        lock_timeout: None,
-        idle_in_transaction_timeout: None,
-        max_clients: None,
-        consistency: None,
-        max_pinned: None,
-        pinning: Pinning::Allow,
-        rate_limits: Vec::new(),
+impl Tier {
+    /// No limits.
+    pub fn unlimited(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            statement_timeout: None,
+            transaction_timeout: None,
+            lock_timeout: None,
+            idle_in_transaction_timeout: None,
+            max_clients: None,
+            consistency: None,
+            max_pinned: None,
+            pinning: Pinning::Allow,
+            rate_limits: Vec::new(),
+        }
     }
 }
 
@@ -98,9 +100,11 @@ pub(super) fn tenants(item: &Item, tiers: &Tiers, default: &Arc<Tier>, names: &N
         let mut matches = Vec::new();
         for item in items.iter().flat_map(|item| item.list_or_one()) {
             let Some(found) = tenant_match(&item, names) else { continue };
-            let covers = |earlier: &TenantMatch| covers(earlier, &found);
-            if let Some(earlier) = tenants.iter().find(|earlier| earlier.matches.iter().any(covers)) {
+            let covers = |earlier: &[TenantMatch]| earlier.iter().any(|earlier| covers(earlier, &found));
+            if let Some(earlier) = tenants.iter().find(|earlier| covers(&earlier.matches)) {
                 item.warn(format!("never reached: the tenant \"{}\" stands before it and matches first", earlier.name));
+            } else if covers(&matches) {
+                item.warn("never reached: a match of the same tenant stands before it and matches first");
             }
             matches.push(found);
         }

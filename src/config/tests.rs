@@ -343,6 +343,9 @@ match = { user = "a" }
 [[tenants]]
 name = "none"
 match = { user = "a", database = "app" }
+[[tenants]]
+name = "twice"
+match = [{ user = "b" }, { database = "other" }, { user = "b", database = "app" }]
 "#;
     let config = load_in(folder.path(), text).unwrap();
     assert_eq!(config.users["b"].auth, UserAuth::Password(Secret::new("from the file")));
@@ -353,6 +356,7 @@ match = { user = "a", database = "app" }
         "Some((11, 21)) users[1].password.file: every user of this machine can read the secret in FILE (mode 644): chmod o-r FILE",
         "Some((14, 8)) users[2].auth: anyone who reaches 0.0.0.0:6432 can log in as this user without proof",
         "Some((20, 9)) tenants[1].match: never reached: the tenant \"all\" stands before it and matches first",
+        "Some((23, 50)) tenants[2].match[2]: never reached: a match of the same tenant stands before it and matches first",
     ];
     assert_eq!(shown, expected);
 }

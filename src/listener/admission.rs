@@ -17,7 +17,7 @@ use crate::config::Consistency;
 use crate::net::Stream;
 use crate::server::connect::Login;
 use crate::session::{Arrival, CONSISTENCY, unknown_consistency};
-use crate::tenant::{ClientPermit, Tenant, Traits};
+use crate::tenant::{Taken, Tenant, Traits};
 use crate::wire::error::{PgError, Severity};
 
 /// The startup option that names a tenant.
@@ -51,7 +51,7 @@ pub(super) struct Walsender {
 pub(super) struct PlacesTaken {
     _entry: Entry,
     _user: UserPlace,
-    _tenant: ClientPermit,
+    _tenant: Taken,
 }
 
 /// Lets a client in, or carries out a cancel request. `None` when no session comes of it; the client
@@ -166,7 +166,7 @@ fn reason(error: &PgError) -> &'static str {
 struct Place {
     user: UserPlace,
     tenant: Tenant,
-    permit: ClientPermit,
+    permit: Taken,
     group: Arc<Group>,
     login: Login,
 }

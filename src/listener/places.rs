@@ -1,18 +1,18 @@
 //! How many clients may be connected: all together, before they have proved who they are, and of one user.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::config::{Listen, UserConfig};
+use crate::tenant::{Count, Taken};
 use crate::wire::error::PgError;
 
 /// Counts clients against the ceilings of `[listen]` and of users. Outlives a reload, so that clients
 /// who are there already count under the new ceilings.
 #[derive(Debug, Default)]
 pub struct Places {
-    clients: AtomicUsize,
-    unauthenticated: AtomicUsize,
+    clients: Count,
+    unauthenticated: Count,
     users: Mutex<HashMap<String, usize>>,
 }
 
@@ -20,16 +20,13 @@ impl Places {
     /// A connection has been accepted. `None` when `max_unauthenticated` others have not finished
     /// authentication yet: it can only be closed.
     pub fn enter(self: &Arc<Self>, listen: &Listen) -> Option<Entry> {
-        let room = |count: usize| (count < listen.max_unauthenticated).then(|| count + 1);
-        // Only the numbers are shared: no other memory is published with them.
-        self.unauthenticated.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).ok()?;
-        let before = self.clients.fetch_add(1, Ordering::Relaxed);
-        Some(Entry { places: self.clone(), is_authenticated: false, is_over: before >= listen.max_clients })
+        let unauthenticated = self.unauthenticated.take(listen.max_unauthenticated).ok()?;
+        Some(Entry { client: self.clients.take(listen.max_clients).ok(), unauthenticated: Some(unauthenticated) })
     }
 
     /// Connections that have not finished authentication.
     pub fn unauthenticated(&self) -> usize {
-        self.unauthenticated.load(Ordering::Relaxed)
+        self.unauthenticated.get()
     }
 
     /// Takes one of the user's places.
@@ -51,9 +48,9 @@ impl Places {
 /// A connection's place among all, given back when dropped.
 #[derive(Debug)]
 pub struct Entry {
-    places: Arc<Places>,
-    is_authenticated: bool,
-    is_over: bool,
+    /// `None` where there was none left.
+    client: Option<Taken>,
+    unauthenticated: Option<Taken>,
 }
 
 impl Entry {
@@ -62,26 +59,13 @@ impl Entry {
     /// Errors: 53300 when `max_clients` others were there before it. It is told only now because it
     /// would not understand an error before its startup packet has been answered.
     pub fn authenticated(&mut self, listen: &Listen) -> Result<(), PgError> {
-        self.settle();
-        if !self.is_over {
+        self.unauthenticated = None;
+        if self.client.is_some() {
             return Ok(());
         }
         Err(PgError::fatal("53300", "sorry, too many clients already")
             .detail(format!("The limit is {} ([listen] max_clients).", listen.max_clients))
             .hint("Close connections that are not in use, or raise max_clients in pgweir's configuration."))
-    }
-
-    fn settle(&mut self) {
-        if !std::mem::replace(&mut self.is_authenticated, true) {
-            self.places.unauthenticated.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        self.settle();
-        self.places.clients.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -132,7 +116,7 @@ mod tests {
         assert!(entries.iter_mut().all(|entry| entry.authenticated(&listen).is_ok()));
         drop((third, entries));
         assert!(places.enter(&listen).unwrap().authenticated(&listen).is_ok());
-        assert_eq!((places.unauthenticated(), places.clients.load(Ordering::Relaxed)), (0, 0));
+        assert_eq!((places.unauthenticated(), places.clients.get()), (0, 0));
     }
 
     #[test]

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use super::fence::{CancelTarget, Fence};
 use super::prepared::Prepared;
-use super::queue::Kept;
 use crate::config::HostConfig;
 use crate::net::buffer::{ReadBuffer, WriteBuffer};
 use crate::net::stream::Stream;
 use crate::server::connect::Connected;
 use crate::server::query::{Answer, QueryError, simple_query};
+use crate::tenant::Taken;
 use crate::wire::frame::{HEADER, backend, backend_header};
 
 /// Settings of a session by lower-case name, values as `set_config` takes them.
@@ -61,7 +61,7 @@ pub struct Conn {
     pub prepared: Prepared,
     pub sequences: Sequences,
     /// Its place among those that are kept for the values of their sequences, where it has one.
-    pub kept: Option<Kept>,
+    pub kept: Option<Taken>,
     /// `None` where it is not known who speaks.
     pub speaker: Option<Speaker>,
     pub cancel: Arc<CancelTarget>,

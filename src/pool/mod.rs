@@ -16,5 +16,5 @@ pub use fence::{CancelTarget, Fence, FenceGuard};
 pub use lease::Lease;
 pub use prepared::{Environment, OUR_NAMES, Prepared, Shape, Statement, Statements, server_name};
 pub use probe::{Held, Holdings, MARK, probe, settings_now};
-pub use queue::{AcquireError, Kept, Pool, PoolCensus, PoolKey, Waiting};
+pub use queue::{AcquireError, Pool, PoolCensus, PoolKey, Waiting};
 pub use settings::{difference, literal, quoted};

@@ -12,6 +12,7 @@ use super::lease::Lease;
 use crate::config::{HostConfig, PoolSettings};
 use crate::metrics::HostMetrics;
 use crate::server::{ConnectError, Login, connect};
+use crate::tenant::{Count, Taken};
 
 /// After a failed attempt to connect the next one waits this long, doubled each time up to
 /// [`LONGEST_BACKOFF`].
@@ -61,17 +62,7 @@ pub struct Pool {
     login: Mutex<Login>,
     state: Mutex<State>,
     /// Connections that sessions keep for the values of their sequences.
-    kept: Arc<AtomicUsize>,
-}
-
-/// A place among the connections of a pool that are kept for the values of their sequences, given back when dropped.
-#[derive(Debug)]
-pub struct Kept(Arc<AtomicUsize>);
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+    kept: Count,
 }
 
 #[derive(Debug)]
@@ -136,7 +127,7 @@ impl Pool {
             load,
             login: Mutex::new(login),
             state: Mutex::new(state),
-            kept: Arc::default(),
+            kept: Count::default(),
         })
     }
 
@@ -175,11 +166,8 @@ impl Pool {
 
     /// A place for one more connection that is kept for the values of its sequences: there are as many as half of the
     /// pool's connections, so that everybody else is served.
-    pub fn keep(&self) -> Option<Kept> {
-        let most = self.state().settings.size / 2;
-        let next = |kept| (kept < most).then(|| kept + 1);
-        let taken = self.kept.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
-        taken.ok().map(|_| Kept(self.kept.clone()))
+    pub fn keep(&self) -> Option<Taken> {
+        self.kept.take(self.state().settings.size / 2).ok()
     }
 
     /// Joins the queue. The place is kept until the returned value is dropped.

@@ -1,7 +1,7 @@
 //! Who speaks: a session that may notify introduces itself to those who listen, on the server connection that it has at
 //! the time ([`crate::cluster::Introductions`]). Where nobody listens through pgweir that costs nothing.
 
-use super::ledger::{Awaits, Fate, Status};
+use super::ledger::Status;
 use super::{Leased, Session};
 use crate::cluster::Place;
 use crate::config::PoolMode;
@@ -45,9 +45,7 @@ impl Session {
     fn introduce_for_now(&mut self, leased: &mut Leased) {
         leased.lease.speaker = None;
         let introduction = self.introduction(leased);
-        author::query(leased.lease.outbound.bytes(), introduction);
-        leased.has_unnamed = false;
-        self.ledger.push(Awaits::Query, Fate::Try, None);
+        self.try_query(leased, &introduction);
     }
 
     /// `None` where nobody listens, or all who do know the session already. In session mode the server's process id is the

@@ -401,6 +401,13 @@ impl Session {
         self.ledger.push(Awaits::Query, Fate::Swallow, None);
     }
 
+    /// The same where it may fail.
+    pub(super) fn try_query(&mut self, leased: &mut Leased, sql: &str) {
+        author::query(leased.lease.outbound.bytes(), sql);
+        leased.has_unnamed = false;
+        self.ledger.push(Awaits::Query, Fate::Try, None);
+    }
+
     /// Everything is answered. Decides what becomes of the lease.
     pub(super) async fn settle(&mut self) -> Settled {
         let Some(mut leased) = self.lease.take() else { return Settled::Fine };

@@ -71,7 +71,7 @@ impl Session {
 
     /// A statement with these effects depends on what the session listens to.
     pub(super) fn depends_on_channels(&self, effects: Effects) -> bool {
-        effects.contains(Effects::LISTENING) && self.listening.is_some()
+        effects.contains(Effects::CHANNELS) && self.listening.is_some()
     }
 
     /// What a server connection is to be told so that it listens to everything that the session does.

@@ -51,7 +51,7 @@ use crate::sql::{
     Catalog, Class, Classifier, Effects, Reason, SettingNames, TxControl, Verdict, databases_named, explained_route,
     setting_names,
 };
-use crate::tenant::{PinPermit, Tenant};
+use crate::tenant::{Taken, Tenant};
 use crate::wire::author;
 use crate::wire::error::PgError;
 use crate::wire::frame::backend;
@@ -121,7 +121,7 @@ pub struct Session {
     unnamed: Unnamed,
     state: State,
     /// For as long as it holds a server connection to itself.
-    pin: Option<PinPermit>,
+    pin: Option<Taken>,
     /// Who listens for it, where it listens at all.
     listening: Option<Box<Listening>>,
     /// Of what was sent since the server was last known to be idle.

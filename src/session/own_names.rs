@@ -16,7 +16,7 @@ use super::{Leased, Session};
 use crate::pool::{Statement, server_name};
 use crate::server::QueryError;
 use crate::sql::{Effects, Verdict, executed_name, prepared_names};
-use crate::wire::{author, view};
+use crate::wire::view;
 
 /// What of a session's statements is on its server connection under its own names.
 #[derive(Debug, Clone, Copy, Default)]
@@ -236,12 +236,6 @@ impl Session {
     fn put_sync(&mut self, leased: &mut Leased) {
         leased.lease.outbound.push(&SYNC);
         self.ledger.push(Awaits::Sync, Fate::Try, None);
-    }
-
-    fn try_query(&mut self, leased: &mut Leased, sql: &str) {
-        author::query(leased.lease.outbound.bytes(), sql);
-        leased.has_unnamed = false;
-        self.ledger.push(Awaits::Query, Fate::Try, None);
     }
 
     /// The server has dropped every statement, save those that were sent behind the one that did it.

@@ -65,23 +65,32 @@ impl Session {
         if !self.tenant.is_rated() || self.intake.has_paid(len) {
             return Ok(());
         }
-        let (statements, tx) = match request {
-            Request::Query(text) => (self.counted(text), self.classify(text).tx),
-            Request::Bind(head) => (1, self.tx_of(head.statement)),
-            Request::LongQuery | Request::FunctionCall => (1, TxControl::None),
+        let statements = match request {
+            Request::Query(text) => self.counted(text),
+            Request::Bind(_) | Request::LongQuery | Request::FunctionCall => 1,
             _ => return Ok(()),
         };
         self.intake.paid(len);
         let idle = self.ledger.status() == Status::Idle;
         let what = Use { statements, transactions: u32::from(idle && !self.ledger.is_unsynced()) };
+        let now = Instant::now();
+        let Err(error) = self.tenant.pay(what, now) else { return Ok(()) };
         // What was sent before may have begun a transaction.
-        let may_end = matches!(tx, TxControl::End | TxControl::Inside) && !(idle && self.ledger.is_empty());
+        let may_end =
+            matches!(self.tx(request), TxControl::End | TxControl::Inside) && !(idle && self.ledger.is_empty());
         if may_end || self.ledger.status() == Status::Failed {
-            self.tenant.owe(what, Instant::now());
+            self.tenant.owe(what, now);
             return Ok(());
         }
-        let paid = self.tenant.pay(what, Instant::now());
-        paid.map(drop).map_err(|error| self.rated(error))
+        Err(self.rated(error))
+    }
+
+    fn tx(&mut self, request: Request<'_>) -> TxControl {
+        match request {
+            Request::Query(text) => self.classify(text).tx,
+            Request::Bind(head) => self.tx_of(head.statement),
+            _ => TxControl::None,
+        }
     }
 
     fn tx_of(&self, statement: &[u8]) -> TxControl {

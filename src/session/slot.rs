@@ -2,7 +2,7 @@
 //! what it is doing, and send it a signal.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -94,9 +94,8 @@ pub struct Slot {
     busy_since: AtomicU64,
     /// The same for the transaction; 0 also where it has failed, which has let go of everything.
     transaction_since: AtomicU64,
-    /// The same for the wait for its next statement.
+    /// The same for the wait for the next statement of a transaction, also of one that has failed.
     idle_since: AtomicU64,
-    in_transaction: AtomicBool,
     ceilings: Ceilings,
     /// A [`CutOff`], or 0.
     cut_off: AtomicU8,
@@ -154,7 +153,7 @@ impl Slot {
     }
 
     pub fn rests(&self) {
-        self.statement_ends(Instant::now(), Status::Idle);
+        self.ends(0, Status::Idle);
         *self.place() = Place::Idle;
     }
 
@@ -175,13 +174,15 @@ impl Slot {
 
     /// Everything is answered.
     pub fn statement_ends(&self, now: Instant, status: Status) {
-        let idle_since = if status == Status::Idle { 0 } else { self.at(now) };
+        self.ends(if status == Status::Idle { 0 } else { self.at(now) }, status);
+    }
+
+    fn ends(&self, idle_since: u64, status: Status) {
         self.busy_since.store(0, Ordering::Relaxed);
         self.idle_since.store(idle_since, Ordering::Relaxed);
         if status != Status::Transaction {
             self.transaction_since.store(0, Ordering::Relaxed);
         }
-        self.in_transaction.store(status != Status::Idle, Ordering::Relaxed);
     }
 
     /// Why the statement that has just failed was cancelled, if it was for a ceiling of its tenant.
@@ -198,7 +199,7 @@ impl Slot {
             Place::Idle => Activity::Idle,
             Place::Waiting => Activity::Waiting,
             Place::Leased(_) if self.busy_since.load(Ordering::Relaxed) != 0 => Activity::Active,
-            Place::Leased(_) if self.in_transaction.load(Ordering::Relaxed) => Activity::IdleInTransaction,
+            Place::Leased(_) if self.idle_since.load(Ordering::Relaxed) != 0 => Activity::IdleInTransaction,
             Place::Leased(_) => Activity::Idle,
         }
     }
@@ -305,7 +306,6 @@ impl Registry {
             busy_since: AtomicU64::new(0),
             transaction_since: AtomicU64::new(0),
             idle_since: AtomicU64::new(0),
-            in_transaction: AtomicBool::new(false),
             ceilings,
             cut_off: AtomicU8::new(0),
         });

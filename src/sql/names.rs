@@ -36,7 +36,7 @@ pub const ANYTHING: Effects = Effects::STATE
     .with(Effects::READ_ONLY_SETTING)
     .with(Effects::HIDDEN)
     .with(Effects::NOTIFIES)
-    .with(Effects::LISTENING);
+    .with(Effects::CHANNELS);
 
 /// Does the token spell `pg_temp`, `pg_temp_3` or the like?
 pub fn is_temporary_schema(text: &[u8]) -> bool {

@@ -186,7 +186,7 @@ fn reset(sql: &[u8], rest: &[Token]) -> Statement {
 /// `DISCARD ALL` drops prepared statements and ends all listening, the others do not.
 fn discard(sql: &[u8], rest: &[Token]) -> Statement {
     let discards = reset(sql, rest);
-    let all = Effects::STATEMENTS | Effects::LISTENING;
+    let all = Effects::STATEMENTS | Effects::CHANNELS;
     Statement { effects: discards.effects | if second(rest) == Keyword::All { all } else { Effects::NONE }, ..discards }
 }
 
@@ -226,7 +226,7 @@ fn other(sql: &[u8], keyword: Keyword, rest: &[Token]) -> Statement {
         Declare | Fetch | Move => primary(Reason::Cursor, Effects::NONE),
         Close => primary(Reason::Cursor, Effects::STATE),
         Listen => primary(Reason::Notification, Effects::STATE | Effects::LISTENS),
-        Unlisten => primary(Reason::Notification, Effects::STATE | Effects::LISTENING),
+        Unlisten => primary(Reason::Notification, Effects::STATE | Effects::CHANNELS),
         Notify => primary(Reason::Notification, Effects::NOTIFIES),
         Load => primary(Reason::ServerControl, Effects::STATE | Effects::STICKY | Effects::PINS),
         _ => primary(Reason::UnknownStatement, Effects::STATE | Effects::MAYBE_DDL),
@@ -320,9 +320,7 @@ pub fn acts_in_code(keyword: Keyword) -> Option<Statement> {
     match keyword {
         Copy => Some(primary(Reason::Copy, Effects::NONE)),
         Set | Reset => Some(primary(Reason::SessionState, Effects::STATE | Effects::READ_ONLY_SETTING)),
-        Discard => {
-            Some(primary(Reason::SessionState, Effects::STATE | Effects::READ_ONLY_SETTING | Effects::LISTENING))
-        }
+        Discard => Some(primary(Reason::SessionState, Effects::STATE | Effects::READ_ONLY_SETTING | Effects::CHANNELS)),
         _ if acts => Some(other(&[], keyword, &[])),
         _ => None,
     }

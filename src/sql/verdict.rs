@@ -41,7 +41,7 @@ impl Verdict {
 
     /// Of what was not looked at: it may do anything.
     pub const fn opaque(reason: Reason) -> Self {
-        let effects = Effects::STATE.with(Effects::MAYBE_DDL).with(Effects::NOTIFIES).with(Effects::LISTENING);
+        let effects = Effects::STATE.with(Effects::MAYBE_DDL).with(Effects::NOTIFIES).with(Effects::CHANNELS);
         Self { class: Class::Primary, reason, hint: None, consistency: None, tx: TxControl::None, effects }
     }
 }
@@ -238,7 +238,7 @@ impl Effects {
     pub const NOTIFIES: Effects = Effects(1 << 9);
     /// Depends on what the session listens to so far: `UNLISTEN`, `DISCARD`, `pg_listening_channels()`, or code
     /// that may do any of these.
-    pub const LISTENING: Effects = Effects(1 << 10);
+    pub const CHANNELS: Effects = Effects(1 << 10);
     /// Tells the client which server process it has: `pg_backend_pid()`, by which another session may end or cancel
     /// what that process does.
     pub const PROCESS: Effects = Effects(1 << 11);
@@ -263,7 +263,7 @@ impl Effects {
         (Effects::PINS, "it makes state that only one server connection has"),
         (Effects::NOTIFIES, "it may notify"),
         (Effects::LISTENS, "it begins to listen"),
-        (Effects::LISTENING, "it may end or show what the session listens to"),
+        (Effects::CHANNELS, "it may end or show what the session listens to"),
         (Effects::PROCESS, "it tells which server process the session has"),
         (Effects::STATEMENTS, "it uses prepared statements by name"),
         (Effects::SHOWS_STATEMENTS, "it shows which prepared statements there are"),

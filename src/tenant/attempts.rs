@@ -1,8 +1,9 @@
-//! How often an address or a user may try to log in. Bounded: whoever could fill the books could have others forgotten,
-//! so those who have lately tried stay, and who is new is not counted while there is no room.
+//! How often an address or a user may try to log in. Bounded, in bytes too: users go by a hash of what they say they are
+//! called. Whoever could fill the books could have others forgotten, so those who have lately tried stay, and who is new
+//! is not counted while there is no room.
 
 use std::collections::HashMap;
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,7 +20,9 @@ const MOST: usize = 100_000;
 pub struct Attempts {
     base: Instant,
     addresses: Mutex<Buckets<IpAddr>>,
-    users: Mutex<Buckets<Box<str>>>,
+    /// By a hash that nobody outside can foretell.
+    users: Mutex<Buckets<u64>>,
+    hasher: RandomState,
 }
 
 #[derive(Debug)]
@@ -28,7 +31,7 @@ struct Buckets<K>(HashMap<K, Bucket>);
 impl Default for Attempts {
     fn default() -> Self {
         let (addresses, users) = (Mutex::new(Buckets(HashMap::new())), Mutex::new(Buckets(HashMap::new())));
-        Self { base: Instant::now(), addresses, users }
+        Self { base: Instant::now(), addresses, users, hasher: RandomState::new() }
     }
 }
 
@@ -43,7 +46,7 @@ impl Attempts {
             outcome.map_err(|wait| too_many(&format!("from address {address}"), rate, wait, "per_address"))?;
         }
         if let Some(rate) = limits.per_user {
-            let outcome = lock(&self.users).take(user.into(), rate, now);
+            let outcome = lock(&self.users).take(self.hasher.hash_one(user), rate, now);
             outcome.map_err(|wait| too_many(&format!("of user \"{user}\""), rate, wait, "per_user"))?;
         }
         Ok(())

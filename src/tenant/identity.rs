@@ -116,21 +116,11 @@ pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{Pinning, Tenancy, TenantConfig, from_env};
+    use crate::config::{Tenancy, TenantConfig, from_env};
 
     pub fn tier(name: &str, seconds: u64, max_clients: Option<usize>) -> Arc<Tier> {
-        Arc::new(Tier {
-            name: name.to_owned(),
-            statement_timeout: Some(Duration::from_secs(seconds)),
-            transaction_timeout: None,
-            lock_timeout: None,
-            idle_in_transaction_timeout: None,
-            max_clients,
-            consistency: None,
-            max_pinned: None,
-            pinning: Pinning::Allow,
-            rate_limits: Vec::new(),
-        })
+        let statement_timeout = Some(Duration::from_secs(seconds));
+        Arc::new(Tier { statement_timeout, max_clients, ..Tier::unlimited(name) })
     }
 
     /// Name, matches such as `user=a database=app`, limits.

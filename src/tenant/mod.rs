@@ -1,13 +1,14 @@
 //! Who a client belongs to, and what it is held to: identity, limits and the count of live clients.
-//! No I/O and no clock here.
+//! No I/O here.
 
 mod attempts;
+mod count;
 mod identity;
 mod rate;
 mod timeout;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::config::{Pinning, Tier, show_wait};
@@ -15,6 +16,7 @@ use crate::wire::error::{PgError, Severity};
 use rate::{Exceeded, Rates};
 
 pub use attempts::Attempts;
+pub use count::{Count, Taken};
 pub use identity::{Tenants, Traits};
 pub use rate::Use;
 pub use timeout::{clamp, parse_guc_milliseconds};
@@ -31,16 +33,16 @@ pub struct Tenant {
 #[derive(Debug)]
 struct Counters {
     /// Its clients.
-    live: AtomicUsize,
+    live: Count,
     /// Server connections that its sessions keep to themselves.
-    pinned: AtomicUsize,
+    pinned: Count,
     last_write: AtomicU64,
     rates: Rates,
 }
 
 impl Default for Counters {
     fn default() -> Self {
-        let [live, pinned] = Default::default();
+        let (live, pinned) = Default::default();
         Self { live, pinned, last_write: AtomicU64::new(0), rates: Rates::new(Instant::now()) }
     }
 }
@@ -49,19 +51,16 @@ impl Tenant {
     /// Takes one of the tenant's places for a client.
     ///
     /// Errors: 53300, to be sent in place of the authentication's end, when all are taken.
-    pub fn admit(&self) -> Result<ClientPermit, PgError> {
+    pub fn admit(&self) -> Result<Taken, PgError> {
         let most = self.limits.max_clients.unwrap_or(usize::MAX);
-        match take(&self.counters.live, most) {
-            Ok(()) => Ok(ClientPermit(self.counters.clone())),
-            Err(live) => Err(self.full(live, most)),
-        }
+        self.counters.live.take(most).map_err(|live| self.full(live, most))
     }
 
     /// May a statement bind its session to its server connection?
     ///
     /// Errors: 0A000 where the tenant wants that refused, 53300 where as many as it may have are bound.
     pub fn may_pin(&self) -> Result<(), PgError> {
-        let (pinned, most) = (self.counters.pinned.load(Ordering::Relaxed), self.most_pinned());
+        let (pinned, most) = (self.counters.pinned.get(), self.most_pinned());
         match self.limits.pinning {
             Pinning::Refuse => Err(self.refuses_pins()),
             Pinning::Allow if pinned >= most => Err(self.too_many_pinned(pinned, most, STATEMENT)),
@@ -72,7 +71,7 @@ impl Tenant {
     /// A session is bound to its server connection.
     ///
     /// Errors: as for [`Self::may_pin`].
-    pub fn pin(&self) -> Result<PinPermit, PgError> {
+    pub fn pin(&self) -> Result<Taken, PgError> {
         self.may_pin()?;
         self.take_pin(STATEMENT)
     }
@@ -80,15 +79,14 @@ impl Tenant {
     /// A client replicates, on a server connection of its own. (Whether it may is said for each user, and not by `pinning`.)
     ///
     /// Errors: 53300, fatal, as for [`Self::may_pin`].
-    pub fn replicate(&self) -> Result<PinPermit, PgError> {
+    pub fn replicate(&self) -> Result<Taken, PgError> {
         let outcome = self.take_pin("A replication connection keeps a server connection to itself.");
         outcome.map_err(|error| PgError { severity: Severity::Fatal, ..error })
     }
 
-    fn take_pin(&self, why: &'static str) -> Result<PinPermit, PgError> {
+    fn take_pin(&self, why: &'static str) -> Result<Taken, PgError> {
         let most = self.most_pinned();
-        take(&self.counters.pinned, most).map_err(|pinned| self.too_many_pinned(pinned, most, why))?;
-        Ok(PinPermit(self.counters.clone()))
+        self.counters.pinned.take(most).map_err(|pinned| self.too_many_pinned(pinned, most, why))
     }
 
     fn most_pinned(&self) -> usize {
@@ -153,7 +151,7 @@ impl Tenant {
 
     /// Clients that hold a permit.
     pub fn live_clients(&self) -> usize {
-        self.counters.live.load(Ordering::Relaxed)
+        self.counters.live.get()
     }
 
     fn full(&self, live: usize, most: usize) -> PgError {
@@ -167,33 +165,6 @@ impl Tenant {
 }
 
 const STATEMENT: &str = "This statement makes state that only one server connection has.";
-
-/// Takes one of `most`; the error is how many are taken. Only the number itself is shared: no other memory is
-/// published with it.
-fn take(count: &AtomicUsize, most: usize) -> Result<(), usize> {
-    let next = |taken| (taken < most).then(|| taken + 1);
-    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).map(drop)
-}
-
-/// A client's place within its tenant's `max_clients`, given back when dropped.
-#[derive(Debug)]
-pub struct ClientPermit(Arc<Counters>);
-
-impl Drop for ClientPermit {
-    fn drop(&mut self) {
-        self.0.live.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A place within its tenant's `max_pinned`, given back when dropped.
-#[derive(Debug)]
-pub struct PinPermit(Arc<Counters>);
-
-impl Drop for PinPermit {
-    fn drop(&mut self) {
-        self.0.pinned.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -89,27 +89,30 @@ impl Rates {
     ///
     /// Errors: the limit that is used up for longest. Nothing is taken then.
     pub fn take(&self, what: Use, now: Instant) -> Result<Duration, Exceeded> {
+        self.take_within(|limit| limit.delay, what, now)
+    }
+
+    /// Takes where nothing has to be waited for.
+    pub fn take_at_once(&self, what: Use, now: Instant) -> bool {
+        self.take_within(|_| Duration::ZERO, what, now).is_ok()
+    }
+
+    fn take_within(
+        &self,
+        patience: impl Fn(&RateLimit) -> Duration,
+        what: Use,
+        now: Instant,
+    ) -> Result<Duration, Exceeded> {
         let now = self.since(now);
         let mut buckets = self.buckets();
         let waits = buckets.iter().map(|limited| (&limited.limit, limited.wait(what, now)));
-        let exceeded = waits.clone().filter(|(limit, wait)| *wait > limit.delay).max_by_key(|(_, wait)| *wait);
+        let exceeded = waits.clone().filter(|(limit, wait)| *wait > patience(limit)).max_by_key(|(_, wait)| *wait);
         if let Some((limit, wait)) = exceeded {
             return Err(Exceeded { limit: limit.clone(), wait });
         }
         let wait = waits.map(|(_, wait)| wait).max().unwrap_or_default();
         buckets.iter_mut().for_each(|limited| limited.take(what, now));
         Ok(wait)
-    }
-
-    /// Takes where nothing has to be waited for.
-    pub fn take_at_once(&self, what: Use, now: Instant) -> bool {
-        let now = self.since(now);
-        let mut buckets = self.buckets();
-        let free = buckets.iter().all(|limited| limited.wait(what, now).is_zero());
-        if free {
-            buckets.iter_mut().for_each(|limited| limited.take(what, now));
-        }
-        free
     }
 
     /// Takes what cannot be refused: whoever comes next waits for it.

@@ -72,18 +72,7 @@ impl Plan {
             };
             (name.to_owned(), Arc::new(user))
         };
-        let tier = Tier {
-            name: "standard".into(),
-            statement_timeout: None,
-            transaction_timeout: None,
-            lock_timeout: None,
-            idle_in_transaction_timeout: None,
-            max_clients: None,
-            consistency: None,
-            max_pinned: None,
-            pinning: Pinning::Allow,
-            rate_limits: Vec::new(),
-        };
+        let tier = Tier::unlimited("standard");
         Config {
             listen: Listen {
                 addresses: vec!["127.0.0.1:0".parse().unwrap()],

@@ -9,6 +9,9 @@ use super::mailbox::Mailbox;
 use crate::pool::quoted;
 use crate::wire::{author, view};
 
+/// As many speakers are known at most: an entry has 8 bytes.
+const MOST_SPEAKERS: usize = 65_536;
+
 /// See the module's page.
 #[derive(Debug, Default)]
 pub(super) struct Book {
@@ -125,19 +128,32 @@ impl Book {
         }
     }
 
-    /// Something was heard, a whole frame: tokens on channel `sync`, and on channel `introductions` who speaks.
-    pub fn hear(&mut self, frame: &[u8], sync: &str, introductions: &str) {
-        let Some((process, name, payload)) = view::notification(frame) else { return };
-        let Ok(name) = str::from_utf8(name) else { return };
-        if name == sync {
-            return self.hear_token(payload);
+    /// Something was heard, a whole frame: tokens on channel `sync`, and on channel `introductions` who speaks. False when
+    /// everybody has to introduce himself again.
+    #[must_use]
+    pub fn hear(&mut self, frame: &[u8], sync: &str, introductions: &str) -> bool {
+        let Some((process, name, payload)) = view::notification(frame) else { return true };
+        match str::from_utf8(name) {
+            Ok(name) if name == sync => self.hear_token(payload),
+            Ok(name) if name == introductions => return self.hear_introduction(process, payload),
+            Ok(name) => self.pass_on(process, name, frame),
+            Err(_) => {}
         }
-        if name == introductions {
-            // Anybody may notify on the channel: he speaks for himself alone.
-            let session = str::from_utf8(payload).ok().and_then(|payload| payload.parse().ok());
-            self.speakers.extend(session.map(|session| (process, session)));
-            return;
+        true
+    }
+
+    fn hear_introduction(&mut self, process: i32, payload: &[u8]) -> bool {
+        // Anybody may notify on the channel: he speaks for himself alone.
+        let session = str::from_utf8(payload).ok().and_then(|payload| payload.parse().ok());
+        let has_room = self.speakers.len() < MOST_SPEAKERS || self.speakers.contains_key(&process);
+        if !has_room {
+            self.speakers.clear();
         }
+        self.speakers.extend(session.map(|session| (process, session)));
+        has_room
+    }
+
+    fn pass_on(&self, process: i32, name: &str, frame: &[u8]) {
         let Some(channel) = self.channels.get(name) else { return };
         let mut heard = BytesMut::from(frame);
         self.speakers.get(&process).iter().for_each(|session| author::notified_by(&mut heard, **session));
@@ -259,14 +275,30 @@ pub(super) mod tests {
         for (channel, payload) in
             [("a", "x"), ("who", "900"), ("a", "x"), ("who", "?"), ("a", "x"), ("who", "901"), ("a", "x")]
         {
-            book.hear(&frame(channel, payload), "sync", "who");
+            assert!(book.hear(&frame(channel, payload), "sync", "who"));
         }
         assert_eq!(heard(&mailbox), [named(7), named(900), named(900), named(901)]);
         // Another listening connection has heard of nobody.
         book.lose("gone");
         let (_, mailbox) = book.add(&set(&["a"]), false);
-        book.hear(&frame("a", "x"), "sync", "who");
+        assert!(book.hear(&frame("a", "x"), "sync", "who"));
         assert_eq!(heard(&mailbox), [named(7)]);
+    }
+
+    #[test]
+    fn there_is_an_end_to_those_who_are_known() {
+        let mut book = Book::default();
+        let by = |process: usize| {
+            let mut frame = frame("who", "9").to_vec();
+            frame[5..9].copy_from_slice(&(process as i32).to_be_bytes());
+            frame
+        };
+        for process in 0..MOST_SPEAKERS {
+            assert!(book.hear(&by(process), "sync", "who"));
+        }
+        assert!(book.hear(&by(1), "sync", "who"), "one that is known already");
+        assert!(!book.hear(&by(MOST_SPEAKERS), "sync", "who"));
+        assert_eq!(book.speakers.keys().collect::<Vec<_>>(), [&(MOST_SPEAKERS as i32)]);
     }
 
     #[test]
@@ -276,7 +308,7 @@ pub(super) mod tests {
         let (deaf, late) = book.add(&set(&["a", "b"]), true);
         let hear = |book: &mut Book, channel, payload: &str| {
             let frame = frame(channel, payload);
-            book.hear(&frame, "sync", "who");
+            assert!(book.hear(&frame, "sync", "who"));
             Heard::Notification(frame)
         };
         let first = hear(&mut book, "a", "1");

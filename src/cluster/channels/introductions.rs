@@ -15,7 +15,8 @@ pub struct Introductions {
     pub(super) channel: String,
     /// Listening connections that hear them.
     hearing: AtomicUsize,
-    /// How many there have been: each knows only those who have introduced themselves since it came.
+    /// How many there have been: each knows only those who have introduced themselves since it came. (Or has forgotten
+    /// them.)
     ever: AtomicU64,
 }
 
@@ -37,6 +38,11 @@ impl Introductions {
     /// The statement by which a session introduces itself.
     pub fn introduce(&self, session: i32) -> String {
         format!("NOTIFY {}, {}", quoted(&self.channel), literal(&session.to_string()))
+    }
+
+    /// Those who listen have forgotten who is who.
+    pub(super) fn again(&self) {
+        self.ever.fetch_add(1, Ordering::AcqRel);
     }
 
     /// From now on a listening connection hears them, until the value is dropped.
@@ -68,6 +74,9 @@ mod tests {
         let known = introductions.known_as(5);
         assert!(known.is_some() && known == introductions.known_as(5) && known != introductions.known_as(6));
         let second = introductions.clone().heard();
+        assert_ne!(introductions.known_as(5), known);
+        let known = introductions.known_as(5);
+        introductions.again();
         assert_ne!(introductions.known_as(5), known);
         drop((first, second));
         assert_eq!(introductions.known_as(5), None);

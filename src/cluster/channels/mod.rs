@@ -119,7 +119,9 @@ impl Channels {
 
     /// A `NotificationResponse` has come, whole.
     fn hear(&self, frame: &[u8]) {
-        self.book().hear(frame, &self.sync, &self.introductions.channel);
+        if !self.book().hear(frame, &self.sync, &self.introductions.channel) {
+            self.introductions.again();
+        }
     }
 
     /// Nothing more is heard: every subscription is told, and forgotten.

@@ -142,7 +142,7 @@ const TAINTED: &[(Reason, Effects, &[&str])] = &[
     (Reason::ServerState, SHOWS_STATEMENTS, &["pg_prepared_statement"]),
     // Answer for this server or this connection.
     (Reason::ServerState, Effects::PROCESS.with(Effects::PINS), &["pg_backend_pid"]),
-    (Reason::ServerState, STATE.with(Effects::LISTENING), &["pg_listening_channels"]),
+    (Reason::ServerState, STATE.with(Effects::CHANNELS), &["pg_listening_channels"]),
     (
         Reason::ServerState,
         NONE,
