@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use super::group::{Group, Place};
+use crate::pool::Place as HostPlace;
 use crate::server::{Connected, connect, simple_query};
 use crate::sql::{CATALOG_QUERIES, CATALOG_STAMP_QUERY, Catalog, CatalogRows, SYSTEM_RELATIONS};
 
@@ -256,6 +257,7 @@ type Sets = Vec<Rows>;
 /// that wait for the catalog, and have settings of their clients.
 struct Reader {
     connected: Connected,
+    _place: HostPlace,
     /// The answer to [`SYSTEM_RELATIONS`].
     system_relations: Option<Rows>,
 }
@@ -268,8 +270,11 @@ impl Reader {
         login.parameters.push(("application_name".into(), "pgweir catalog".into()));
         // What the planner thinks of these queries would have them compiled, which takes longer than they do.
         login.parameters.push(("jit".into(), "off".into()));
+        let place = pool.place_of_our_own();
         let outcome = connect(&pool.host, &login, pool.settings().connect_timeout).await;
-        outcome.map(|connected| Self { connected, system_relations: None }).map_err(|error| error.to_string())
+        outcome
+            .map(|connected| Self { connected, _place: place, system_relations: None })
+            .map_err(|error| error.to_string())
     }
 
     /// The answer to one of [`CATALOG_QUERIES`].

@@ -78,6 +78,10 @@ impl Group {
         Ok(greeting)
     }
 
+    async fn own_lease(&self, place: Place) -> Result<Lease, AcquireError> {
+        self.pool(place).join_as_ourselves().wait(Instant::now()).lease().await
+    }
+
     /// On the primary, or on a replica while there is no primary.
     async fn any_lease(self: &Arc<Self>) -> Result<Lease, GreetingError> {
         let patience = Instant::now() + self.failover_wait;
@@ -85,11 +89,11 @@ impl Group {
             self.changes().await;
         }
         let outcome = match self.pick_replica(&super::Wanted::default()) {
-            Some(replica) if self.lacks_primary() => self.pool(replica).wait().lease().await,
-            _ => self.pool(Place::Primary).wait().lease().await,
+            Some(replica) if self.lacks_primary() => self.own_lease(replica).await,
+            _ => self.own_lease(Place::Primary).await,
         };
         match (outcome, self.pick_replica(&super::Wanted::default())) {
-            (Err(AcquireError::Connect(_)), Some(replica)) => self.pool(replica).wait().lease().await,
+            (Err(AcquireError::Connect(_)), Some(replica)) => self.own_lease(replica).await,
             (outcome, _) => outcome,
         }
         .map_err(GreetingError::Acquire)

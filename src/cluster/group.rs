@@ -48,8 +48,9 @@ pub struct Wanted {
 /// A replica between two of its losses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Home {
-    replica: usize,
-    losses: u64,
+    /// By index. Kept small, as each session has one.
+    replica: u32,
+    losses: u32,
 }
 
 #[derive(Debug)]
@@ -92,8 +93,8 @@ impl Group {
     ) -> Arc<Self> {
         let pool = |host: &Arc<Host>| {
             let metrics = metrics.host(&key.database, &key.user, &host.config.name, host.role.label());
-            let load = host.load.clone();
-            let pool = Pool::new(key.clone(), host.config.clone(), login.clone(), settings.clone(), metrics, load);
+            let budget = host.budget.clone();
+            let pool = Pool::new(key.clone(), host.config.clone(), login.clone(), settings.clone(), metrics, budget);
             (host.clone(), pool)
         };
         Arc::new(Self {
@@ -157,7 +158,7 @@ impl Group {
         self.last_read.store(now.raw(), Ordering::Relaxed);
         let oldest = self.max_staleness.map_or(Moment::NEVER, |limit| now.minus(limit)).max(self.laggards_before());
         let home = wanted.home.filter(|home| self.is_home(*home));
-        let is_home = |index| home.is_some_and(|home| home.replica == index);
+        let is_home = |index| home.is_some_and(|home| home.replica as usize == index);
         // Only who may go anywhere takes a turn, or sessions with as many reads as replicas would all begin with the
         // same.
         let turn = self.turn.fetch_add(u64::from(home.is_none()), Ordering::Relaxed) as usize;
@@ -169,7 +170,7 @@ impl Group {
                 let floor = if is_home(index) { wanted.written } else { wanted.written.max(wanted.seen) };
                 host.is_up() && host.shows(floor.max(oldest))
             })
-            .min_by_key(|&index| (self.replicas[index].0.load.load(Ordering::Relaxed), !is_home(index)))
+            .min_by_key(|&index| (self.replicas[index].0.budget.load(), !is_home(index)))
             .map(Place::Replica)
     }
 
@@ -236,13 +237,15 @@ impl Group {
     pub fn home(&self, place: Place) -> Option<Home> {
         match place {
             Place::Primary => None,
-            Place::Replica(replica) => Some(Home { replica, losses: self.replicas[replica].0.losses() }),
+            Place::Replica(replica) => {
+                Some(Home { replica: replica as u32, losses: self.replicas[replica].0.losses() })
+            }
         }
     }
 
     /// False when it was lost meanwhile.
     fn is_home(&self, home: Home) -> bool {
-        self.replicas.get(home.replica).is_some_and(|(host, _)| host.losses() == home.losses)
+        self.replicas.get(home.replica as usize).is_some_and(|(host, _)| host.losses() == home.losses)
     }
 
     /// When reads were last asked for.
@@ -379,6 +382,14 @@ impl Group {
 }
 
 impl Place {
+    /// 0 is the primary's.
+    pub fn number(self) -> usize {
+        match self {
+            Self::Primary => 0,
+            Self::Replica(index) => index + 1,
+        }
+    }
+
     pub fn role(self) -> Role {
         match self {
             Self::Primary => Role::Primary,

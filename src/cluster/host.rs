@@ -1,6 +1,6 @@
 //! One PostgreSQL server of a cluster: its role, whether it answers, and how fresh it is.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use tokio::sync::futures::Notified;
 
 use super::freshness::{Lsn, Moment};
 use crate::config::{HostConfig, Roles};
+use crate::pool::Budget;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
@@ -41,8 +42,8 @@ pub enum Claim {
 pub struct Host {
     pub config: Arc<HostConfig>,
     pub role: Role,
-    /// Leases and waiters over all pools.
-    pub load: Arc<AtomicUsize>,
+    /// Its server connections.
+    pub budget: Arc<Budget>,
     up: AtomicBool,
     fresh_as_of: AtomicU64,
     lag_bytes: AtomicU64,
@@ -52,26 +53,26 @@ pub struct Host {
     /// It has replayed what the primary has not written: it follows another history.
     ahead: AtomicBool,
     /// How often it was lost.
-    losses: AtomicU64,
+    losses: AtomicU32,
     /// The primary has written what this replica is not known to have replayed.
     lags: Notify,
 }
 
 impl Host {
     /// A configured primary counts as up until it is known to be down; every other host only once it has answered.
-    pub fn new(config: Arc<HostConfig>, role: Role, roles: Roles) -> Self {
+    pub fn new(config: Arc<HostConfig>, role: Role, roles: Roles, most: Option<usize>) -> Self {
         let up = role == Role::Primary && roles == Roles::Configured;
         Self {
             config,
             role,
-            load: Arc::default(),
+            budget: Budget::new(most),
             up: AtomicBool::new(up),
             fresh_as_of: AtomicU64::new(0),
             lag_bytes: AtomicU64::new(0),
             claim: Mutex::new(Claim::Unknown),
             replayed: Mutex::new((Moment::NEVER, Lsn(0))),
             ahead: AtomicBool::new(false),
-            losses: AtomicU64::new(0),
+            losses: AtomicU32::new(0),
             lags: Notify::new(),
         }
     }
@@ -162,7 +163,7 @@ impl Host {
     }
 
     /// How often it was lost: a standby that comes back may show less than it did before.
-    pub fn losses(&self) -> u64 {
+    pub fn losses(&self) -> u32 {
         self.losses.load(Ordering::Acquire)
     }
 
@@ -182,7 +183,7 @@ mod tests {
     fn replica() -> Host {
         let tls = ServerTls { mode: SslMode::Disable, root_cert: None, cert: None, key: None };
         let config = HostConfig { name: "b".into(), address: HostAddress::Unix("/b".into()), tls };
-        Host::new(Arc::new(config), Role::Replica, Roles::Configured)
+        Host::new(Arc::new(config), Role::Replica, Roles::Configured, None)
     }
 
     fn at(moment: u64) -> Moment {

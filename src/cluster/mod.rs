@@ -23,11 +23,8 @@ pub use host::{Claim, Host, Role};
 
 use crate::config::{ClusterConfig, PoolSettings, Roles};
 use crate::metrics::Metrics;
-use crate::pool::{PoolCensus, PoolKey};
+use crate::pool::{Budget, PoolCensus, PoolKey, ROTATION};
 use crate::server::connect::Login;
-
-/// How often pools are swept ([`crate::pool::Pool::maintain`]).
-const SWEEP: Duration = Duration::from_millis(500);
 
 /// Without a read for this long the monitor falls to its slow beat.
 const READS_ARE_RECENT: Duration = Duration::from_secs(5);
@@ -53,8 +50,9 @@ impl Cluster {
     pub fn new(config: Arc<ClusterConfig>, metrics: Arc<Metrics>) -> Arc<Self> {
         let clock = Arc::new(Clock::default());
         let roles = config.roles;
+        let most = config.max_server_connections;
         let host =
-            |config: &crate::config::HostConfig, role| Arc::new(Host::new(Arc::new(config.clone()), role, roles));
+            |config: &crate::config::HostConfig, role| Arc::new(Host::new(Arc::new(config.clone()), role, roles, most));
         let cluster = Arc::new(Self {
             primary: host(&config.primary, Role::Primary),
             replicas: config.replicas.iter().map(|replica| host(replica, Role::Replica)).collect(),
@@ -67,10 +65,13 @@ impl Cluster {
             monitored: std::sync::Once::new(),
             tasks: Mutex::default(),
         });
+        for host in cluster.hosts() {
+            cluster.spawn(Budget::keep(Arc::downgrade(&host.budget)));
+        }
         let weak = Arc::downgrade(&cluster);
         cluster.spawn(async move {
             loop {
-                tokio::time::sleep(SWEEP).await;
+                tokio::time::sleep(ROTATION).await;
                 let Some(cluster) = weak.upgrade() else { return };
                 cluster.all_groups().iter().for_each(|group| group.maintain());
             }

@@ -38,6 +38,7 @@ const REPLICA: &str = "SELECT pg_catalog.pg_last_wal_replay_lsn(), NULL WHERE pg
 /// Runs until the cluster is gone.
 pub(super) async fn watch(cluster: Weak<Cluster>, host: Arc<Host>, login: Login) {
     loop {
+        let _place = host.budget.place_of_our_own();
         let outcome = connect(&host.config, &login, PATIENCE).await;
         match (cluster.upgrade(), outcome) {
             (None, _) => return,

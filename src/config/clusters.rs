@@ -75,6 +75,7 @@ fn cluster(name: String, section: Section, around: &Surroundings) -> Option<Clus
     );
     let told = [("close", LostNotifications::Close), ("notice", LostNotifications::Notice)];
     let lost_notifications = section.get("lost_notifications").and_then(|item| item.choice(&told));
+    let max_server_connections = section.get("max_server_connections").and_then(|item| item.count(1..=100_000));
     let monitor = section.get("monitor").and_then(|item| monitor(item.section()?, around));
     section.finish();
     Some(ClusterConfig {
@@ -88,6 +89,7 @@ fn cluster(name: String, section: Section, around: &Surroundings) -> Option<Clus
         max_staleness,
         freshness_wait,
         lost_notifications: lost_notifications.unwrap_or(LostNotifications::Close),
+        max_server_connections,
         monitor,
     })
 }

@@ -54,6 +54,7 @@ impl Default for PoolSettings {
             connect_timeout: Duration::from_secs(5),
             prepared_cache: 4 << 20,
             reuse: true,
+            queue_length: 10_000,
         }
     }
 }

@@ -85,6 +85,7 @@ fn config(login: Login, primary: ServerUrl, replicas: Vec<HostConfig>) -> Config
         replicas,
         consistency: Consistency::Session,
         lost_notifications: LostNotifications::Close,
+        max_server_connections: None,
         poll_interval: POLL_INTERVAL,
         max_staleness: None,
         freshness_wait: std::time::Duration::ZERO,

@@ -156,6 +156,8 @@ pub struct PoolSettings {
     pub prepared_cache: usize,
     /// In session mode: a server connection that its client has left serves others.
     pub reuse: bool,
+    /// As many clients may wait for a connection of one pool.
+    pub queue_length: usize,
 }
 
 /// One primary and its replicas.
@@ -177,6 +179,8 @@ pub struct ClusterConfig {
     pub freshness_wait: Duration,
     /// What a client that listens is told when notifications may have been missed.
     pub lost_notifications: LostNotifications,
+    /// Server connections of each of its hosts, over all pools; `None`: as many as the pools have.
+    pub max_server_connections: Option<usize>,
     /// The login of the monitor and of the catalog reader; else the users' own.
     pub monitor: Option<MonitorConfig>,
 }
@@ -353,6 +357,34 @@ pub struct Tier {
     pub pinning: Pinning,
     /// All of them hold.
     pub rate_limits: Vec<RateLimit>,
+    /// Who gets more of the servers' time, where there is too little.
+    pub priority: Priority,
+    /// Server connections that it may use at once, on all servers together.
+    pub max_server_connections: Option<usize>,
+    /// Connections of each pool that others leave to it while it has clients.
+    pub min_server_connections: usize,
+    /// As many of its clients may wait for a server connection.
+    pub queue_length: Option<usize>,
+}
+
+/// How much of the servers' time a tenant gets where others want it too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Priority {
+    High,
+    #[default]
+    Normal,
+    Low,
+}
+
+impl Priority {
+    /// Each has four times as much as the next.
+    pub fn weight(self) -> u32 {
+        match self {
+            Self::High => 16,
+            Self::Normal => 4,
+            Self::Low => 1,
+        }
+    }
 }
 
 /// May a session make state that only one server connection has?

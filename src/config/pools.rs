@@ -32,6 +32,7 @@ pub(super) fn pool(section: Section, base: &PoolSettings) -> PoolSettings {
     let cache = 16 << 10..=1 << 30;
     set(&mut pool.prepared_cache, section.get("prepared_cache").and_then(|item| item.size(cache)));
     set(&mut pool.reuse, section.get("reuse").and_then(|item| item.boolean()));
+    set(&mut pool.queue_length, section.get("queue_length").and_then(|item| item.count(0..=1_000_000)));
     if pool.min_idle > pool.size {
         section.error(format!("`min_idle` is {}, more than `size`, which is {}", pool.min_idle, pool.size));
     }

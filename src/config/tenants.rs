@@ -10,8 +10,10 @@ use super::pools::{ANY_DATABASE, reference};
 use super::rates::rate_limits;
 use super::reader::{Item, Section, one_of};
 use super::tenancy::{Pattern, Source, pattern};
-use super::{Consistency, Pinning, TenantConfig, TenantMatch, Tier};
+use super::{Consistency, Pinning, Priority, TenantConfig, TenantMatch, Tier};
 
+const PRIORITIES: [(&str, Priority); 3] =
+    [("high", Priority::High), ("normal", Priority::Normal), ("low", Priority::Low)];
 const PINNING: [(&str, Pinning); 2] = [("allow", Pinning::Allow), ("refuse", Pinning::Refuse)];
 
 /// The tenant of a client that no other matches.
@@ -79,6 +81,10 @@ impl Tier {
             max_pinned: None,
             pinning: Pinning::Allow,
             rate_limits: Vec::new(),
+            priority: Priority::Normal,
+            max_server_connections: None,
+            min_server_connections: 0,
+            queue_length: None,
         }
     }
 }
@@ -157,6 +163,24 @@ fn limits(section: &Section, tier: &mut Tier) {
     }
     if let Some(pinning) = section.get("pinning").and_then(|item| item.choice(&PINNING)) {
         tier.pinning = pinning;
+    }
+    if let Some(priority) = section.get("priority").and_then(|item| item.choice(&PRIORITIES)) {
+        tier.priority = priority;
+    }
+    if let Some(count) = section.get("max_server_connections").and_then(|item| item.count(1..=100_000)) {
+        tier.max_server_connections = Some(count);
+    }
+    if let Some(count) = section.get("min_server_connections").and_then(|item| item.count(0..=10_000)) {
+        tier.min_server_connections = count;
+    }
+    if let (Some(most), least) = (tier.max_server_connections, tier.min_server_connections)
+        && least > most
+    {
+        section
+            .error(format!("`min_server_connections` is {least}, more than `max_server_connections`, which is {most}"));
+    }
+    if let Some(count) = section.get("queue_length").and_then(|item| item.count(0..=1_000_000)) {
+        tier.queue_length = Some(count);
     }
     if let Some(item) = section.get("rate_limits") {
         tier.rate_limits = rate_limits(&item);

@@ -249,6 +249,10 @@ fn a_small_file_serves_every_database_without_limits() {
             max_pinned: None,
             pinning: Pinning::Allow,
             rate_limits: Vec::new(),
+            priority: Priority::Normal,
+            max_server_connections: None,
+            min_server_connections: 0,
+            queue_length: None,
         }
     );
     assert_eq!(config.listen.addresses, ["127.0.0.1:6432".parse().unwrap()]);

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use super::budget::Place;
 use super::fence::{CancelTarget, Fence};
+use super::lease::Hold;
 use super::prepared::Prepared;
 use crate::config::HostConfig;
 use crate::net::buffer::{ReadBuffer, WriteBuffer};
@@ -70,10 +72,13 @@ pub struct Conn {
     pub(super) opened: Instant,
     pub(super) lifetime: Duration,
     pub(super) idle_since: Instant,
+    /// While it is leased.
+    pub(super) hold: Option<Hold>,
+    _place: Place,
 }
 
 impl Conn {
-    pub fn new(connected: Connected, host: Arc<HostConfig>, lifetime: Duration) -> Self {
+    pub fn new(connected: Connected, host: Arc<HostConfig>, lifetime: Duration, place: Place) -> Self {
         let now = Instant::now();
         let fence = Arc::new(Fence::default());
         Self {
@@ -90,6 +95,8 @@ impl Conn {
             opened: now,
             lifetime,
             idle_since: now,
+            hold: None,
+            _place: place,
         }
     }
 

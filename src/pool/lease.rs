@@ -3,9 +3,12 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use super::conn::Conn;
+use super::fair::Party;
 use super::queue::Pool;
+use crate::tenant::Pass;
 
 /// Dropping a lease closes its connection, whatever happened to the task that held it. Only
 /// [`Lease::hand_back`] gives the connection to others; its caller vouches that the ledger is settled,
@@ -16,10 +19,28 @@ pub struct Lease {
     pool: Arc<Pool>,
 }
 
+/// Whose a connection is. (With the connection, as leases move about.)
+#[derive(Debug)]
+pub(super) struct Hold {
+    pub party: Party,
+    pub since: Instant,
+    /// Its tenant's right to it, where that has a limit.
+    pass: Option<Pass>,
+}
+
 impl Lease {
-    pub(super) fn new(conn: Box<Conn>, pool: Arc<Pool>) -> Self {
-        pool.load.fetch_add(1, Ordering::Relaxed);
+    /// The pool has counted it.
+    pub(super) fn new(mut conn: Box<Conn>, pool: Arc<Pool>, party: Party, since: Instant) -> Self {
+        pool.budget.load.fetch_add(1, Ordering::Relaxed);
+        conn.hold = Some(Hold { party, since, pass: None });
         Self { conn: Some(conn), pool }
+    }
+
+    /// It is by this right of its tenant's.
+    pub fn holds_by(&mut self, right: Option<Pass>) {
+        if let Some(hold) = &mut self.hold {
+            hold.pass = right;
+        }
     }
 
     pub fn pool(&self) -> &Arc<Pool> {
@@ -33,9 +54,9 @@ impl Lease {
         if !conn.cancel.fence.is_raised() {
             return self.pool.take_back(conn);
         }
-        let pool = self.pool.clone();
-        // The new lease closes the connection if the task is dropped on the way.
-        let lease = Lease::new(conn, pool);
+        // The lease closes the connection if the task is dropped on the way.
+        self.conn = Some(conn);
+        let lease = self;
         tokio::spawn(async move {
             let fence = lease.cancel.fence.clone();
             fence.lowered().await;
@@ -44,9 +65,8 @@ impl Lease {
     }
 
     /// Ends the lease without giving the connection to anybody: that is the caller's to do.
-    pub(super) fn into_parts(mut self) -> (Box<Conn>, Arc<Pool>) {
-        let conn = self.conn.take().expect("a lease has its connection until it is handed back");
-        (conn, self.pool.clone())
+    pub(super) fn into_conn(mut self) -> Box<Conn> {
+        self.conn.take().expect("a lease has its connection until it is handed back")
     }
 }
 
@@ -66,10 +86,11 @@ impl DerefMut for Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.pool.load.fetch_sub(1, Ordering::Relaxed);
-        if let Some(conn) = self.conn.take() {
+        self.pool.budget.load.fetch_sub(1, Ordering::Relaxed);
+        if let Some(mut conn) = self.conn.take() {
+            let hold = conn.hold.take();
             drop(conn);
-            self.pool.closed_one();
+            self.pool.closed_one(hold);
         }
     }
 }

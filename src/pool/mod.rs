@@ -1,20 +1,27 @@
 //! Server connections that many sessions share: one [`Pool`] per database, user and host.
 //!
 //! A [`Lease`] is the right to one connection. Dropping it closes the connection; handing it back is
-//! an explicit call. Waiters are served first in, first out.
+//! an explicit call. Tenants wait fairly ([`fair`]), and pools share what their host may have ([`budget`]).
 
+mod apportion;
+mod budget;
 mod conn;
+mod fair;
 mod fence;
 mod lease;
+mod member;
 mod prepared;
 mod probe;
 mod queue;
 mod settings;
 
+pub use budget::{Budget, Place};
 pub use conn::{Conn, Sequences, Settings, Speaker};
+pub use fair::{HEAVIEST, ROTATION, Terms};
 pub use fence::{CancelTarget, Fence, FenceGuard};
 pub use lease::Lease;
+pub use member::{Member, Waiting};
 pub use prepared::{Environment, OUR_NAMES, Prepared, Shape, Statement, Statements, server_name};
 pub use probe::{Held, Holdings, MARK, probe, settings_now};
-pub use queue::{AcquireError, Pool, PoolCensus, PoolKey, Waiting};
+pub use queue::{AcquireError, Pool, PoolCensus, PoolKey};
 pub use settings::{difference, literal, quoted};

@@ -1,14 +1,14 @@
-//! The pool itself: idle connections, a queue of waiters, and the opening of new connections.
+//! The pool itself: idle connections, those who wait for one, and the opening of new connections.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-
+use super::apportion::Claim;
+use super::budget::{Budget, Place, Wants};
 use super::conn::{Conn, Sequences};
-use super::lease::Lease;
+use super::fair::{Fair, Party, Room, Terms};
+use super::lease::{Hold, Lease};
+use super::member::{Member, Waiter};
 use crate::config::{HostConfig, PoolSettings};
 use crate::metrics::HostMetrics;
 use crate::server::{ConnectError, Login, connect};
@@ -22,6 +22,9 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 /// PostgreSQL waits for as long as this for others to leave a database (`CountOtherDBBackends`).
 const AWAY: Duration = Duration::from_secs(5);
 
+/// How pgweir itself is called among tenants: no tenant's name is empty.
+const OURSELVES: &str = "";
+
 /// What a pool is for. Names as the server knows them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PoolKey {
@@ -34,6 +37,9 @@ pub struct PoolKey {
 pub enum AcquireError {
     /// Nothing came free within the queue timeout; `size` is the pool's.
     Timeout { waited: Duration, size: usize },
+    /// More wanted to wait than may, and this one had waited for longest. `of_tenant`: its tenant's queue was full, else
+    /// the pool's.
+    QueueFull { waited: Duration, limit: usize, of_tenant: bool },
     /// The server could not be reached or refused the login.
     Connect(Arc<ConnectError>),
     /// The pool is being closed (its host left the configuration).
@@ -57,9 +63,10 @@ pub struct Pool {
     pub key: PoolKey,
     pub host: Arc<HostConfig>,
     pub metrics: HostMetrics,
-    /// Leases and waiters on the whole host, over all pools: what balancing compares.
-    pub(super) load: Arc<AtomicUsize>,
+    pub(super) budget: Arc<Budget>,
     login: Mutex<Login>,
+    /// Times count from here.
+    base: Instant,
     state: Mutex<State>,
     /// Connections that sessions keep for the values of their sequences.
     kept: Count,
@@ -72,9 +79,13 @@ struct State {
     /// waiters and leases all the time.
     #[allow(clippy::vec_box)]
     idle: Vec<Box<Conn>>,
-    waiters: VecDeque<Waiter>,
+    /// Who waits, and who is next.
+    fair: Fair<Waiter>,
     leased: usize,
+    /// Those that are being opened or checked.
     connecting: usize,
+    /// As many as there may be while other pools of the host want more than there are.
+    allowed: usize,
     failures: u32,
     /// Until then no connection is kept that nobody needs: somebody wants the database to himself.
     left_until: Option<Instant>,
@@ -83,20 +94,30 @@ struct State {
     closed: bool,
 }
 
-#[derive(Debug)]
-struct Waiter {
-    since: Instant,
-    give: oneshot::Sender<Result<Box<Conn>, AcquireError>>,
-}
-
 impl State {
     fn open(&self) -> usize {
         self.idle.len() + self.leased + self.connecting
     }
 
+    /// As many as there may be.
+    fn capacity(&self) -> usize {
+        self.settings.size.min(self.allowed)
+    }
+
+    fn room(&self) -> Room {
+        let capacity = self.capacity();
+        Room { free: capacity.saturating_sub(self.leased), capacity }
+    }
+
+    /// Connections that would be opened for those who wait, beside those that are.
+    fn lacking(&self) -> usize {
+        let room = Room { free: self.settings.size.saturating_sub(self.leased), capacity: self.settings.size };
+        self.fair.served(room).saturating_sub(self.idle.len() + self.connecting)
+    }
+
     /// Nobody is to be connected who does not need it.
     fn is_left(&self, now: Instant) -> bool {
-        self.waiters.is_empty() && self.left_until.is_some_and(|until| now < until)
+        self.fair.waiting() == 0 && self.left_until.is_some_and(|until| now < until)
     }
 }
 
@@ -107,61 +128,88 @@ impl Pool {
         login: Login,
         settings: PoolSettings,
         metrics: HostMetrics,
-        load: Arc<AtomicUsize>,
+        budget: Arc<Budget>,
     ) -> Arc<Self> {
         let state = State {
             settings,
             idle: Vec::new(),
-            waiters: VecDeque::new(),
+            fair: Fair::default(),
             leased: 0,
             connecting: 0,
+            allowed: usize::MAX,
             failures: 0,
             left_until: None,
             not_before: None,
             closed: false,
         };
-        Arc::new(Self {
+        let pool = Arc::new(Self {
             key,
             host,
             metrics,
-            load,
+            budget,
             login: Mutex::new(login),
+            base: Instant::now(),
             state: Mutex::new(state),
             kept: Count::default(),
-        })
+        });
+        pool.budget.enter(&pool);
+        pool
     }
 
-    /// An idle connection, if there is one and nobody has waited for longer.
-    pub fn try_acquire(self: &Arc<Self>) -> Option<Lease> {
+    /// One more client of a tenant that is to share this pool's connections.
+    pub fn join(self: &Arc<Self>, tenant: &Arc<str>, terms: Terms) -> Member {
+        let party = self.state().fair.join(tenant, terms);
+        if terms.least > 0 {
+            self.budget.look();
+        }
+        Member::new(self.clone(), party)
+    }
+
+    /// For questions of our own, which take little time and are asked for by nobody's client.
+    pub fn join_as_ourselves(self: &Arc<Self>) -> Member {
+        self.join(&OURSELVES.into(), Terms { weight: 1, least: 0, queue_length: usize::MAX })
+    }
+
+    /// For a connection to its host that is none of the pool's: it counts there for as long as this is kept.
+    pub fn place_of_our_own(&self) -> Place {
+        self.budget.place_of_our_own()
+    }
+
+    pub(super) fn leave(&self, party: Party) {
+        self.state().fair.leave(party);
+    }
+
+    /// See [`Member::try_acquire`].
+    pub(super) fn try_acquire(self: &Arc<Self>, party: Party) -> Option<Lease> {
+        let now = Instant::now();
         let mut state = self.state();
-        if !state.waiters.is_empty() || state.closed {
+        if state.idle.is_empty() || state.closed {
+            return None;
+        }
+        let room = state.room();
+        if !state.fair.admits(party, room, self.micros(now)) {
             return None;
         }
         while let Some(mut conn) = state.idle.pop() {
-            let now = Instant::now();
             // One that was idle for long is checked first, which takes a round trip.
             if now.duration_since(conn.idle_since) > state.settings.check_after {
                 state.idle.push(conn);
                 return None;
             }
             if conn.is_quiet() && !conn.is_too_old(now) {
-                state.leased += 1;
-                return Some(Lease::new(conn, self.clone()));
+                return Some(self.lease(&mut state, conn, party, now));
             }
         }
         None
     }
 
-    /// The idle connection that has the values of sequences which this session has taken, if it is idle.
-    pub fn try_acquire_of(self: &Arc<Self>, session: i32) -> Option<Lease> {
+    /// See [`Member::try_acquire_of`].
+    pub(super) fn try_acquire_of(self: &Arc<Self>, party: Party, session: i32) -> Option<Lease> {
         let mut state = self.state();
         let at = state.idle.iter().position(|conn| conn.sequences == Sequences::Of(session))?;
         let mut conn = state.idle.remove(at);
         let usable = !state.closed && conn.is_quiet();
-        usable.then(|| {
-            state.leased += 1;
-            Lease::new(conn, self.clone())
-        })
+        usable.then(|| self.lease(&mut state, conn, party, Instant::now()))
     }
 
     /// A place for one more connection that is kept for the values of its sequences: there are as many as half of the
@@ -170,22 +218,27 @@ impl Pool {
         self.kept.take(self.state().settings.size / 2).ok()
     }
 
-    /// Joins the queue. The place is kept until the returned value is dropped.
-    pub fn wait(self: &Arc<Self>) -> Waiting {
-        let (give, receive) = oneshot::channel();
-        let since = Instant::now();
+    /// Joins the queue. The number under which it waits, the queue timeout, and the size of the pool.
+    pub(super) fn queue(self: &Arc<Self>, party: Party, waiter: Waiter) -> (u64, Duration, usize) {
         let mut state = self.state();
+        let (timeout, size) = (state.settings.queue_timeout, state.settings.size);
         if state.closed {
-            let _ = give.send(Err(AcquireError::Closed));
-        } else {
-            state.waiters.push_back(Waiter { since, give });
-            self.serve_waiters(&mut state);
+            waiter.refuse(AcquireError::Closed);
+            return (0, timeout, size);
         }
-        let timeout = state.settings.queue_timeout;
-        let size = state.settings.size;
-        drop(state);
-        self.load.fetch_add(1, Ordering::Relaxed);
-        Waiting { pool: self.clone(), receive, since, timeout, size }
+        let (now, queue_length) = (self.micros(waiter.since()), state.settings.queue_length);
+        let (ticket, shed) = state.fair.arrive(party, waiter, now, queue_length);
+        if let Some(shed) = shed {
+            let waited = shed.waiter.since().elapsed();
+            let (limit, of_tenant) = (shed.limit, shed.of_tenant);
+            shed.waiter.refuse(AcquireError::QueueFull { waited, limit, of_tenant });
+        }
+        self.serve_waiters(&mut state);
+        (ticket, timeout, size)
+    }
+
+    pub(super) fn withdraw(&self, party: Party, ticket: u64) {
+        self.state().fair.withdraw(party, ticket);
     }
 
     pub fn census(&self) -> PoolCensus {
@@ -194,8 +247,8 @@ impl Pool {
             idle: state.idle.len(),
             leased: state.leased,
             connecting: state.connecting,
-            waiting: state.waiters.len(),
-            longest_wait: state.waiters.front().map_or(Duration::ZERO, |first| first.since.elapsed()),
+            waiting: state.fair.waiting(),
+            longest_wait: state.fair.firsts().map(|first| first.since().elapsed()).max().unwrap_or_default(),
         }
     }
 
@@ -231,8 +284,8 @@ impl Pool {
     pub fn host_is_gone(&self, error: &Arc<ConnectError>) {
         let mut state = self.state();
         state.idle.clear();
-        for waiter in state.waiters.drain(..) {
-            let _ = waiter.give.send(Err(AcquireError::Connect(error.clone())));
+        for waiter in state.fair.drain() {
+            waiter.refuse(AcquireError::Connect(error.clone()));
         }
     }
 
@@ -248,16 +301,55 @@ impl Pool {
         let mut state = self.state();
         state.closed = true;
         state.idle.clear();
-        for waiter in state.waiters.drain(..) {
-            let _ = waiter.give.send(Err(AcquireError::Closed));
+        for waiter in state.fair.drain() {
+            waiter.refuse(AcquireError::Closed);
+        }
+    }
+
+    /// What it has and wants of its host.
+    pub(super) fn wants(&self) -> Wants {
+        let state = self.state();
+        let least = state.fair.least();
+        let needs = state.leased + state.fair.waiting();
+        let claim = Claim {
+            pool: std::ptr::from_ref(self) as usize,
+            weight: state.fair.weight(),
+            needs: needs.max(state.fair.recent()).min(state.settings.size),
+            least: least.min(state.settings.size),
+        };
+        let mut idle_since: Vec<_> = state.idle.iter().map(|conn| conn.idle_since).collect();
+        idle_since.sort_unstable();
+        let lacking = if state.closed { 0 } else { state.lacking() };
+        Wants { claim, open: state.open(), lacking, idle_since }
+    }
+
+    /// There may be so many connections from now on.
+    pub(super) fn allow(self: &Arc<Self>, allowed: usize) {
+        let mut state = self.state();
+        let before = std::mem::replace(&mut state.allowed, allowed);
+        // The end of the list is what is used next.
+        while state.open() > state.capacity() && !state.idle.is_empty() {
+            state.idle.remove(0);
+        }
+        if before != allowed || state.fair.waiting() > 0 {
+            self.serve_waiters(&mut state);
+        }
+    }
+
+    /// Closes the idle connection that was used last then.
+    pub(super) fn close_idle_since(&self, since: Instant) {
+        let mut state = self.state();
+        if let Some(at) = state.idle.iter().position(|conn| conn.idle_since == since) {
+            state.idle.remove(at);
         }
     }
 
     /// Closes what is dead, too old or idle for too long, and opens up to `min_idle`. To be called
-    /// about once a second.
+    /// every [`super::ROTATION`].
     pub fn maintain(self: &Arc<Self>) {
         let mut state = self.state();
         let now = Instant::now();
+        state.fair.rotate();
         let spare = state.open().saturating_sub(state.settings.min_idle);
         let idle_timeout = state.settings.idle_timeout;
         let mut may_close = spare;
@@ -272,21 +364,21 @@ impl Pool {
         while state.open() > size && state.idle.pop().is_some() {}
         let min_idle = state.settings.min_idle.min(size);
         if !state.closed && state.not_before.is_none_or(|at| at <= now) {
-            while state.open() < min_idle {
-                self.open_one(&mut state);
-            }
+            while state.open() < min_idle.min(state.allowed) && self.open_one(&mut state) {}
         }
         self.serve_waiters(&mut state);
     }
 
     /// A connection comes back clean.
     pub(super) fn take_back(self: &Arc<Self>, mut conn: Box<Conn>) {
-        conn.idle_since = Instant::now();
+        let now = Instant::now();
+        conn.idle_since = now;
         conn.kept = None;
+        let hold = conn.hold.take();
         let mut state = self.state();
-        state.leased -= 1;
-        let surplus = state.open() >= state.settings.size;
-        if state.closed || surplus || conn.is_too_old(conn.idle_since) || state.is_left(conn.idle_since) {
+        self.ends(&mut state, hold, now);
+        let surplus = state.open() >= state.capacity();
+        if state.closed || surplus || conn.is_too_old(now) || state.is_left(now) {
             drop(conn);
         } else {
             state.idle.push(conn);
@@ -294,74 +386,114 @@ impl Pool {
         self.serve_waiters(&mut state);
     }
 
-    /// A connection has passed its check: it goes to the first waiter. Among the idle ones it could be due
-    /// for a check again before anybody gets it (`check_after = "0"`).
+    /// A leased connection was closed.
+    pub(super) fn closed_one(self: &Arc<Self>, hold: Option<Hold>) {
+        let mut state = self.state();
+        self.ends(&mut state, hold, Instant::now());
+        self.serve_waiters(&mut state);
+    }
+
+    /// A connection has passed its check: it goes to whoever is next. Among the idle ones it could be due for a check
+    /// again before anybody gets it (`check_after = "0"`).
     fn take_checked(self: &Arc<Self>, mut conn: Box<Conn>) {
         conn.idle_since = Instant::now();
         let mut state = self.state();
-        state.leased -= 1;
-        if !state.closed && state.open() < state.settings.size {
+        state.connecting -= 1;
+        if !state.closed && state.open() < state.capacity() {
             self.give(&mut state, conn);
         }
         self.serve_waiters(&mut state);
     }
 
-    /// A leased connection was closed.
-    pub(super) fn closed_one(self: &Arc<Self>) {
-        let mut state = self.state();
+    fn lease(self: &Arc<Self>, state: &mut State, conn: Box<Conn>, party: Party, now: Instant) -> Lease {
+        state.leased += 1;
+        state.fair.leases(party, self.micros(now));
+        Lease::new(conn, self.clone(), party, now)
+    }
+
+    fn ends(&self, state: &mut State, hold: Option<Hold>, now: Instant) {
+        let Some(hold) = hold else { return };
         state.leased -= 1;
-        self.serve_waiters(&mut state);
+        state.fair.returns(hold.party, self.micros(hold.since), self.micros(now));
     }
 
-    /// Gives idle connections to the first waiters and opens connections for the rest, as far as
-    /// the size allows.
+    /// Gives idle connections to those who are next and opens connections for the rest, as far as the size and the
+    /// host's places allow.
     fn serve_waiters(self: &Arc<Self>, state: &mut State) {
+        if state.fair.waiting() == 0 || state.closed {
+            return;
+        }
         let now = Instant::now();
-        let mut checked = 0;
-        while state.waiters.len() > checked {
-            let Some(mut conn) = state.idle.pop() else { break };
+        while let Some(mut conn) = state.idle.pop() {
+            let Some(party) = state.fair.next(state.room(), self.micros(now)) else {
+                state.idle.push(conn);
+                break;
+            };
             if now.duration_since(conn.idle_since) > state.settings.check_after {
-                state.leased += 1;
-                checked += 1;
-                tokio::spawn(check(Lease::new(conn, self.clone())));
-            } else if conn.is_quiet() && !conn.is_too_old(now) {
-                self.give(state, conn);
-            }
-        }
-        while state.connecting + checked < state.waiters.len() && state.open() < state.settings.size {
-            self.open_one(state);
-        }
-    }
-
-    /// Hands a connection to the first waiter that still wants it, or keeps it.
-    fn give(&self, state: &mut State, mut conn: Box<Conn>) {
-        while let Some(waiter) = state.waiters.pop_front() {
-            match waiter.give.send(Ok(conn)) {
-                Ok(()) => {
-                    state.leased += 1;
+                if state.connecting >= state.fair.served(state.room()) {
+                    state.idle.push(conn);
                     return;
                 }
-                Err(Ok(unwanted)) => conn = unwanted,
-                Err(Err(_)) => return,
+                state.connecting += 1;
+                tokio::spawn(check(conn, self.clone(), Attempt(Some(self.clone()))));
+            } else if conn.is_quiet()
+                && !conn.is_too_old(now)
+                && let Some(conn) = self.hand_over(state, conn, party, now)
+            {
+                state.idle.push(conn);
             }
         }
-        if !state.is_left(Instant::now()) {
+        let wanted = state.fair.served(state.room());
+        while state.connecting + state.idle.len() < wanted && state.open() < state.capacity() && self.open_one(state) {}
+    }
+
+    /// Hands a connection to whoever is next, or keeps it.
+    fn give(self: &Arc<Self>, state: &mut State, mut conn: Box<Conn>) {
+        let now = Instant::now();
+        while let Some(party) = state.fair.next(state.room(), self.micros(now)) {
+            match self.hand_over(state, conn, party, now) {
+                None => return,
+                Some(unwanted) => conn = unwanted,
+            }
+        }
+        if !state.is_left(now) {
             state.idle.push(conn);
         }
     }
 
-    fn open_one(self: &Arc<Self>, state: &mut State) {
+    /// To the tenant's first waiter; the connection comes back where that has just gone.
+    fn hand_over(
+        self: &Arc<Self>,
+        state: &mut State,
+        conn: Box<Conn>,
+        party: Party,
+        now: Instant,
+    ) -> Option<Box<Conn>> {
+        let waiter = state.fair.take(party, self.micros(now))?;
+        let lease = self.lease(state, conn, party, now);
+        let unwanted = waiter.give(lease)?;
+        let mut conn = unwanted.into_conn();
+        let hold = conn.hold.take();
+        self.ends(state, hold, now);
+        Some(conn)
+    }
+
+    /// False where the host has no place for it.
+    fn open_one(self: &Arc<Self>, state: &mut State) -> bool {
+        let Some(place) = self.budget.place(state.open() < state.fair.least()) else { return false };
         state.connecting += 1;
         let wait = state.not_before.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
         let (timeout, lifetime) = (state.settings.connect_timeout, state.settings.max_lifetime);
         let pool = self.clone();
         tokio::spawn(async move {
-            let attempt = Attempt { pool: pool.clone() };
+            let attempt = Attempt(Some(pool.clone()));
             tokio::time::sleep(wait).await;
             let outcome = connect(&pool.host, &pool.login(), timeout).await;
-            std::mem::forget(attempt);
-            pool.opened(outcome.map(|connected| Box::new(Conn::new(connected, pool.host.clone(), spread(lifetime)))));
+            attempt.succeeds();
+            let conn = |connected| Box::new(Conn::new(connected, pool.host.clone(), spread(lifetime), place));
+            pool.opened(outcome.map(conn));
         });
+        true
     }
 
     fn opened(self: &Arc<Self>, outcome: Result<Box<Conn>, ConnectError>) {
@@ -393,11 +525,16 @@ impl Pool {
             return;
         }
         let error = Arc::new(error);
-        while let Some(waiter) = state.waiters.pop_front() {
-            if waiter.give.send(Err(AcquireError::Connect(error.clone()))).is_ok() {
+        let now = self.micros(Instant::now());
+        while let Some(waiter) = state.fair.dismiss(now) {
+            if waiter.refuse(AcquireError::Connect(error.clone())) {
                 return;
             }
         }
+    }
+
+    fn micros(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.base).as_micros() as u64
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -405,60 +542,31 @@ impl Pool {
     }
 }
 
-/// A place in a pool's queue.
-#[derive(Debug)]
-pub struct Waiting {
-    pool: Arc<Pool>,
-    receive: oneshot::Receiver<Result<Box<Conn>, AcquireError>>,
-    since: Instant,
-    timeout: Duration,
-    size: usize,
-}
+/// A connection that is being opened or checked: where nothing comes of it, it is counted no more.
+struct Attempt(Option<Arc<Pool>>);
 
-impl Waiting {
-    /// The lease, or why there is none. Cancel safe: the place is kept.
-    pub async fn lease(&mut self) -> Result<Lease, AcquireError> {
-        let left = self.timeout.saturating_sub(self.since.elapsed());
-        match tokio::time::timeout(left, &mut self.receive).await {
-            Ok(Ok(Ok(conn))) => Ok(Lease::new(conn, self.pool.clone())),
-            Ok(Ok(Err(error))) => Err(error),
-            Ok(Err(_)) => Err(AcquireError::Closed),
-            Err(_) => Err(AcquireError::Timeout { waited: self.since.elapsed(), size: self.size }),
-        }
+impl Attempt {
+    /// Whoever goes on with the connection counts it.
+    fn succeeds(mut self) {
+        self.0 = None;
     }
-
-    pub fn since(&self) -> Instant {
-        self.since
-    }
-}
-
-impl Drop for Waiting {
-    /// Gives back a connection that came in the very moment in which nobody wanted it any more.
-    fn drop(&mut self) {
-        self.pool.load.fetch_sub(1, Ordering::Relaxed);
-        self.receive.close();
-        if let Ok(Ok(conn)) = self.receive.try_recv() {
-            self.pool.take_back(conn);
-        }
-    }
-}
-
-/// Keeps the count of attempts true when a task is dropped in the middle of one.
-struct Attempt {
-    pool: Arc<Pool>,
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        self.pool.state().connecting -= 1;
+        if let Some(pool) = self.0.take() {
+            let mut state = pool.state();
+            state.connecting -= 1;
+            pool.serve_waiters(&mut state);
+        }
     }
 }
 
 /// Makes sure that a connection which was idle for long still answers.
-async fn check(mut lease: Lease) {
-    let patience = lease.pool().settings().connect_timeout;
-    if let Ok(Ok(_)) = tokio::time::timeout(patience, lease.ask("")).await {
-        let (conn, pool) = lease.into_parts();
+async fn check(mut conn: Box<Conn>, pool: Arc<Pool>, attempt: Attempt) {
+    let patience = pool.settings().connect_timeout;
+    if let Ok(Ok(_)) = tokio::time::timeout(patience, conn.ask("")).await {
+        attempt.succeeds();
         pool.take_checked(conn);
     }
 }

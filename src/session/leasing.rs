@@ -17,10 +17,11 @@ use super::{Again, Leased, Schema, Session, Withheld, refusal};
 use crate::cluster::{Greeting, GreetingError, Group, Moment, Place, Wanted};
 use crate::config::{Consistency, PoolMode};
 use crate::net::buffer::WriteBuffer;
-use crate::pool::{AcquireError, Held, Lease, Sequences, Settings, difference, probe, settings_now};
+use crate::pool::{AcquireError, Held, Lease, Member, Sequences, Settings, Terms, difference, probe, settings_now};
 use crate::router::{Decision, RouteReason, SessionView, Target, route};
 use crate::server::{QueryError, cancel};
 use crate::sql::{Class, Effects, TxControl, Verdict};
+use crate::tenant::{Entry, Pass, Queued, Tenant};
 use crate::wire::author;
 use crate::wire::error::{PgError, Severity};
 
@@ -95,6 +96,17 @@ impl Session {
         Ok(())
     }
 
+    /// Where others leave connections to its tenant they do so for as long as there is a client.
+    pub(super) fn joins(&mut self) {
+        self.members = Box::default();
+        if self.tenant.limits.min_server_connections > 0 {
+            let replicas = (0..self.group.replicas().count()).map(Place::Replica);
+            for place in std::iter::once(Place::Primary).chain(replicas) {
+                self.member(place);
+            }
+        }
+    }
+
     /// The servers of the configuration have changed: the session goes on with the new ones.
     fn follow_configuration(&mut self) {
         let Some(group) = self.group.successor() else { return };
@@ -104,6 +116,7 @@ impl Session {
         (self.seen, self.home) = (self.last_write, None);
         self.awaits_catalog = None;
         self.group = group;
+        self.joins();
     }
 
     pub(super) fn decide(&self, batch: &Batch) -> Decision {
@@ -136,7 +149,10 @@ impl Session {
             if batch.verdict().tx == TxControl::None {
                 self.state.sequences_are_read();
             }
-            if let Some(lease) = self.group.pool(Place::Primary).try_acquire_of(self.slot.pid) {
+            let pass = self.may_connect(Instant::now()).await?;
+            let pid = self.slot.pid;
+            if let Some(mut lease) = self.member(Place::Primary).try_acquire_of(pid) {
+                lease.holds_by(pass);
                 return Ok((lease, Place::Primary, self.decide(batch).reason));
             }
         }
@@ -242,15 +258,54 @@ impl Session {
     /// A connection of one pool: an idle one at once, or a place in the queue. The inner error is the
     /// pool's, the outer one what happened to the client meanwhile.
     async fn acquire(&mut self, place: Place) -> Result<Lease, Result<AcquireError, NoLease>> {
-        let pool = self.group.pool(place).clone();
-        if let Some(lease) = pool.try_acquire() {
-            return Ok(lease);
-        }
+        let since = Instant::now();
+        let pass = self.may_connect(since).await.map_err(Err)?;
+        let mut lease = match self.member(place).try_acquire() {
+            Some(lease) => lease,
+            // Boxed, so that those who do not wait are no larger for it.
+            None => Box::pin(self.queue(place, since)).await?,
+        };
+        lease.holds_by(pass);
+        Ok(lease)
+    }
+
+    async fn queue(&mut self, place: Place, since: Instant) -> Result<Lease, Result<AcquireError, NoLease>> {
         self.slot.waits();
-        let mut waiting = pool.wait();
+        let mut waiting = self.member(place).wait(since);
         let outcome = self.wait(waiting.lease()).await;
         self.slot.rests();
         outcome.map_err(Err)?.map_err(Ok)
+    }
+
+    /// Where its tenant may use so many server connections at once: the right to one more.
+    async fn may_connect(&mut self, since: Instant) -> Result<Option<Pass>, NoLease> {
+        let queued = match self.tenant.connect() {
+            None => return Ok(None),
+            Some(Entry::Open(pass)) => return Ok(Some(pass)),
+            Some(Entry::Queued(queued)) => queued,
+        };
+        Box::pin(self.queue_for_right(queued, since)).await.map(Some)
+    }
+
+    async fn queue_for_right(&mut self, queued: Queued, since: Instant) -> Result<Pass, NoLease> {
+        let tenant = self.tenant.clone();
+        let patience = self.group.pool(Place::Primary).settings().queue_timeout;
+        self.slot.waits();
+        let outcome = self.wait(pass(&tenant, queued, patience, since)).await;
+        self.slot.rests();
+        outcome?.map_err(|error| {
+            self.tenant_metrics.rejected("max_server_connections");
+            NoLease::Refused(error)
+        })
+    }
+
+    /// This client among those that share a pool.
+    fn member(&mut self, place: Place) -> &Member {
+        if self.members.is_empty() {
+            self.members = (0..=self.group.replicas().count()).map(|_| None).collect();
+        }
+        let join = || self.group.pool(place).join(&self.tenant.name, Terms::of(&self.tenant.limits));
+        self.members[place.number()].get_or_insert_with(join)
     }
 
     /// Waits for something, and for the client: it may cancel or leave.
@@ -742,13 +797,40 @@ pub(super) async fn welcome(
     group: &Arc<Group>,
     settings: &Settings,
     mode: PoolMode,
+    tenant: &Tenant,
 ) -> Result<(Arc<Greeting>, Option<Lease>), GreetingError> {
     let greeting = group.greeting(settings).await?;
     let lease = match mode {
-        PoolMode::Session => Some(group.pool(Place::Primary).wait().lease().await.map_err(GreetingError::Acquire)?),
+        PoolMode::Session => Some(lease_for_good(group, tenant).await?),
         PoolMode::Transaction | PoolMode::Statement => None,
     };
     Ok((greeting, lease))
+}
+
+async fn lease_for_good(group: &Group, tenant: &Tenant) -> Result<Lease, GreetingError> {
+    let (pool, since) = (group.pool(Place::Primary), Instant::now());
+    let pass = match tenant.connect() {
+        None => None,
+        Some(Entry::Open(pass)) => Some(pass),
+        Some(Entry::Queued(queued)) => {
+            let passed = pass(tenant, queued, pool.settings().queue_timeout, since).await;
+            Some(passed.map_err(GreetingError::Refused)?)
+        }
+    };
+    let member = pool.join(&tenant.name, Terms::of(&tenant.limits));
+    let mut lease = member.wait(since).lease().await.map_err(GreetingError::Acquire)?;
+    lease.holds_by(pass);
+    Ok(lease)
+}
+
+/// Waits until its tenant may use one more server connection.
+///
+/// Errors: 53300.
+async fn pass(tenant: &Tenant, mut queued: Queued, patience: Duration, since: Instant) -> Result<Pass, PgError> {
+    match tokio::time::timeout(patience, queued.pass()).await {
+        Ok(Ok(pass)) => Ok(pass),
+        failed => Err(tenant.too_many_connections(since.elapsed(), failed.is_ok())),
+    }
 }
 
 /// What a client is told that cannot be greeted.

@@ -45,7 +45,7 @@ use crate::config::{Consistency, PoolMode};
 use crate::metrics::{Metrics, PoolMetrics, TenantMetrics};
 use crate::net::buffer::{ReadBuffer, WriteBuffer};
 use crate::net::stream::Stream;
-use crate::pool::{AcquireError, Lease, Sequences};
+use crate::pool::{AcquireError, Lease, Member, Sequences};
 use crate::router::RouteReason;
 use crate::sql::{
     Catalog, Class, Classifier, Effects, Reason, SettingNames, TxControl, Verdict, databases_named, explained_route,
@@ -117,6 +117,8 @@ pub struct Session {
     intake: Intake,
     ledger: Ledger<Change>,
     lease: Option<Leased>,
+    /// Its places among those that share pools, by the number of the host, from the first use on.
+    members: Box<[Option<Member>]>,
     names: Names,
     unnamed: Unnamed,
     state: State,
@@ -258,7 +260,10 @@ impl Session {
     pub async fn serve(shared: Arc<Shared>, mut group: Arc<Group>, arrival: Arrival) -> Result<(), PgError> {
         let Arrival { mut stream, mut out, .. } = arrival;
         let welcome = loop {
-            match (Box::pin(leasing::welcome(&group, &arrival.settings, arrival.mode)).await, group.successor()) {
+            match (
+                Box::pin(leasing::welcome(&group, &arrival.settings, arrival.mode, &arrival.tenant)).await,
+                group.successor(),
+            ) {
                 (Err(GreetingError::Acquire(AcquireError::Closed)), Some(successor)) => group = successor,
                 (outcome, _) => break outcome,
             }
@@ -295,6 +300,7 @@ impl Session {
             intake: Intake::default(),
             ledger: Ledger::default(),
             lease: None,
+            members: Box::default(),
             names: Names::default(),
             unnamed: Unnamed::default(),
             state: State::new(&greeting, limits),
@@ -311,6 +317,7 @@ impl Session {
             awaits_catalog: None,
             shared,
         };
+        session.joins();
         session.outbound.push(&out);
         session.inbound.preload(&arrival.unread);
         drop((out, arrival.unread, greeting, arrival.settings));

@@ -81,6 +81,18 @@ pub(super) fn acquire(error: &AcquireError, host: &str) -> PgError {
                 waited.as_secs_f64()
             ))
             .hint("Make transactions shorter, or raise size or queue_timeout of the pool."),
+        AcquireError::QueueFull { waited, limit, of_tenant } => {
+            let (whose, keys) = match of_tenant {
+                true => ("the tenant's", "queue_length of the tenant or of its tier"),
+                false => ("the pool's", "queue_length of the pool"),
+            };
+            PgError::error("53300", "too many clients wait for a server connection")
+                .detail(format!(
+                    "Waited {:.1} s in {whose} queue to {host}, longer than any other there; {limit} may wait.",
+                    waited.as_secs_f64()
+                ))
+                .hint(format!("Try again later, make transactions shorter, or raise {keys}."))
+        }
         AcquireError::Connect(error) => error.to_client(),
         AcquireError::Closed => {
             PgError::fatal("57P01", "terminating connection due to a change of configuration").hint("Connect again.")

@@ -29,7 +29,8 @@ pub async fn serve(
     login: Login,
 ) -> Result<(), PgError> {
     let Arrival { mut stream, mut out, .. } = arrival;
-    let permit = match arrival.tenant.replicate() {
+    let allowed = arrival.tenant.replicate().and_then(|pin| Ok((pin, arrival.tenant.connect_at_once()?)));
+    let permit = match allowed {
         Ok(permit) => permit,
         Err(error) => {
             shared.metrics.tenant(&arrival.tenant.name).rejected("max_pinned");
@@ -43,9 +44,11 @@ pub async fn serve(
         parameters.extend(arrival.settings.into_iter().filter(|(name, _)| !name.starts_with(super::OWN_SETTINGS)));
         parameters.push(("replication".to_owned(), mode));
         let pool = group.pool(Place::Primary);
-        connect(&pool.host, &Login { parameters, ..login }, pool.settings().connect_timeout).await
+        let place = pool.place_of_our_own();
+        let outcome = connect(&pool.host, &Login { parameters, ..login }, pool.settings().connect_timeout).await;
+        outcome.map(|server| (server, place))
     };
-    let mut server = match outcome {
+    let (mut server, place) = match outcome {
         Ok(server) => server,
         Err(error) => {
             let error = PgError { severity: Severity::Fatal, ..error.to_client() };
@@ -56,7 +59,7 @@ pub async fn serve(
     };
     let labels = [arrival.user, arrival.database, arrival.tenant.name.clone()];
     let slot = shared.registry.register(Some(server.pid), labels, arrival.protocol_minor, Ceilings::default());
-    let _held = (Registered { shared: shared.clone(), slot: slot.clone() }, permit);
+    let _held = (Registered { shared: shared.clone(), slot: slot.clone() }, permit, place);
     shared.metrics.pinned("replication");
     let host = group.host(Place::Primary).config.clone();
     slot.leases(&Arc::new(CancelTarget { host, pid: server.pid, key: server.key, fence: Arc::default() }));

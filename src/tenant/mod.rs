@@ -3,6 +3,7 @@
 
 mod attempts;
 mod count;
+mod gate;
 mod identity;
 mod rate;
 mod timeout;
@@ -13,10 +14,12 @@ use std::time::{Duration, Instant};
 
 use crate::config::{Pinning, Tier, show_wait};
 use crate::wire::error::{PgError, Severity};
+use gate::Gate;
 use rate::{Exceeded, Rates};
 
 pub use attempts::Attempts;
 pub use count::{Count, Taken};
+pub use gate::{Entry, Pass, Queued};
 pub use identity::{Tenants, Traits};
 pub use rate::Use;
 pub use timeout::{clamp, parse_guc_milliseconds};
@@ -36,14 +39,16 @@ struct Counters {
     live: Count,
     /// Server connections that its sessions keep to themselves.
     pinned: Count,
+    /// Server connections that its sessions use.
+    gate: Gate,
     last_write: AtomicU64,
     rates: Rates,
 }
 
 impl Default for Counters {
     fn default() -> Self {
-        let (live, pinned) = Default::default();
-        Self { live, pinned, last_write: AtomicU64::new(0), rates: Rates::new(Instant::now()) }
+        let (live, pinned, gate) = Default::default();
+        Self { live, pinned, gate, last_write: AtomicU64::new(0), rates: Rates::new(Instant::now()) }
     }
 }
 
@@ -107,6 +112,40 @@ impl Tenant {
         PgError::error("53300", message).detail(why).hint(format!(
             "Let go of such state in other sessions, or raise max_pinned of the tenant or of its tier \"{tier}\"."
         ))
+    }
+
+    /// The right to one more server connection, where the tenant has a limit of its own.
+    pub fn connect(&self) -> Option<Entry> {
+        let most = self.limits.max_server_connections?;
+        Some(self.counters.gate.enter(most, self.limits.queue_length.unwrap_or(usize::MAX)))
+    }
+
+    /// The same for what does not wait.
+    ///
+    /// Errors: 53300, fatal.
+    pub fn connect_at_once(&self) -> Result<Option<Pass>, PgError> {
+        match self.connect() {
+            None => Ok(None),
+            Some(Entry::Open(pass)) => Ok(Some(pass)),
+            Some(Entry::Queued(_)) => {
+                let error = self.too_many_connections(Duration::ZERO, false);
+                Err(PgError { severity: Severity::Fatal, ..error })
+            }
+        }
+    }
+
+    /// None of its server connections became free in time (`waited`), or `full`: more wanted to wait than may.
+    pub fn too_many_connections(&self, waited: Duration, full: bool) -> PgError {
+        let (name, tier) = (&self.name, &self.limits.name);
+        let most = self.limits.max_server_connections.unwrap_or_default();
+        let (in_use, waiting) = self.counters.gate.count();
+        let why = match (full, self.limits.queue_length) {
+            (true, Some(limit)) => format!("Waited {:.1} s; {limit} others may wait.", waited.as_secs_f64()),
+            _ => format!("Waited {:.1} s; {waiting} others wait.", waited.as_secs_f64()),
+        };
+        PgError::error("53300", format!("too many server connections for tenant \"{name}\": {in_use} are in use, {most} allowed"))
+            .detail(why)
+            .hint(format!("Make transactions shorter, or raise max_server_connections or queue_length of the tenant or of its tier \"{tier}\"."))
     }
 
     /// Has it any rate limits? Those of the configuration of now, whenever the client has come.

@@ -56,6 +56,7 @@ impl Plan {
             check_after: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(1),
             prepared_cache: 0,
+            queue_length: 100,
             reuse: true,
         };
         let app = DatabaseConfig { name: "app".into(), cluster: "main".into(), server_name: None, pool: pool.clone() };

@@ -8,6 +8,7 @@ mod clients;
 mod cost;
 mod demo;
 mod equivalence;
+mod fairness;
 mod hostile;
 mod introductions;
 mod leaks;

@@ -10,10 +10,9 @@ use tokio::time::Instant;
 
 use super::Channels;
 use super::introductions::HearsThem;
-use crate::config::HostConfig;
 use crate::net::buffer::{ReadBuffer, WriteBuffer};
 use crate::net::stream::Stream;
-use crate::pool::quoted;
+use crate::pool::{Pool, quoted};
 use crate::server::{Login, connect};
 use crate::wire::author;
 use crate::wire::frame::{backend, backend_header};
@@ -31,12 +30,15 @@ const LONGEST: usize = 64 * 1024;
 /// listens is told.
 pub(super) fn listen(
     channels: Arc<Channels>,
-    host: Arc<HostConfig>,
+    pool: Arc<Pool>,
     login: Login,
     timeout: Duration,
 ) -> impl Future<Output = ()> {
+    let host = pool.host.clone();
+    let place = pool.place_of_our_own();
     let loses = Loses { channels, reason: Some(format!("pgweir has let {} go", host.name)) };
     async move {
+        let _place = place;
         let mut loses = loses;
         let outcome = match connect(&host, &login, timeout).await {
             Ok(connected) => Ear::new(connected.stream).hear(&loses.channels).await,

@@ -94,7 +94,7 @@ impl Channels {
             login.parameters.push(("application_name".into(), "pgweir listen".into()));
             login.parameters.extend(encoding.map(|encoding| ("client_encoding".into(), encoding.to_owned())));
             let timeout = pool.settings().connect_timeout;
-            group.spawn(ear::listen(self.clone(), pool.host.clone(), login, timeout));
+            group.spawn(ear::listen(self.clone(), pool.clone(), login, timeout));
         }
         self.work.notify_one();
         match tokio::time::timeout(PATIENCE, self.heard(&subscription)).await {

@@ -1,0 +1,409 @@
+//! Who is served next: tenants share the connections of one pool. A state machine without a clock of its own.
+//!
+//! Each tenant has an *account* of backend time: connections count for as long as it holds them, those of a heavier
+//! tenant for less. (This is deficit round robin with the deficit kept as time that has been used, since what a
+//! statement costs is known only when it is over; M. Shreedhar and G. Varghese, 1995; start-time fair queueing, P. Goyal
+//! et al., 1996.) Of those who wait the one that has used least is next, and within a tenant who came first.
+//!
+//! That alone would have a short statement wait for long ones, which nobody interrupts. So a tenant that holds its *fair
+//! share* of the connections or more takes none that others, who hold less, have needed a moment ago: as many as each of
+//! them has used at once within the last [`ROTATION`] or two are left to it, up to its fair share. What nobody has
+//! needed lately anybody may take.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use slab::Slab;
+
+use crate::config::Tier;
+
+/// [`Fair::rotate`] is to be called this often.
+pub const ROTATION: Duration = Duration::from_millis(500);
+
+/// The weight of the heaviest: accounts count time in this part of a microsecond.
+pub const HEAVIEST: u32 = 16;
+
+/// Whoever has not used its share lags behind no further than this: it is not owed more, in microseconds at the greatest
+/// weight.
+const CREDIT: u64 = 1_000_000;
+/// And whoever has used more than its share is this far ahead at most, so that it does not starve.
+const DEBT: u64 = 5_000_000;
+
+/// A tenant among those that share a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Party(usize);
+
+/// What a tenant's share is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// Of the backend time: 1 to [`HEAVIEST`].
+    pub weight: u32,
+    /// Connections that are left to it, whoever else wants them, while it has clients.
+    pub least: usize,
+    /// As many may wait.
+    pub queue_length: usize,
+}
+
+impl Terms {
+    pub fn of(tier: &Tier) -> Self {
+        Self {
+            weight: tier.priority.weight(),
+            least: tier.min_server_connections,
+            queue_length: tier.queue_length.unwrap_or(usize::MAX),
+        }
+    }
+}
+
+/// See the module's page. `W` is what waits. Times are microseconds since any one instant.
+#[derive(Debug)]
+pub struct Fair<W> {
+    accounts: Slab<Account<W>>,
+    names: HashMap<Arc<str>, usize>,
+    /// Those that hold connections, wait, or have done so lately.
+    active: Vec<usize>,
+    /// What they weigh together.
+    weight: u64,
+    /// What is left to tenants whoever wants it.
+    least: usize,
+    /// Of that, as much as they do not hold.
+    promised: usize,
+    /// The account of whoever was served last from the queue.
+    level: u64,
+    waiting: usize,
+    tickets: u64,
+}
+
+#[derive(Debug)]
+struct Account<W> {
+    name: Arc<str>,
+    terms: Terms,
+    /// Clients.
+    members: usize,
+    active: bool,
+    leased: usize,
+    /// When they were taken, added up.
+    since: u64,
+    /// By connections that were given back, in parts of a microsecond.
+    used: u64,
+    /// Connections held and wanted at once, at most: since the last rotation, and between that and the one before.
+    peaks: [usize; 2],
+    /// By the number of their ticket.
+    waiters: VecDeque<(u64, W)>,
+}
+
+impl<W> Account<W> {
+    /// What it has used, connections that it holds included.
+    fn spent(&self, now: u64) -> u64 {
+        let running = (self.leased as u64 * now).saturating_sub(self.since);
+        self.used + self.parts(running)
+    }
+
+    fn parts(&self, time: u64) -> u64 {
+        time * u64::from(HEAVIEST) / u64::from(self.terms.weight)
+    }
+
+    fn least(&self) -> usize {
+        if self.members == 0 { 0 } else { self.terms.least }
+    }
+
+    fn promise(&self) -> usize {
+        self.least().saturating_sub(self.leased)
+    }
+
+    fn recent(&self) -> usize {
+        self.peaks[0].max(self.peaks[1])
+    }
+
+    fn note_peak(&mut self) {
+        self.peaks[0] = self.peaks[0].max(self.leased + self.waiters.len());
+    }
+}
+
+impl<W> Default for Fair<W> {
+    fn default() -> Self {
+        Self {
+            accounts: Slab::new(),
+            names: HashMap::new(),
+            active: Vec::new(),
+            weight: 0,
+            least: 0,
+            promised: 0,
+            level: 0,
+            waiting: 0,
+            tickets: 0,
+        }
+    }
+}
+
+/// What is free and how much of it is for whom.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// Connections that nobody holds, whether they are open or may be opened.
+    pub free: usize,
+    /// All that there may be.
+    pub capacity: usize,
+}
+
+impl<W> Fair<W> {
+    /// One more client of a tenant. The terms are those of the tenant's latest client.
+    pub fn join(&mut self, name: &Arc<str>, terms: Terms) -> Party {
+        let accounts = &mut self.accounts;
+        let id = *self.names.entry(name.clone()).or_insert_with(|| {
+            accounts.insert(Account {
+                name: name.clone(),
+                terms,
+                members: 0,
+                active: false,
+                leased: 0,
+                since: 0,
+                used: 0,
+                peaks: [0, 0],
+                waiters: VecDeque::new(),
+            })
+        });
+        self.change(id, |account| {
+            account.members += 1;
+            account.terms = terms;
+        });
+        Party(id)
+    }
+
+    /// A client leaves that holds nothing and does not wait. It may still be owed a lease that is yet to come back.
+    pub fn leave(&mut self, Party(id): Party) {
+        self.change(id, |account| account.members -= 1);
+        self.forget_if_gone(id);
+    }
+
+    /// Joins the queue. Who has to leave it instead, if it is full: within a tenant whoever has waited longest.
+    pub fn arrive(&mut self, Party(id): Party, waiter: W, now: u64, queue_length: usize) -> (u64, Option<Shed<W>>) {
+        self.tickets += 1;
+        self.waiting += 1;
+        let account = &mut self.accounts[id];
+        account.waiters.push_back((self.tickets, waiter));
+        self.wake(id, now);
+        let account = &self.accounts[id];
+        let (full, limit) = (account.waiters.len() > account.terms.queue_length, account.terms.queue_length);
+        let shed = if full {
+            self.pop(id).map(|waiter| Shed { waiter, limit, of_tenant: true })
+        } else if self.waiting > queue_length {
+            let most = |id: &&usize| {
+                let account = &self.accounts[**id];
+                account.waiters.len() as u64 * u64::from(HEAVIEST) / u64::from(account.terms.weight)
+            };
+            let crowd = self.active.iter().max_by_key(most).copied();
+            crowd.and_then(|id| self.pop(id)).map(|waiter| Shed { waiter, limit: queue_length, of_tenant: false })
+        } else {
+            None
+        };
+        (self.tickets, shed)
+    }
+
+    /// Leaves the queue, if it is still there.
+    pub fn withdraw(&mut self, Party(id): Party, ticket: u64) {
+        let waiters = &mut self.accounts[id].waiters;
+        if let Ok(at) = waiters.binary_search_by_key(&ticket, |(ticket, _)| *ticket) {
+            waiters.remove(at);
+            self.waiting -= 1;
+        }
+    }
+
+    /// Whoever comes and does not wait: may it take a connection?
+    pub fn admits(&mut self, Party(id): Party, room: Room, now: u64) -> bool {
+        self.wake(id, now);
+        let account = &self.accounts[id];
+        if !account.waiters.is_empty() || room.free == 0 {
+            return false;
+        }
+        let free_of_promises = room.free > self.promised - account.promise();
+        if free_of_promises && account.leased < self.fair_share(account, room) {
+            return true;
+        }
+        self.share_of(account, room, self.reserved(room)) > 0
+    }
+
+    /// The tenant whose first waiter is next, and which is to be given a connection.
+    pub fn next(&mut self, room: Room, now: u64) -> Option<Party> {
+        if self.waiting == 0 || room.free == 0 {
+            return None;
+        }
+        let reserved = self.reserved(room);
+        let waiting = self.active.iter().filter(|id| {
+            let account = &self.accounts[**id];
+            !account.waiters.is_empty() && self.share_of(account, room, reserved) > 0
+        });
+        waiting.min_by_key(|id| self.accounts[**id].spent(now)).map(|id| Party(*id))
+    }
+
+    /// The first waiter of a tenant, which has come to its turn.
+    pub fn take(&mut self, Party(id): Party, now: u64) -> Option<W> {
+        self.level = self.level.max(self.accounts[id].spent(now));
+        self.pop(id)
+    }
+
+    /// Sends somebody away: the first waiter of whoever is next, whether there is room or not.
+    pub fn dismiss(&mut self, now: u64) -> Option<W> {
+        let waiting = self.active.iter().filter(|id| !self.accounts[**id].waiters.is_empty());
+        let next = waiting.min_by_key(|id| self.accounts[**id].spent(now)).copied();
+        next.and_then(|id| self.pop(id))
+    }
+
+    /// How many of those who wait would be given a connection.
+    pub fn served(&self, room: Room) -> usize {
+        if self.waiting == 0 || room.free == 0 {
+            return 0;
+        }
+        let reserved = self.reserved(room);
+        let accounts = self.active.iter().map(|id| &self.accounts[*id]);
+        let served = accounts.map(|account| account.waiters.len().min(self.share_of(account, room, reserved)));
+        served.sum::<usize>().min(room.free)
+    }
+
+    pub fn leases(&mut self, Party(id): Party, now: u64) {
+        self.change(id, |account| {
+            account.leased += 1;
+            account.since += now;
+            account.note_peak();
+        });
+    }
+
+    /// A connection that was taken at `since` is given back.
+    pub fn returns(&mut self, Party(id): Party, since: u64, now: u64) {
+        self.change(id, |account| {
+            account.leased -= 1;
+            account.since -= since;
+            account.used += account.parts(now.saturating_sub(since));
+        });
+    }
+
+    /// Forgets what was needed long ago.
+    pub fn rotate(&mut self) {
+        for id in std::mem::take(&mut self.active) {
+            let account = &mut self.accounts[id];
+            account.peaks = [account.leased + account.waiters.len(), account.peaks[0]];
+            if account.recent() > 0 {
+                self.active.push(id);
+                continue;
+            }
+            account.active = false;
+            self.weight -= u64::from(account.terms.weight);
+            self.forget_if_gone(id);
+        }
+    }
+
+    /// Everybody, with who waits for longest first within each tenant.
+    pub fn drain(&mut self) -> impl Iterator<Item = W> {
+        self.waiting = 0;
+        self.accounts.iter_mut().flat_map(|(_, account)| account.waiters.drain(..)).map(|(_, waiter)| waiter)
+    }
+
+    /// Those who wait longest, one of each tenant.
+    pub fn firsts(&self) -> impl Iterator<Item = &W> {
+        self.active.iter().filter_map(|id| Some(&self.accounts[*id].waiters.front()?.1))
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// What all who are active weigh together.
+    pub fn weight(&self) -> u64 {
+        self.weight
+    }
+
+    /// Connections that were needed at once lately.
+    pub fn recent(&self) -> usize {
+        self.active.iter().map(|id| self.accounts[*id].recent()).sum()
+    }
+
+    /// What is left to tenants whoever wants it.
+    pub fn least(&self) -> usize {
+        self.least
+    }
+
+    /// A tenant does something: from now on it counts.
+    fn wake(&mut self, id: usize, now: u64) {
+        let account = &mut self.accounts[id];
+        let spent = account.spent(now);
+        let clamped = spent.clamp(self.level.saturating_sub(CREDIT), self.level + DEBT);
+        account.used = (account.used + clamped).saturating_sub(spent);
+        account.note_peak();
+        if !std::mem::replace(&mut account.active, true) {
+            self.active.push(id);
+            self.weight += u64::from(account.terms.weight);
+        }
+    }
+
+    fn pop(&mut self, id: usize) -> Option<W> {
+        let (_, waiter) = self.accounts[id].waiters.pop_front()?;
+        self.waiting -= 1;
+        Some(waiter)
+    }
+
+    /// Changes an account, and what follows from it.
+    fn change(&mut self, id: usize, change: impl FnOnce(&mut Account<W>)) {
+        let account = &mut self.accounts[id];
+        let (least, promise, weight) = (account.least(), account.promise(), account.terms.weight);
+        change(account);
+        self.least = self.least - least + account.least();
+        self.promised = self.promised - promise + account.promise();
+        if account.active {
+            self.weight = self.weight - u64::from(weight) + u64::from(account.terms.weight);
+        }
+    }
+
+    fn forget_if_gone(&mut self, id: usize) {
+        let account = &self.accounts[id];
+        if account.members == 0 && !account.active && account.leased == 0 {
+            self.names.remove(&account.name);
+            self.accounts.remove(id);
+        }
+    }
+
+    /// The whole connections that a tenant's weight gives it among those who are active, beside what each is promised. As
+    /// only whole ones count, something is left for those to whom that gives none.
+    fn fair_share(&self, account: &Account<W>, room: Room) -> usize {
+        let weight = u64::from(account.terms.weight);
+        let all = if account.active { self.weight } else { self.weight + weight };
+        let shared = room.capacity.saturating_sub(self.least) as u64;
+        account.least() + (shared * weight / all.max(1)) as usize
+    }
+
+    /// What a tenant has needed lately and does not hold, up to its fair share, beyond what it is promised.
+    fn reserve(&self, account: &Account<W>, room: Room) -> usize {
+        let held = account.leased + account.promise();
+        account.recent().min(self.fair_share(account, room)).saturating_sub(held)
+    }
+
+    /// The same of all together.
+    fn reserved(&self, room: Room) -> usize {
+        // Nobody's fair share is a whole connection beside what it is promised.
+        if u64::from(HEAVIEST) * (room.capacity as u64) < self.weight {
+            return 0;
+        }
+        self.active.iter().map(|id| self.reserve(&self.accounts[*id], room)).sum()
+    }
+
+    /// As many of the free ones a tenant may take, if nobody else does.
+    fn share_of(&self, account: &Account<W>, room: Room, reserved: usize) -> usize {
+        let promised = self.promised - account.promise();
+        let reserved = reserved.saturating_sub(self.reserve(account, room));
+        let fair = self.fair_share(account, room).saturating_sub(account.leased);
+        let below = fair.min(room.free.saturating_sub(promised));
+        let spare = room.free.saturating_sub(promised + reserved);
+        account.promise().min(room.free).max(below).max(spare)
+    }
+}
+
+/// Who is sent away because a queue is full.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Shed<W> {
+    pub waiter: W,
+    /// As many may wait.
+    pub limit: usize,
+    /// Of its tenant, or else in the pool.
+    pub of_tenant: bool,
+}
+
+#[cfg(test)]
+mod tests;

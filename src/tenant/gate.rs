@@ -1,0 +1,171 @@
+//! As many server connections as a tenant may use at once, on all servers together: first in, first out.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+/// See the module's page. Cheap to clone. Outlives reloads.
+#[derive(Debug, Clone, Default)]
+pub struct Gate(Arc<Mutex<State>>);
+
+type Give = oneshot::Sender<Result<Pass, Full>>;
+
+#[derive(Debug, Default)]
+struct State {
+    taken: usize,
+    tickets: u64,
+    /// By the number of their ticket.
+    queue: VecDeque<(u64, Give)>,
+}
+
+/// The right to one server connection, given back when dropped.
+#[derive(Debug)]
+pub struct Pass {
+    gate: Gate,
+    most: usize,
+}
+
+/// More wanted to wait than may, and this one had waited for longest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Full;
+
+/// One that may go on at once, or has to wait.
+#[derive(Debug)]
+pub enum Entry {
+    Open(Pass),
+    Queued(Queued),
+}
+
+/// A place in the queue, given up when dropped.
+#[derive(Debug)]
+pub struct Queued {
+    gate: Gate,
+    ticket: u64,
+    receive: oneshot::Receiver<Result<Pass, Full>>,
+}
+
+impl Gate {
+    /// One of `most`, as soon as there is one; as many as `queue_length` may wait.
+    pub fn enter(&self, most: usize, queue_length: usize) -> Entry {
+        let mut state = self.state();
+        if state.queue.is_empty() && state.taken < most {
+            state.taken += 1;
+            return Entry::Open(Pass { gate: self.clone(), most });
+        }
+        state.tickets += 1;
+        let (give, receive) = oneshot::channel();
+        let ticket = state.tickets;
+        state.queue.push_back((ticket, give));
+        let shed = if state.queue.len() > queue_length { state.queue.pop_front() } else { None };
+        // There may be more places than there were.
+        let passes = self.serve(&mut state, most);
+        drop(state);
+        passes.into_iter().for_each(|(give, pass)| drop(give.send(Ok(pass))));
+        shed.into_iter().for_each(|(_, give)| drop(give.send(Err(Full))));
+        Entry::Queued(Queued { gate: self.clone(), ticket, receive })
+    }
+
+    /// How many are in use, and how many wait.
+    pub fn count(&self) -> (usize, usize) {
+        let state = self.state();
+        (state.taken, state.queue.len())
+    }
+
+    /// Passes for those who are next. To be sent without the lock: one that nobody wants any more comes back.
+    fn serve(&self, state: &mut State, most: usize) -> Vec<(Give, Pass)> {
+        let mut passes = Vec::new();
+        while state.taken < most
+            && let Some((_, give)) = state.queue.pop_front()
+        {
+            state.taken += 1;
+            passes.push((give, Pass { gate: self.clone(), most }));
+        }
+        passes
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        let passes = {
+            let mut state = self.gate.state();
+            state.taken -= 1;
+            self.gate.serve(&mut state, self.most)
+        };
+        passes.into_iter().for_each(|(give, pass)| drop(give.send(Ok(pass))));
+    }
+}
+
+impl Queued {
+    /// Cancel safe: the place is kept.
+    pub async fn pass(&mut self) -> Result<Pass, Full> {
+        // Whoever is in the queue is told something.
+        (&mut self.receive).await.unwrap_or(Err(Full))
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        let mut state = self.gate.state();
+        if let Ok(at) = state.queue.binary_search_by_key(&self.ticket, |(ticket, ..)| *ticket) {
+            state.queue.remove(at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queued(entry: Entry) -> Queued {
+        match entry {
+            Entry::Queued(queued) => queued,
+            Entry::Open(_) => panic!("there was room"),
+        }
+    }
+
+    fn open(entry: Entry) -> Pass {
+        match entry {
+            Entry::Open(pass) => pass,
+            Entry::Queued(_) => panic!("there was no room"),
+        }
+    }
+
+    #[test]
+    fn no_more_than_there_are_and_first_come_first_served() {
+        let gate = Gate::default();
+        let first = open(gate.enter(1, 2));
+        let [mut second, mut third] = [(); 2].map(|()| queued(gate.enter(1, 2)));
+        assert_eq!(gate.count(), (1, 2));
+        assert!(second.receive.try_recv().is_err());
+        drop(first);
+        let pass = second.receive.try_recv().unwrap().unwrap();
+        assert!(third.receive.try_recv().is_err());
+        // Whoever leaves the queue is passed over.
+        let fourth = queued(gate.enter(1, 2));
+        drop(third);
+        drop(pass);
+        assert_eq!(gate.count(), (1, 0));
+        // Also one who leaves with what he was given.
+        drop(fourth);
+        assert_eq!(gate.count(), (0, 0));
+        open(gate.enter(1, 2));
+    }
+
+    #[test]
+    fn a_full_queue_sends_away_who_has_waited_longest_and_more_places_are_noticed() {
+        let gate = Gate::default();
+        let _first = open(gate.enter(1, 1));
+        let mut second = queued(gate.enter(1, 1));
+        let mut third = queued(gate.enter(1, 1));
+        assert_eq!(second.receive.try_recv().unwrap().unwrap_err(), Full);
+        assert!(third.receive.try_recv().is_err());
+        let mut fourth = queued(gate.enter(3, 5));
+        assert!(third.receive.try_recv().unwrap().is_ok() && fourth.receive.try_recv().unwrap().is_ok());
+        assert_eq!(gate.count(), (1, 0));
+    }
+}

@@ -1,0 +1,235 @@
+//! Tenants that share server connections: who is served next, and how many each may have.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_postgres::Client;
+
+use crate::support::primary_only::{config, proxy, sqlstate, value};
+use crate::support::proxy::Proxy;
+use crate::support::{connect, eventually, fresh_database, shared_cluster};
+
+/// Clients that run a statement again and again, until dropped.
+struct Flood {
+    done: Arc<AtomicUsize>,
+    _clients: JoinSet<()>,
+}
+
+impl Flood {
+    async fn start(url: &str, clients: usize, sql: &'static str) -> Self {
+        let done = Arc::<AtomicUsize>::default();
+        let mut set = JoinSet::new();
+        for _ in 0..clients {
+            let (client, done) = (connect(url).await, done.clone());
+            set.spawn(async move {
+                while client.batch_execute(sql).await.is_ok() {
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        Self { done, _clients: set }
+    }
+
+    fn done(&self) -> usize {
+        self.done.load(Ordering::Relaxed)
+    }
+}
+
+/// Server connections of pgweir's pools to these databases, in any state, or at work.
+async fn connections(databases: &[&str], at_work: bool) -> usize {
+    let names = databases.join("', '");
+    let state = if at_work { "AND state <> 'idle'" } else { "" };
+    let sql = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname IN ('{names}') AND backend_type = 'client backend' \
+         AND application_name NOT LIKE 'pgweir %' {state}"
+    );
+    shared_cluster().await.primary().psql(&sql).await.unwrap().trim().parse().unwrap()
+}
+
+fn by_option(url: &str, tenant: &str) -> String {
+    format!("{url}?options=-c%20pgweir.tenant%3D{tenant}")
+}
+
+const TENANTS: &str = "[tiers.standard]\n[tenancy]\nidentify = [{ option = \"*\" }]\n[[tenants]]\nname = \"heavy\"\n";
+
+/// One after the other, every short statement would wait for at least one of the long ones.
+#[tokio::test]
+async fn short_statements_do_not_wait_for_anothers_long_ones() {
+    let database = fresh_database("").await;
+    let proxy =
+        proxy(&format!("{TENANTS}[[tenants]]\nname = \"light\"\n[pool]\nsize = 4\nqueue_timeout = \"60s\"\n")).await;
+    let url = proxy.url(shared_cluster().await, "postgres", &database.name);
+    let heavy = Flood::start(&by_option(&url, "heavy"), 20, "SELECT pg_sleep(1)").await;
+    let light = connect(&by_option(&url, "light")).await;
+    eventually("all connections are at work", async || connections(&[&database.name], true).await == 4).await;
+    // Nobody is cut off.
+    value(&light, "SELECT 1").await;
+    let before = heavy.done();
+    for _ in 0..200 {
+        value(&light, "SELECT 1").await;
+    }
+    let meanwhile = heavy.done() - before;
+    assert!(meanwhile < 50, "{meanwhile} long statements were done during 200 short ones");
+    // The heavy one has all the others.
+    eventually("the others are at work", async || connections(&[&database.name], true).await == 3).await;
+    drop(light);
+    eventually("what nobody needs is used", async || connections(&[&database.name], true).await == 4).await;
+}
+
+#[tokio::test]
+async fn what_is_promised_to_a_tenant_is_there_when_it_comes() {
+    let database = fresh_database("").await;
+    let more = "[[tenants]]\nname = \"light\"\nmin_server_connections = 1\n[pool]\nsize = 3\nqueue_timeout = \"60s\"\n";
+    let proxy = proxy(&format!("{TENANTS}{more}")).await;
+    let url = proxy.url(shared_cluster().await, "postgres", &database.name);
+    let light = connect(&by_option(&url, "light")).await;
+    let heavy = Flood::start(&by_option(&url, "heavy"), 10, "SELECT pg_sleep(5)").await;
+    eventually("the heavy one is at work", async || connections(&[&database.name], true).await == 2).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(connections(&[&database.name], true).await, 2);
+    value(&light, "SELECT 1").await;
+    assert_eq!(heavy.done(), 0, "it did not have to wait");
+    drop(light);
+    eventually("it is promised to nobody", async || connections(&[&database.name], true).await == 3).await;
+}
+
+#[tokio::test]
+async fn a_tenant_uses_no_more_server_connections_than_it_may() {
+    let (one, two) = (fresh_database("").await, fresh_database("").await);
+    let more = "max_server_connections = 2\n[[tenants]]\nname = \"light\"\n[pool]\nqueue_timeout = \"2s\"\n";
+    let proxy = proxy(&format!("{TENANTS}{more}")).await;
+    let urls = [&one, &two].map(|database| (&database.name, database));
+    let url = async |database: &str| by_option(&proxy.url(shared_cluster().await, "postgres", database), "heavy");
+    let clients: Vec<Client> = {
+        let mut clients = Vec::new();
+        for (name, _) in urls.iter().cycle().take(8) {
+            clients.push(connect(&url(name).await).await);
+        }
+        clients
+    };
+    // Over all its pools.
+    let most = Arc::<AtomicUsize>::default();
+    let mut set = JoinSet::new();
+    for client in clients {
+        set.spawn(async move { client.batch_execute("SELECT pg_sleep(0.2)").await });
+    }
+    while !set.is_empty() {
+        most.fetch_max(connections(&[&one.name, &two.name], true).await, Ordering::Relaxed);
+        while let Some(outcome) = set.try_join_next() {
+            outcome.unwrap().unwrap();
+        }
+    }
+    assert!((1..=2).contains(&most.load(Ordering::Relaxed)), "{most:?}");
+
+    let (first, second, third) = (
+        connect(&url(&one.name).await).await,
+        connect(&url(&one.name).await).await,
+        connect(&url(&two.name).await).await,
+    );
+    for client in [&first, &second] {
+        client.batch_execute("BEGIN; SELECT 1").await.unwrap();
+    }
+    let error = third.batch_execute("SELECT 1").await.unwrap_err();
+    let error = error.as_db_error().unwrap();
+    assert_eq!((error.code().code(), error.severity()), ("53300", "ERROR"));
+    assert_eq!(error.message(), "too many server connections for tenant \"heavy\": 2 are in use, 2 allowed");
+    assert!(error.hint().unwrap().contains("max_server_connections"), "{error:?}");
+    first.batch_execute("COMMIT").await.unwrap();
+    third.batch_execute("SELECT 1").await.unwrap();
+    let other = connect(&by_option(&proxy.url(shared_cluster().await, "postgres", &one.name), "light")).await;
+    other.batch_execute("SELECT 1").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_full_queue_sends_away_who_has_waited_longest() {
+    let database = fresh_database("").await;
+    for (tenants, pool) in
+        [("queue_length = 2\n", ""), ("", "queue_length = 2\n"), ("queue_length = 2\nmax_server_connections = 1\n", "")]
+    {
+        let more = format!("{TENANTS}{tenants}[pool]\nsize = 1\nqueue_timeout = \"60s\"\n{pool}");
+        let proxy = proxy(&more).await;
+        let url = by_option(&proxy.url(shared_cluster().await, "postgres", &database.name), "heavy");
+        let holder = connect(&url).await;
+        holder.batch_execute("BEGIN; SELECT 1").await.unwrap();
+        let mut waiting = Vec::new();
+        for number in 1..=3 {
+            let client = connect(&url).await;
+            waiting.push(tokio::spawn(async move { client.batch_execute("SELECT 1").await }));
+            let series = "pgweir_waiting_clients{database=\"DB\",user=\"postgres\"}".replace("DB", &database.name);
+            let expected = if tenants.contains("max") { 0.0 } else { f64::from(number.min(2)) };
+            eventually("it waits", async || number == 3 || proxy.metric(&series) == expected).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let error = waiting.remove(0).await.unwrap().unwrap_err();
+        assert_eq!(sqlstate(&error), "53300", "{tenants}{pool}");
+        let error = error.as_db_error().unwrap();
+        assert!(error.hint().unwrap().contains("queue_length"), "{error:?}");
+        assert!(error.detail().unwrap().contains('2'), "{error:?}");
+        holder.batch_execute("COMMIT").await.unwrap();
+        for client in waiting {
+            client.await.unwrap().unwrap();
+        }
+    }
+}
+
+/// Three pools that want all there is, and one that wants little.
+#[tokio::test]
+async fn pools_share_what_their_host_may_have() {
+    let mut databases = Vec::new();
+    for _ in 0..4 {
+        databases.push(fresh_database("").await);
+    }
+    let names: Vec<_> = databases.iter().map(|database| database.name.as_str()).collect();
+    let cluster = shared_cluster().await;
+    // Beside those of the pools each database has one for its catalog.
+    let text = config(cluster, "[pool]\nsize = 10\nqueue_timeout = \"60s\"\n", &["postgres"]);
+    let text = text.replace("[clusters.main]", "[clusters.main]\nmax_server_connections = 9");
+    let proxy = Proxy::start(&text).await;
+    let url = async |name: &str| proxy.url(cluster, "postgres", name);
+    let (most, stop) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let watch = {
+        let (most, stop) = (most.clone(), stop.clone());
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        tokio::spawn(async move {
+            let names: Vec<_> = names.iter().map(String::as_str).collect();
+            while stop.load(Ordering::Relaxed) == 0 {
+                most.fetch_max(connections(&names, false).await, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+    };
+    let mut floods = Vec::new();
+    for name in &names[..3] {
+        floods.push(Flood::start(&url(name).await, 15, "SELECT pg_sleep(0.05)").await);
+    }
+    let light = connect(&url(names[3]).await).await;
+    value(&light, "SELECT 1").await;
+    let before: Vec<_> = floods.iter().map(Flood::done).collect();
+    eventually("each has its share", async || {
+        floods.iter().zip(&before).all(|(flood, before)| flood.done() - before > 40)
+    })
+    .await;
+    // It does not wait for the others, as it has not been idle for long.
+    let before: usize = floods.iter().map(Flood::done).sum();
+    for _ in 0..200 {
+        value(&light, "SELECT 1").await;
+    }
+    let meanwhile = floods.iter().map(Flood::done).sum::<usize>() - before;
+    assert!(meanwhile < 200, "{meanwhile} long statements were done during 200 short ones");
+    drop(floods);
+    // Idle connections of the others make room.
+    let mut set = JoinSet::new();
+    for _ in 0..5 {
+        let client = connect(&url(names[3]).await).await;
+        set.spawn(async move { client.batch_execute("SELECT pg_sleep(0.5)").await });
+    }
+    while let Some(outcome) = set.join_next().await {
+        outcome.unwrap().unwrap();
+    }
+    stop.store(1, Ordering::Relaxed);
+    watch.await.unwrap();
+    let most = most.load(Ordering::Relaxed);
+    assert!((5..=9).contains(&most), "{most} connections");
+}
