@@ -10,7 +10,7 @@ use crate::server::query::QueryError;
 use crate::wire::error::PgError;
 
 /// Distinct sets that are remembered; the memory is cleared when there are more.
-const REMEMBERED: usize = 512;
+const REMEMBERED: usize = 4096;
 
 const DEFAULTS: &str = "SELECT pg_catalog.current_setting('search_path'), \
     pg_catalog.current_setting('default_transaction_read_only'), \

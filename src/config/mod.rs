@@ -365,6 +365,12 @@ pub struct Tier {
     pub min_server_connections: usize,
     /// As many of its clients may wait for a server connection.
     pub queue_length: Option<usize>,
+    /// What its sessions have and may not change: names, in lower case, and values.
+    pub settings: BTreeMap<String, String>,
+    /// Whatever could change those in a way that its text does not show is refused.
+    pub strict: bool,
+    /// The entry of `[databases]` that serves a tenant, whichever its clients ask for.
+    pub database: Option<String>,
 }
 
 /// How much of the servers' time a tenant gets where others want it too.

@@ -85,6 +85,9 @@ impl Tier {
             max_server_connections: None,
             min_server_connections: 0,
             queue_length: None,
+            settings: BTreeMap::new(),
+            strict: false,
+            database: None,
         }
     }
 }
@@ -97,7 +100,7 @@ pub(super) fn tenants(item: &Item, tiers: &Tiers, default: &Arc<Tier>, names: &N
         let Some(section) = item.section() else { continue };
         let name = section.require("name", "the tenant's name").and_then(|item| tenant_name(&item, &mut seen));
         let tier = section.get("tier").and_then(|item| tiers.0.get(&tiers.named(&item)?).cloned());
-        let limits = overridden(&section, tier.unwrap_or_else(|| default.clone()));
+        let limits = overridden(&section, tier.unwrap_or_else(|| default.clone()), names);
         let items = match names.identify {
             true => section.get("match"),
             false => section.require("match", "the clients that belong to it, such as { user = \"acme\" }"),
@@ -133,9 +136,10 @@ fn tenant_name(item: &Item, seen: &mut BTreeSet<String>) -> Option<String> {
 }
 
 /// The tier itself where the tenant overrides nothing.
-fn overridden(section: &Section, tier: Arc<Tier>) -> Arc<Tier> {
+fn overridden(section: &Section, tier: Arc<Tier>, names: &Names) -> Arc<Tier> {
     let mut limited = (*tier).clone();
     limits(section, &mut limited);
+    limited.database = section.get("database").and_then(|item| reference(&item, names.databases, "database"));
     if limited == *tier { tier } else { Arc::new(limited) }
 }
 
@@ -182,10 +186,52 @@ fn limits(section: &Section, tier: &mut Tier) {
     if let Some(count) = section.get("queue_length").and_then(|item| item.count(0..=1_000_000)) {
         tier.queue_length = Some(count);
     }
+    if let Some(item) = section.get("settings") {
+        tier.settings.extend(settings(&item));
+    }
+    if let Some(strict) = section.get("strict").and_then(|item| item.boolean()) {
+        tier.strict = strict;
+    }
     if let Some(item) = section.get("rate_limits") {
         tier.rate_limits = rate_limits(&item);
     }
 }
+
+/// Names and values of PostgreSQL's settings and of the application's own.
+fn settings(item: &Item) -> Vec<(String, String)> {
+    let mut settings = Vec::new();
+    for (name, item) in item.entries() {
+        let lower = name.to_ascii_lowercase();
+        let word = |word: &str| {
+            word.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+                && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '$')
+        };
+        let own = CEILINGS.contains(&&*lower) || lower.starts_with("pgweir.");
+        if !lower.split('.').all(word) || lower.split('.').count() > 2 {
+            item.error("expected the name of a setting, such as search_path or \"app.current_tenant\"");
+        } else if own || NOT_GUARDED.contains(&&*lower) {
+            let instead = if own { "a key of the tier's own" } else { "a user of the server's own" };
+            item.error(format!("{lower} cannot be held for a tenant: expected {instead} for that"));
+        } else if let Some(value) = item.string() {
+            settings.push((lower, value.to_owned()));
+        }
+    }
+    settings
+}
+
+/// What a session's user is, or what belongs to one transaction or to the client's driver.
+const NOT_GUARDED: [&str; 7] = [
+    "session_authorization",
+    "is_superuser",
+    "client_encoding",
+    "transaction_isolation",
+    "transaction_read_only",
+    "transaction_deferrable",
+    "seed",
+];
+/// What has ceilings in place of values.
+const CEILINGS: [&str; 4] =
+    ["statement_timeout", "lock_timeout", "transaction_timeout", "idle_in_transaction_session_timeout"];
 
 /// PostgreSQL keeps it in whole milliseconds, in 32 bits.
 fn timeout(item: &Item) -> Option<Duration> {

@@ -253,6 +253,9 @@ fn a_small_file_serves_every_database_without_limits() {
             max_server_connections: None,
             min_server_connections: 0,
             queue_length: None,
+            settings: BTreeMap::new(),
+            strict: false,
+            database: None,
         }
     );
     assert_eq!(config.listen.addresses, ["127.0.0.1:6432".parse().unwrap()]);

@@ -13,10 +13,11 @@ use super::places::{Entry, UserPlace};
 use crate::app::Snapshot;
 use crate::client::{Accepted, Authenticated, HandshakeError, accept};
 use crate::cluster::Group;
-use crate::config::Consistency;
+use crate::config::{Consistency, DatabaseConfig};
 use crate::net::Stream;
+use crate::pool::Settings;
 use crate::server::connect::Login;
-use crate::session::{Arrival, CONSISTENCY, unknown_consistency};
+use crate::session::{Arrival, CONSISTENCY, guarded, unknown_consistency};
 use crate::tenant::{Taken, Tenant, Traits};
 use crate::wire::error::{PgError, Severity};
 
@@ -89,7 +90,7 @@ pub(super) async fn admit(door: &Door, newcomer: Newcomer) -> Option<(Admitted, 
     };
     let tls = client.stream.is_tls();
     match find_place(door, &snapshot, &mut entry, &client) {
-        Ok(Place { user: user_place, tenant, permit, group, login }) => {
+        Ok(Place { user: user_place, tenant, permit, group, login, settings, database: served }) => {
             let (user, database) = (&client.user.name, &client.database_name);
             let encryption = if tls {
                 "tls"
@@ -109,7 +110,10 @@ pub(super) async fn admit(door: &Door, newcomer: Newcomer) -> Option<(Admitted, 
             );
             let places = PlacesTaken { _entry: entry, _user: user_place, _tenant: permit };
             let walsender = client.replication.clone().map(|mode| Walsender { mode, login });
-            Some((Admitted { group, arrival: arrival(*client, tenant, &snapshot), places }, walsender))
+            Some((
+                Admitted { group, arrival: arrival(*client, tenant, settings, &served, &snapshot), places },
+                walsender,
+            ))
         }
         Err(error) => {
             door.shared.metrics.error(&error.code);
@@ -169,6 +173,8 @@ struct Place {
     permit: Taken,
     group: Arc<Group>,
     login: Login,
+    settings: Settings,
+    database: Arc<DatabaseConfig>,
 }
 
 /// Finds a client its place.
@@ -183,10 +189,33 @@ fn find_place(door: &Door, snapshot: &Snapshot, entry: &mut Entry, client: &Auth
     let tenant = snapshot.tenants.identify(&traits(client, option))?;
     let user_place = door.places.admit(&client.user)?;
     let permit = tenant.admit().inspect_err(|_| door.shared.metrics.tenant(&tenant.name).rejected("max_clients"))?;
-    let login = snapshot.login(&client.user, &client.database, &client.database_name, client.scram_keys.clone());
-    let cluster = snapshot.cluster(&client.database)?;
-    let group = cluster.group(&login, &client.database.pool);
-    Ok(Place { user: user_place, tenant, permit, group, login })
+    let (database, name) = match tenant.limits.database.as_ref().and_then(|name| snapshot.config().databases.get(name))
+    {
+        Some(own) => (own, &own.name),
+        None => (&client.database, &client.database_name),
+    };
+    let login = snapshot.login(&client.user, database, name, client.scram_keys.clone());
+    let cluster = snapshot.cluster(database)?;
+    let group = cluster.group(&login, &database.pool);
+    let settings = settings(client, &tenant)?;
+    Ok(Place { user: user_place, tenant, permit, group, login, settings, database: database.clone() })
+}
+
+/// Settings of the startup packet, and those that its tenant's sessions have.
+///
+/// Errors: 42501 where the client asks for one of the latter.
+fn settings(client: &Authenticated, tenant: &Tenant) -> Result<Settings, PgError> {
+    // A setting of the session like any other, which it may change.
+    let consistency = client.pgweir_options.iter().filter(|(name, _)| name.eq_ignore_ascii_case(CONSISTENCY));
+    // PostgreSQL's names of settings know no case. The last of a name wins.
+    let own = client.settings.iter().chain(consistency).map(|(name, value)| (name.to_ascii_lowercase(), value.clone()));
+    let mut settings: Settings = own.collect();
+    for (name, value) in &tenant.limits.settings {
+        if settings.insert(name.clone(), value.clone()).is_some_and(|asked| asked != *value) {
+            return Err(PgError { severity: Severity::Fatal, ..guarded(name, &tenant.name) });
+        }
+    }
+    Ok(settings)
 }
 
 fn traits<'a>(client: &'a Authenticated, option: Option<&'a str>) -> Traits<'a> {
@@ -217,25 +246,23 @@ fn own_option<'a>(options: &'a [(String, String)], wanted: &str) -> Result<Optio
     Ok(found.map(|(_, value)| value.as_str()))
 }
 
-fn arrival(client: Authenticated, tenant: Tenant, snapshot: &Snapshot) -> Arrival {
-    // A setting of the session like any other, which it may change.
-    let consistency = client.pgweir_options.into_iter().filter(|(name, _)| name.eq_ignore_ascii_case(CONSISTENCY));
+fn arrival(
+    client: Authenticated,
+    tenant: Tenant,
+    settings: Settings,
+    database: &DatabaseConfig,
+    snapshot: &Snapshot,
+) -> Arrival {
     Arrival {
-        consistency: tenant.limits.consistency.unwrap_or_else(|| snapshot.consistency(&client.database)),
-        mode: client.database.pool.mode,
+        consistency: tenant.limits.consistency.unwrap_or_else(|| snapshot.consistency(database)),
+        mode: database.pool.mode,
         stream: client.stream,
         unread: client.unread,
         out: client.out,
         user: client.user.name.as_str().into(),
         database: client.database_name.into(),
         protocol_minor: client.minor,
-        // PostgreSQL's names of settings know no case. The last of a name wins.
-        settings: client
-            .settings
-            .into_iter()
-            .chain(consistency)
-            .map(|(name, value)| (name.to_ascii_lowercase(), value))
-            .collect(),
+        settings,
         tenant,
     }
 }

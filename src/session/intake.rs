@@ -360,7 +360,7 @@ impl Session {
                 (batch.simple, batch.synced) = (true, true);
                 return true;
             }
-            Request::LongQuery | Request::FunctionCall => {
+            Request::LongQuery | Request::FunctionCall(_) => {
                 batch.add(Verdict::opaque(Reason::Oversized));
                 batch.statements = 1;
                 (batch.simple, batch.synced) = (true, true);

@@ -247,8 +247,9 @@ impl Session {
     }
 
     fn not_acquired(&self, error: &AcquireError, place: Place) -> NoLease {
+        let limit = if matches!(error, AcquireError::QueueFull { .. }) { "queue_length" } else { "server_connection" };
+        self.tenant_metrics.rejected(limit);
         let error = refusal::acquire(error, &self.group.host(place).config.name);
-        self.tenant_metrics.rejected("server_connection");
         match error.severity {
             crate::wire::error::Severity::Error => NoLease::Refused(error),
             crate::wire::error::Severity::Fatal => NoLease::Ended(error),
@@ -482,6 +483,7 @@ impl Session {
         if self.ledger.status() != Status::Idle {
             self.keep_base(&mut leased);
             self.keep_ceiling(&mut leased);
+            self.keep_guarded(&mut leased);
             self.lease = Some(leased);
             return Settled::Fine;
         }

@@ -9,6 +9,7 @@ mod batch;
 mod deadline;
 mod explain;
 mod flights;
+mod guarding;
 mod hearing;
 mod intake;
 mod introducing;
@@ -35,7 +36,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 pub use deadline::{enforce_ceilings, leave_silent_replicas};
-pub use refusal::unknown_consistency;
+pub use refusal::{guarded, unknown_consistency};
 use slot::CutOff;
 pub use slot::{Activity, Ceilings, Registry, Signal, Slot};
 pub use state::CONSISTENCY;
@@ -377,7 +378,9 @@ impl Session {
 
     /// Enters into the books what a statement may do.
     fn note(&mut self, leased: &mut Leased, verdict: Verdict, text: &[u8]) -> Result<(), PgError> {
+        let unknown = self.unknown_effects(text, verdict);
         self.may_run(leased, verdict)?;
+        self.guard(text, verdict, !unknown.is_empty())?;
         self.forget_sequences(leased, verdict.effects);
         if leased.place == Place::Primary {
             leased.writes |= verdict.class == Class::Primary;
@@ -395,7 +398,6 @@ impl Session {
         }
         leased.schema = leased.schema.max(Schema::after(verdict.effects));
         leased.ending |= matches!(verdict.tx, TxControl::End | TxControl::Mixed);
-        let unknown = self.unknown_effects(text, verdict);
         let verdict = verdict.with(unknown);
         self.effects |= verdict.effects;
         self.tell_within_transaction(leased, verdict.effects);

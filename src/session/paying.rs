@@ -67,7 +67,7 @@ impl Session {
         }
         let statements = match request {
             Request::Query(text) => self.counted(text),
-            Request::Bind(_) | Request::LongQuery | Request::FunctionCall => 1,
+            Request::Bind(_) | Request::LongQuery | Request::FunctionCall(_) => 1,
             _ => return Ok(()),
         };
         self.intake.paid(len);

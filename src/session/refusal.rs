@@ -170,6 +170,46 @@ pub fn unknown_consistency(value: &str) -> PgError {
 }
 
 /// PostgreSQL's words for a setting of an extension that does not have it (`find_option`).
+/// PostgreSQL's own words (`set_config_option`).
+pub fn guarded(name: &str, tenant: &str) -> PgError {
+    PgError::error("42501", format!("permission denied to set parameter \"{name}\""))
+        .detail(format!(
+            "It has its value for every session of the tenant \"{tenant}\" (settings in pgweir's configuration)."
+        ))
+        .hint("Do without the statement: the setting is as it should be.")
+}
+
+pub(super) fn guards_replication(tenant: &str) -> PgError {
+    PgError::error("42501", "permission denied to start a replication connection")
+        .detail(format!("It would see the rows of all tenants, and the sessions of the tenant \"{tenant}\" have settings of their own (settings in pgweir's configuration)."))
+        .hint("Replicate as a user who belongs to a tenant without settings, or past pgweir.")
+}
+
+pub(super) fn guards_all(tenant: &str) -> PgError {
+    PgError::error("42501", "permission denied to reset all parameters")
+        .detail(format!(
+            "Some have their values for every session of the tenant \"{tenant}\" (settings in pgweir's configuration)."
+        ))
+        .hint("Reset the ones that are meant, each by itself, or use DISCARD PLANS, SEQUENCES or TEMP.")
+}
+
+pub(super) fn guards_unknown(tenant: &str) -> PgError {
+    PgError::error("42501", "permission denied to set a parameter whose name the statement does not show")
+        .detail(format!(
+            "Some have their values for every session of the tenant \"{tenant}\" (settings in pgweir's configuration)."
+        ))
+        .hint("Write the name out, as a plain string: set_config('app.name', …).")
+}
+
+pub(super) fn guards_code(tenant: &str) -> PgError {
+    PgError::error("42501", "permission denied to run or define code that may set parameters")
+        .detail(format!(
+            "Some have their values for every session of the tenant \"{tenant}\", which is \"strict\": nothing is run for it of \
+             which pgweir cannot see that it leaves them alone."
+        ))
+        .hint("Do without DO, CREATE FUNCTION, functions that set parameters and texts of more than 20 KiB, or take \"strict\" from the tenant.")
+}
+
 pub(super) fn unknown_own_setting(name: &str) -> PgError {
     PgError::error("42602", format!("invalid configuration parameter name \"{name}\""))
         .detail("\"pgweir\" is a reserved prefix.")

@@ -14,6 +14,7 @@ use crate::cluster::{Group, Place};
 use crate::net::stream::Stream;
 use crate::pool::CancelTarget;
 use crate::server::connect::{Login, connect};
+use crate::tenant::Tenant;
 use crate::wire::error::{PgError, Severity};
 
 /// Connects the client to a walsender and carries bytes until one of them leaves. `mode` is the startup parameter
@@ -29,7 +30,9 @@ pub async fn serve(
     login: Login,
 ) -> Result<(), PgError> {
     let Arrival { mut stream, mut out, .. } = arrival;
-    let allowed = arrival.tenant.replicate().and_then(|pin| Ok((pin, arrival.tenant.connect_at_once()?)));
+    let allowed = guards_nothing(&arrival.tenant)
+        .and_then(|()| arrival.tenant.replicate())
+        .and_then(|pin| Ok((pin, arrival.tenant.connect_at_once()?)));
     let permit = match allowed {
         Ok(permit) => permit,
         Err(error) => {
@@ -109,3 +112,13 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// A walsender has no transaction whose end could be waited for.
 const ENDING: u32 = Signal::Shutdown as u32 | Signal::End as u32 | Signal::Kill as u32 | Signal::Fenced as u32;
+
+/// What replicates sees every tenant's rows.
+fn guards_nothing(tenant: &Tenant) -> Result<(), PgError> {
+    let guards = !tenant.limits.settings.is_empty();
+    if guards {
+        Err(PgError { severity: Severity::Fatal, ..refusal::guards_replication(&tenant.name) })
+    } else {
+        Ok(())
+    }
+}

@@ -28,7 +28,8 @@ pub enum Request<'a> {
     Close(Target<'a>),
     /// Of the portal with this name.
     Execute(&'a [u8]),
-    FunctionCall,
+    /// Of the function with this OID.
+    FunctionCall(u32),
     Flush,
     Sync,
     CopyData,
@@ -83,7 +84,11 @@ pub fn read(data: &[u8]) -> Result<Read<'_>, Malformed> {
         // PostgreSQL fails at these too, but the ledger has no place for the error of a `Flush`.
         frontend::FLUSH | frontend::SYNC if len != HEADER => return Err(malformed),
         frontend::EXECUTE => Request::Execute(view::executed(&data[..len])),
-        frontend::FUNCTION_CALL => Request::FunctionCall,
+        frontend::FUNCTION_CALL => match data.get(HEADER..HEADER + 4) {
+            Some(oid) => Request::FunctionCall(u32::from_be_bytes([oid[0], oid[1], oid[2], oid[3]])),
+            None if whole.is_some() => return Err(malformed),
+            None => return Ok(Read::Partial { reserve: None }),
+        },
         frontend::FLUSH => Request::Flush,
         frontend::SYNC => Request::Sync,
         frontend::COPY_DATA => Request::CopyData,

@@ -66,10 +66,16 @@ impl Session {
             Request::Terminate => Done(Sent::Not(Step::Stalled)),
             Request::Query(text) => self.query(leased, text),
             Request::LongQuery => {
+                if let Err(error) = self.guard_unseen() {
+                    return Done(self.poison_query(leased, error));
+                }
                 self.note_unseen(leased);
                 Owed(Awaits::Query, Some(self.drop_unnamed(leased)))
             }
-            Request::FunctionCall => {
+            Request::FunctionCall(function) => {
+                if let Err(error) = self.guard_call(function) {
+                    return Done(self.poison_query(leased, error));
+                }
                 self.note_unseen(leased);
                 Owed(Awaits::FunctionCall, None)
             }
@@ -79,6 +85,9 @@ impl Session {
             },
             Request::LongParse { named: true } => Done(self.poison(leased, refusal::statement_too_long(len))),
             Request::LongParse { named: false } => {
+                if let Err(error) = self.guard_unseen() {
+                    return Done(self.poison(leased, error));
+                }
                 self.note_unseen(leased);
                 self.remember_unnamed(leased);
                 let change = self.unnamed_changes(leased);
@@ -335,7 +344,7 @@ impl Session {
 
     fn refuse_request(&mut self, leased: &mut Leased, request: Request<'_>, error: PgError) -> Sent {
         match request {
-            Request::Query(_) | Request::LongQuery | Request::FunctionCall => self.poison_query(leased, error),
+            Request::Query(_) | Request::LongQuery | Request::FunctionCall(_) => self.poison_query(leased, error),
             _ => self.poison(leased, error),
         }
     }

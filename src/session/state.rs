@@ -63,6 +63,8 @@ pub(super) struct State {
     reads_sequences: bool,
     /// A statement may have changed a timeout on which there is a ceiling.
     timeout_touched: bool,
+    /// What is held for its tenant may have been changed in a way that was not seen.
+    pub guards: bool,
     limits: Arc<Tier>,
     default_search_path: Arc<str>,
     default_read_only: bool,
@@ -111,6 +113,7 @@ impl State {
             base_touched: None,
             reads_sequences: false,
             timeout_touched: false,
+            guards: false,
             limits,
             default_search_path: greeting.search_path.clone(),
             default_read_only: greeting.default_read_only,
@@ -300,6 +303,15 @@ impl State {
         ))
     }
 
+    /// What makes the settings again that are held for its tenant, within its transaction.
+    pub fn guarded_again(&self) -> String {
+        let held = self.base.iter().filter(|(name, _)| self.limits.settings.contains_key(*name));
+        let set = |(name, value): (&String, &String)| {
+            format!("pg_catalog.set_config({}, {}, true)", literal(name), literal(value))
+        };
+        format!("SELECT {}", held.map(set).collect::<Vec<_>>().join(", "))
+    }
+
     pub fn take_timeout_touched(&mut self) -> bool {
         std::mem::take(&mut self.timeout_touched)
     }
@@ -318,6 +330,9 @@ impl State {
             if lost {
                 settings.insert(name.clone(), value.clone());
             }
+        }
+        for name in self.limits.settings.keys() {
+            settings.extend(self.base.get(name).map(|value| (name.clone(), value.clone())));
         }
         self.settings = Arc::new(settings);
         let sticky = self.sticky.then_some(Held::Sticky);

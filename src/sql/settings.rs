@@ -17,6 +17,10 @@ pub struct SettingNames {
     pub values: Vec<(String, String)>,
     /// Some go back to their defaults.
     pub resets: bool,
+    /// `RESET ALL` or `DISCARD ALL`.
+    pub all: bool,
+    /// There is code, or something makes or changes a function: `DO`, `CREATE FUNCTION`, `ALTER ROUTINE`, `LOAD`.
+    pub code: bool,
 }
 
 /// Finds the names of the settings that `sql` mentions in order to change them, `SET LOCAL` included. Not for
@@ -38,6 +42,9 @@ impl SettingNames {
         let Some(first) = tokens.first() else { return };
         self.resets |= matches!(first.keyword, Keyword::Reset | Keyword::Discard)
             || (first.keyword == Keyword::Set && resets(tokens));
+        let second = tokens.get(1).map_or(Keyword::None, |token| token.keyword);
+        self.all |= matches!(first.keyword, Keyword::Reset | Keyword::Discard) && second == Keyword::All;
+        self.code |= carries_code(sql, tokens);
         match first.keyword {
             Keyword::Set => self.set(sql, &tokens[1..]),
             Keyword::Reset => self.reset(sql, &tokens[1..]),
@@ -136,6 +143,20 @@ impl SettingNames {
 
     fn add_all(&mut self, names: &[&str]) {
         self.names.extend(names.iter().map(|name| name.to_string()));
+    }
+}
+
+fn carries_code(sql: &[u8], tokens: &[Token]) -> bool {
+    let is =
+        |token: &Token, words: &[&[u8]]| token.is_name() && words.iter().any(|word| name::names(token.text(sql), word));
+    let Some(first) = tokens.first() else { return false };
+    match first.keyword {
+        Keyword::Load => true,
+        // What a statement makes is said at its beginning: CREATE OR REPLACE FUNCTION.
+        Keyword::Create | Keyword::Alter => {
+            tokens.iter().take(4).any(|token| is(token, &[b"function", b"procedure", b"routine", b"extension"]))
+        }
+        _ => is(first, &[b"do"]),
     }
 }
 
@@ -320,6 +341,32 @@ mod tests {
             "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
         ] {
             assert!(resets(sql), "{sql}");
+        }
+    }
+
+    #[test]
+    fn what_concerns_all_settings_and_what_carries_code_is_told() {
+        let told = |sql: &str| {
+            let found = setting_names(sql.as_bytes());
+            (found.all, found.code)
+        };
+        for sql in ["RESET ALL", "SELECT 1; discard all"] {
+            assert_eq!(told(sql), (true, false), "{sql}");
+        }
+        for sql in [
+            "DO $$ BEGIN END $$",
+            "SELECT 1; do language plpgsql 'BEGIN END'",
+            "CREATE OR REPLACE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+            "CREATE PROCEDURE p() LANGUAGE sql AS ''",
+            "ALTER ROUTINE f() SET search_path = x",
+            "ALTER FUNCTION f() SECURITY DEFINER",
+            "CREATE EXTENSION x",
+            "LOAD 'x'",
+        ] {
+            assert_eq!(told(sql), (false, true), "{sql}");
+        }
+        for sql in ["RESET a", "DISCARD PLANS", "CREATE TABLE t (x int)", "UPDATE t SET role = 'x'", "SELECT 'do'"] {
+            assert_eq!(told(sql), (false, false), "{sql}");
         }
     }
 

@@ -9,6 +9,7 @@ mod cost;
 mod demo;
 mod equivalence;
 mod fairness;
+mod guarding;
 mod hostile;
 mod introductions;
 mod leaks;

@@ -1,0 +1,171 @@
+//! Settings that a tenant's sessions have and may not change ([`Tier::settings`]), such as those that policies of row-level
+//! security read. They are made like those of the client's own startup packet, in the same write as its bytes, and
+//! whatever would change one is refused before it is sent.
+//!
+//! What a text does not show may change one all the same (`DO`, functions): until the next message within the transaction,
+//! and no further. For tenants that are `strict` that is refused too.
+
+use super::ledger::Status;
+use super::{Leased, Session, refusal};
+use crate::config::Tier;
+use crate::sql::{Effects, SettingNames, Verdict, mentions, setting_names};
+use crate::wire::error::PgError;
+
+impl Session {
+    /// Before a statement is sent, whatever it is. `unknown`: what the functions do that it may call.
+    ///
+    /// Errors: 42501.
+    pub(super) fn guard(&mut self, text: &[u8], verdict: Verdict, unknown: bool) -> Result<(), PgError> {
+        let limits = &self.tenant.limits;
+        if limits.settings.is_empty() {
+            return Ok(());
+        }
+        let unknown = (unknown && limits.strict).then_some(Touches::Code);
+        let error = match guarded(limits, text, verdict).or(unknown) {
+            None => {
+                let touches = Effects::STATE | Effects::HIDDEN | Effects::LOCAL_SETTING;
+                self.state.guards |= verdict.effects.intersects(touches);
+                return Ok(());
+            }
+            Some(Touches::Named(name)) => refusal::guarded(&name, &self.tenant.name),
+            Some(Touches::All) => refusal::guards_all(&self.tenant.name),
+            Some(Touches::Unknown) => refusal::guards_unknown(&self.tenant.name),
+            Some(Touches::Code) => refusal::guards_code(&self.tenant.name),
+        };
+        self.tenant_metrics.rejected("guarded_setting");
+        Err(error)
+    }
+
+    /// The same for a call of the function with this OID, without any text.
+    pub(super) fn guard_call(&mut self, function: u32) -> Result<(), PgError> {
+        /// `pg_proc.dat`.
+        const SET_CONFIG: u32 = 2078;
+        if function == SET_CONFIG && !self.tenant.limits.settings.is_empty() {
+            self.tenant_metrics.rejected("guarded_setting");
+            return Err(refusal::guards_unknown(&self.tenant.name));
+        }
+        self.guard_unseen()
+    }
+
+    /// The same for what is too long to be looked at.
+    pub(super) fn guard_unseen(&mut self) -> Result<(), PgError> {
+        let limits = &self.tenant.limits;
+        if limits.settings.is_empty() {
+            return Ok(());
+        }
+        self.state.guards = true;
+        if limits.strict {
+            self.tenant_metrics.rejected("guarded_setting");
+            return Err(refusal::guards_code(&self.tenant.name));
+        }
+        Ok(())
+    }
+
+    /// Inside a transaction that may have changed them in a way that was not seen: they have their values again.
+    pub(super) fn keep_guarded(&mut self, leased: &mut Leased) {
+        if std::mem::take(&mut self.state.guards) && self.ledger.status() == Status::Transaction {
+            let sql = self.state.guarded_again();
+            self.inject(leased, &sql);
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Touches {
+    Named(String),
+    /// `RESET ALL`, `DISCARD ALL`.
+    All,
+    /// It may be any.
+    Unknown,
+    /// It carries code, makes some, or calls some that cannot be read.
+    Code,
+}
+
+/// What a statement does to settings that are held for its tenant.
+fn guarded(limits: &Tier, text: &[u8], verdict: Verdict) -> Option<Touches> {
+    // Nothing changes a setting that does not say one of these, in whatever case, save code.
+    let may = [&b"set"[..], b"discard", b"u&", b"load"].iter().any(|word| mentions(text, word));
+    if !may && !limits.strict {
+        return None;
+    }
+    let SettingNames { names, unknown, all, code, .. } = setting_names(text);
+    let held = |name: &String| limits.settings.contains_key(name) || (limits.strict && name == "session_authorization");
+    if let Some(name) = names.into_iter().find(held) {
+        return Some(Touches::Named(name));
+    }
+    if all {
+        return Some(Touches::All);
+    }
+    if unknown {
+        return Some(Touches::Unknown);
+    }
+    (limits.strict && (code || verdict.effects.contains(Effects::HIDDEN))).then_some(Touches::Code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::{Catalog, Classifier};
+
+    #[test]
+    fn what_would_change_a_guarded_setting_is_told() {
+        let mut loose = Tier::unlimited("t");
+        for name in ["app.tenant", "search_path", "role"] {
+            loose.settings.insert(name.into(), "x".into());
+        }
+        let strict = Tier { strict: true, ..loose.clone() };
+        let classifier = Classifier::new(0);
+        let touches = |limits: &Tier, sql: &str| {
+            guarded(limits, sql.as_bytes(), classifier.classify(sql.as_bytes(), &Catalog::unloaded(), None))
+        };
+        for (sql, name) in [
+            ("SET app.tenant = 'y'", "app.tenant"),
+            ("SELECT 1; set local App.\"tenant\" to y", "app.tenant"),
+            ("/* */ RESET app.tenant", "app.tenant"),
+            ("SELECT set_config('app.TENANT', $1, true)", "app.tenant"),
+            ("PREPARE p AS SELECT pg_catalog.\"set_config\"('search_path', '', false)", "search_path"),
+            ("SET SCHEMA 'y'", "search_path"),
+            ("SET ROLE none", "role"),
+            ("RESET ROLE", "role"),
+            ("SET SESSION AUTHORIZATION y", "role"),
+            ("EXPLAIN ANALYZE SELECT set_config('role', 'y', false)", "role"),
+        ] {
+            for limits in [&loose, &strict] {
+                assert_eq!(touches(limits, sql), Some(Touches::Named(name.into())), "{sql}");
+            }
+        }
+        for sql in ["RESET ALL", "SELECT 1; DISCARD ALL"] {
+            assert_eq!(touches(&loose, sql), Some(Touches::All), "{sql}");
+        }
+        for sql in [
+            "SELECT set_config($1, 'y', true)",
+            "SELECT set_config('app.' || 'tenant', 'y', true)",
+            "SELECT set_config(E'app\\x2etenant', 'y', true)",
+            "SELECT U&\"set\\005fconfig\"('app.tenant', 'y', true)",
+            "UPDATE pg_settings SET setting = 'y' WHERE name = 'app.' || 'tenant'",
+            "LOAD 'x'",
+        ] {
+            assert_eq!(touches(&loose, sql), Some(Touches::Unknown), "{sql}");
+        }
+        for sql in [
+            "DO $$ BEGIN PERFORM set_config('app.tenant', 'y', true); END $$",
+            "CREATE FUNCTION f() RETURNS int LANGUAGE sql SET app.tenant = 'y' AS 'SELECT 1'",
+        ] {
+            assert_eq!(touches(&loose, sql), None, "{sql}");
+            assert_eq!(touches(&strict, sql), Some(Touches::Code), "{sql}");
+        }
+        for sql in [
+            "UPDATE users SET role = 'admin', search_path = 'x'",
+            "SET work_mem = '5MB'",
+            "RESET work_mem",
+            "SELECT 'SET app.tenant = y'",
+            "SELECT current_setting('app.tenant')",
+            "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+            "DISCARD PLANS",
+        ] {
+            for limits in [&loose, &strict] {
+                assert_eq!(touches(limits, sql), None, "{sql}");
+            }
+        }
+    }
+}

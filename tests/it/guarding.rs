@@ -1,0 +1,307 @@
+//! Settings that a tenant's sessions have and may not change, and what row-level security makes of them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use pgweir::sandbox::User;
+use tokio::task::JoinSet;
+use tokio_postgres::Client;
+
+use crate::support::primary_only::{config, connect_cuttable, sqlstate, try_value, value};
+use crate::support::proxy::Proxy;
+use crate::support::{TestDatabase, connect, fresh_database, shared_cluster, unique};
+
+/// Transactions of the isolation test; by hand 100,000 (`PGWEIR_ISOLATION_TRANSACTIONS`).
+const TRANSACTIONS: usize = 3_000;
+
+/// One table of all tenants' rows, whose policy reads a setting, and a user whom it binds.
+struct Stage {
+    database: TestDatabase,
+    user: String,
+}
+
+impl Stage {
+    async fn set() -> Self {
+        let user = format!("app_{}", unique());
+        shared_cluster().await.create_users(&[User::new(&user, "secret")]).await.unwrap();
+        let database = fresh_database(&format!(
+            "CREATE TABLE rows (tenant text NOT NULL DEFAULT current_setting('app.tenant'), id int); \
+             INSERT INTO rows SELECT t, n FROM unnest('{{acme,beta}}'::text[]) AS t, generate_series(1, 5) AS n; \
+             ALTER TABLE rows ENABLE ROW LEVEL SECURITY; \
+             CREATE POLICY own ON rows USING (tenant = current_setting('app.tenant')); \
+             GRANT ALL ON rows TO {user}; GRANT ALL ON SCHEMA public TO {user}; \
+             CREATE FUNCTION hides(t text) RETURNS text LANGUAGE sql AS 'SELECT set_config(''app.tenant'', t, false)'; \
+             CREATE FUNCTION harmless() RETURNS int LANGUAGE sql AS 'SELECT 1'"
+        ))
+        .await;
+        Self { database, user }
+    }
+
+    async fn proxy(&self, pool: &str, strict: bool) -> Proxy {
+        let tenant = |name: &str| {
+            format!("[[tenants]]\nname = \"{name}\"\nsettings = {{ \"app.tenant\" = \"{name}\" }}\nstrict = {strict}\n")
+        };
+        let more = format!(
+            "[tiers.standard]\nstatement_timeout = \"10s\"\n[tenancy]\nidentify = [{{ option = \"*\" }}]\nunknown = \"refuse\"\n\
+             {}{}[pool]\n{pool}\n",
+            tenant("acme"),
+            tenant("beta")
+        );
+        Proxy::start(&config(shared_cluster().await, &more, &[&self.user])).await
+    }
+
+    async fn url(&self, proxy: &Proxy, tenant: &str) -> String {
+        let url = proxy.url(shared_cluster().await, &self.user, &self.database.name);
+        format!("{url}?options=-c%20pgweir.tenant%3D{tenant}")
+    }
+}
+
+const SEEN: &str = "SELECT string_agg(DISTINCT tenant, ',') || ' ' || current_setting('app.tenant') FROM rows";
+
+#[tokio::test]
+async fn each_tenant_sees_its_own_rows_and_no_statement_changes_that() {
+    let stage = Stage::set().await;
+    let proxy = stage.proxy("size = 1", false).await;
+    let [acme, beta] =
+        [connect(&stage.url(&proxy, "acme").await).await, connect(&stage.url(&proxy, "beta").await).await];
+    for _ in 0..3 {
+        assert_eq!(value(&acme, SEEN).await, "acme acme");
+        assert_eq!(value(&beta, SEEN).await, "beta beta");
+    }
+    for sql in [
+        "SET app.tenant = 'beta'",
+        "SET LOCAL app.tenant = 'beta'",
+        "SET SESSION \"app\".TENANT TO beta",
+        "RESET app.tenant",
+        "RESET ALL",
+        "DISCARD ALL",
+        "SELECT set_config('app.tenant', 'beta', false)",
+        "SELECT set_config('app' || '.tenant', 'beta', true)",
+        "WITH s AS (SELECT set_config('App.Tenant', 'beta', true)) SELECT * FROM s, rows",
+        "PREPARE p AS SELECT set_config('app.tenant', 'beta', false)",
+        "SELECT 1; SET app.tenant = 'beta'; SELECT * FROM rows",
+        "BEGIN; SET LOCAL app.tenant = 'beta'; SELECT * FROM rows; COMMIT",
+        "EXPLAIN ANALYZE SELECT set_config('app.tenant', 'beta', false)",
+        "UPDATE pg_settings SET setting = 'beta' WHERE name = 'app.tenant'",
+    ] {
+        let error = acme.batch_execute(sql).await.unwrap_err();
+        assert_eq!(sqlstate(&error), "42501", "{sql}: {error:?}");
+        assert_eq!(value(&acme, SEEN).await, "acme acme", "{sql}");
+    }
+    let error = acme.query("SELECT set_config($1, 'beta', false)", &[&"app.tenant"]).await.unwrap_err();
+    assert_eq!(sqlstate(&error), "42501");
+    let error = acme.execute("SET app.tenant = 'beta'", &[]).await.unwrap_err();
+    let error = error.as_db_error().unwrap();
+    assert_eq!(error.message(), "permission denied to set parameter \"app.tenant\"");
+    assert!(error.detail().unwrap().contains("\"acme\""), "{error:?}");
+    // In a transaction, that fails.
+    acme.batch_execute("BEGIN").await.unwrap();
+    assert_eq!(sqlstate(&acme.batch_execute("SET app.tenant = 'beta'").await.unwrap_err()), "42501");
+    assert_eq!(sqlstate(&acme.batch_execute(SEEN).await.unwrap_err()), "25P02");
+    acme.batch_execute("ROLLBACK").await.unwrap();
+    // What is nobody's business goes on.
+    acme.batch_execute("SET work_mem = '5MB'; SET LOCAL app.other = 'x'; RESET work_mem; DISCARD PLANS").await.unwrap();
+    let rows = proxy.metric("pgweir_tenant_rejections_total{reason=\"guarded_setting\",tenant=\"acme\"}");
+    assert_eq!(rows, 17.0);
+
+    for options in ["-c%20app.tenant%3Dbeta", "--app.tenant%3Dbeta"] {
+        let url = format!("{}%20{options}", stage.url(&proxy, "acme").await);
+        assert_eq!(proxy.refusal(&url).await.code().code(), "42501", "{options}");
+    }
+}
+
+/// What a text does not show holds no longer than to the end of its message.
+#[tokio::test]
+async fn what_is_hidden_lasts_no_longer_than_its_message() {
+    let stage = Stage::set().await;
+    // Whoever may have made settings that nobody sees keeps his connection.
+    let proxy = stage.proxy("size = 2", false).await;
+    let [acme, beta] =
+        [connect(&stage.url(&proxy, "acme").await).await, connect(&stage.url(&proxy, "beta").await).await];
+    let long = format!("SELECT set_config('app.tenant', 'beta', false) /* {} */", "x".repeat(30_000));
+    let hidden = ["DO $$ BEGIN PERFORM set_config('app.tenant', 'beta', false); END $$", "SELECT hides('beta')", &long];
+    for sql in hidden {
+        acme.batch_execute(sql).await.unwrap();
+        assert_eq!(value(&acme, SEEN).await, "acme acme", "{sql}");
+        assert_eq!(value(&beta, SEEN).await, "beta beta", "{sql}");
+        acme.batch_execute("BEGIN").await.unwrap();
+        acme.batch_execute(sql).await.unwrap();
+        assert_eq!(value(&acme, SEEN).await, "acme acme", "{sql}");
+        acme.batch_execute("COMMIT").await.unwrap();
+        assert_eq!(value(&acme, SEEN).await, "acme acme", "{sql}");
+        assert_eq!(value(&beta, SEEN).await, "beta beta", "{sql}");
+    }
+    let strict = stage.proxy("size = 1", true).await;
+    let acme = connect(&stage.url(&strict, "acme").await).await;
+    for sql in hidden.into_iter().chain([
+        "CREATE FUNCTION own() RETURNS bigint LANGUAGE sql SET app.tenant = 'beta' AS 'SELECT count(*) FROM rows'",
+        "ALTER FUNCTION harmless() SET app.tenant = 'beta'",
+        "SET SESSION AUTHORIZATION DEFAULT",
+        "LOAD 'plpgsql'",
+    ]) {
+        let error = acme.batch_execute(sql).await.unwrap_err();
+        assert_eq!(sqlstate(&error), "42501", "{sql}");
+        assert_eq!(value(&acme, SEEN).await, "acme acme", "{sql}");
+    }
+    assert_eq!(value(&acme, "SELECT harmless() + count(*) FROM rows").await, "6");
+}
+
+/// A schema, a role, or a database for each tenant.
+#[tokio::test]
+async fn other_layouts_come_from_the_same_configuration() {
+    let cluster = shared_cluster().await;
+    let (user, role) = (format!("app_{}", unique()), format!("own_{}", unique()));
+    cluster.create_users(&[User::new(&user, "secret")]).await.unwrap();
+    let database = fresh_database(&format!(
+        "CREATE SCHEMA acme; CREATE TABLE acme.who AS SELECT 'acme' AS name; CREATE SCHEMA beta; \
+         CREATE TABLE beta.who AS SELECT 'beta' AS name; CREATE ROLE {role}; GRANT {role} TO {user}; \
+         GRANT USAGE ON SCHEMA acme, beta TO PUBLIC; GRANT ALL ON acme.who, beta.who TO PUBLIC"
+    ))
+    .await;
+    let other = fresh_database("CREATE TABLE who AS SELECT 'gamma' AS name; GRANT ALL ON who TO PUBLIC").await;
+    let more = format!(
+        "[tiers.standard]\n[tenancy]\nidentify = [{{ option = \"*\" }}]\n\
+         [databases.{own}]\n[databases.gamma]\nserver_name = \"{other}\"\n\
+         [[tenants]]\nname = \"acme\"\nsettings = {{ search_path = \"acme, public\", role = \"{role}\" }}\n\
+         [[tenants]]\nname = \"beta\"\nsettings = {{ search_path = \"beta\" }}\n\
+         [[tenants]]\nname = \"gamma\"\ndatabase = \"gamma\"\n[pool]\nsize = 1\n",
+        own = database.name,
+        other = other.name,
+    );
+    let proxy = Proxy::start(&config(cluster, &more, &[&user])).await;
+    let url = proxy.url(cluster, &user, &database.name);
+    let mut clients = Vec::new();
+    for tenant in ["acme", "beta", "gamma"] {
+        clients.push((tenant, connect(&format!("{url}?options=-c%20pgweir.tenant%3D{tenant}")).await));
+    }
+    for _ in 0..2 {
+        for (tenant, client) in &clients {
+            let expected = if *tenant == "acme" { &role } else { &user };
+            assert_eq!(
+                value(client, "SELECT name || ' ' || current_user FROM who").await,
+                format!("{tenant} {expected}")
+            );
+        }
+    }
+    for sql in [
+        "SET search_path = beta",
+        "SET SCHEMA 'beta'",
+        "SET ROLE none",
+        "RESET ROLE",
+        "SET SESSION AUTHORIZATION DEFAULT",
+    ] {
+        assert_eq!(sqlstate(&clients[0].1.batch_execute(sql).await.unwrap_err()), "42501", "{sql}");
+    }
+    clients[0].1.batch_execute("UPDATE who SET name = 'acme' WHERE name = 'search_path'").await.unwrap();
+    clients[1].1.batch_execute("SET ROLE none; SET work_mem = '5MB'").await.unwrap();
+}
+
+/// Two tenants on two server connections: not one row and not one setting of the other, whatever happens.
+#[tokio::test]
+async fn interleaved_transactions_are_kept_apart() {
+    let wanted = std::env::var("PGWEIR_ISOLATION_TRANSACTIONS").ok().map(|count| count.parse().unwrap());
+    let transactions: usize = wanted.unwrap_or(TRANSACTIONS);
+    let stage = Arc::new(Stage::set().await);
+    let proxy = Arc::new(stage.proxy("size = 2\nqueue_timeout = \"60s\"", false).await);
+    let (done, ended) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let mut clients = JoinSet::new();
+    for number in 0..12u64 {
+        let (stage, proxy, done, ended) = (stage.clone(), proxy.clone(), done.clone(), ended.clone());
+        clients.spawn(async move {
+            let tenant = ["acme", "beta"][number as usize % 2];
+            let url = stage.url(&proxy, tenant).await;
+            let mut random = number + 1;
+            while done.load(Ordering::Relaxed) < transactions {
+                let (client, socket) = connect_cuttable(&url).await;
+                for _ in 0..25 {
+                    random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    let what = (random >> 33) % 12;
+                    if what == 11 {
+                        break;
+                    }
+                    transaction(&client, tenant, what).await;
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+                // In the middle of something.
+                let open = client.batch_execute("BEGIN; SELECT id FROM rows");
+                let _ = tokio::time::timeout(Duration::from_micros((random >> 40) % 2_000), open).await;
+                socket.abort();
+                ended.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    while let Some(outcome) = clients.join_next().await {
+        outcome.unwrap();
+    }
+    println!("{} transactions, {} connections cut", done.load(Ordering::Relaxed), ended.load(Ordering::Relaxed));
+    assert!(done.load(Ordering::Relaxed) >= transactions && ended.load(Ordering::Relaxed) >= 24);
+}
+
+async fn transaction(client: &Client, tenant: &str, what: u64) {
+    let seen = format!("{tenant} {tenant}");
+    let sees = async || assert_eq!(value(client, SEEN).await, seen);
+    match what {
+        0 => {
+            client.batch_execute("BEGIN; INSERT INTO rows (id) VALUES (9)").await.unwrap();
+            sees().await;
+            client.batch_execute("ROLLBACK").await.unwrap();
+        }
+        1 => {
+            client.batch_execute("BEGIN; UPDATE rows SET id = id").await.unwrap();
+            sees().await;
+            client.batch_execute("COMMIT").await.unwrap();
+        }
+        2 => {
+            client.batch_execute("BEGIN; SELECT 1").await.unwrap();
+            assert_eq!(sqlstate(&client.batch_execute("SELECT 1/0").await.unwrap_err()), "22012");
+            client.batch_execute("ROLLBACK").await.unwrap();
+            sees().await;
+        }
+        3 => {
+            let cancel = client.cancel_token();
+            let (outcome, ()) =
+                tokio::join!(client.batch_execute("SELECT pg_sleep(0.02), count(*) FROM rows"), async {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    let _ = cancel.cancel_query(tokio_postgres::NoTls).await;
+                });
+            assert!(outcome.is_ok() || sqlstate(&outcome.unwrap_err()) == "57014");
+            sees_after_cancel(client, &seen).await;
+        }
+        4 => {
+            let slow = "BEGIN; SET LOCAL statement_timeout = 5; SELECT pg_sleep(1)";
+            assert_eq!(sqlstate(&client.batch_execute(slow).await.unwrap_err()), "57014");
+            client.batch_execute("ROLLBACK").await.unwrap();
+            sees().await;
+        }
+        5 => {
+            let other = if tenant == "acme" { "beta" } else { "acme" };
+            let hidden = format!("DO $$ BEGIN PERFORM set_config('app.tenant', '{other}', false); END $$");
+            client.batch_execute(&hidden).await.unwrap();
+            sees().await;
+        }
+        6 => {
+            let error = client.batch_execute("SET app.tenant = 'x'").await.unwrap_err();
+            assert_eq!(sqlstate(&error), "42501");
+            sees().await;
+        }
+        7 => {
+            client.batch_execute("BEGIN; SAVEPOINT s; SET LOCAL work_mem = '5MB'; ROLLBACK TO s").await.unwrap();
+            sees().await;
+            client.batch_execute("COMMIT").await.unwrap();
+        }
+        8 => {
+            let rows = client.query("SELECT DISTINCT tenant FROM rows WHERE id > $1", &[&0]).await.unwrap();
+            assert_eq!(rows.iter().map(|row| row.get(0)).collect::<Vec<String>>(), [tenant]);
+        }
+        _ => sees().await,
+    }
+}
+
+/// A cancel that has come late strikes what comes next, as with PostgreSQL.
+async fn sees_after_cancel(client: &Client, seen: &str) {
+    match try_value(client, SEEN).await {
+        Ok(found) => assert_eq!(found, seen),
+        Err(error) => assert_eq!(sqlstate(&error), "57014"),
+    }
+}
