@@ -23,7 +23,9 @@
 //!    server connection is free.
 //! 5. [`sql::Classifier`] and [`router::route`]: where a batch may run, and why.
 //! 6. `session/leasing.rs`: [`cluster::Group::pick_replica`] or the primary, a [`pool::Lease`], and at
-//!    the end what may be handed on.
+//!    the end what may be handed on. Who gets one is decided in `pool/fair.rs` (tenants in a pool) and
+//!    `pool/budget.rs` (pools on a host); `session/paying.rs` and `session/guarding.rs` hold a batch to its
+//!    tenant's rates and settings before that.
 //!
 //! A replication connection has no session: `session/replication.rs` carries its bytes.
 //!
@@ -75,6 +77,11 @@
 //!   prepared and described is ended with a `Sync` of ours.
 //! - **A cancel can only strike the statement that it was meant for**: the connection is not handed on
 //!   before the cancel's own connection is closed ([`pool::Fence`]).
+//! - **A tenant takes no connection that others are about to need.** Who holds its fair share leaves what others have
+//!   needed within the last second, and nothing is left unused beyond that; who waits is served by the time that its
+//!   tenant has used ([`pool::Member`]).
+//! - **What is held for a tenant is its own on every connection** ([`config::Tier::settings`]), and nothing that it sends
+//!   changes that for longer than one message.
 //! - **An idle client owns no buffer** ([`net::buffer`]), and a statement costs no timer: the deadlines
 //!   behind the server's own are watched for all sessions together ([`session::enforce_ceilings`]).
 //! - **Protocol logic does no I/O**: frames, ledger, classifier, router, SCRAM take bytes and return

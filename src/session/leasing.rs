@@ -88,7 +88,6 @@ impl Session {
         self.count_route(place, reason);
         let waited = asked.elapsed();
         self.metrics.wait_seconds.observe(waited.as_secs_f64());
-        self.slot.leases(&lease.cancel);
         self.take(lease, place, batch, asked + waited);
         if let Some(begin) = begin {
             self.begin_again(&begin);
@@ -370,6 +369,7 @@ impl Session {
             schema: Schema::Same,
             writes: false,
             untouched: true,
+            ahead: 0,
             held_back: WriteBuffer::default(),
             holding_back: false,
             flights: if repeatable { Flights::first(batch.len) } else { Flights::default() },
@@ -385,21 +385,35 @@ impl Session {
         if repeatable {
             self.inbound.hold();
         }
-        let sql = self.tell_ahead(&mut leased, batch);
+        let (settings, other) = self.tell_ahead(&mut leased, batch);
+        let sql = [settings.clone(), other].into_iter().flatten().collect::<Vec<_>>().join(";");
+        match sql.is_empty() {
+            true => self.slot.leases(&leased.lease.cancel),
+            false => self.slot.prepares(&leased.lease.cancel),
+        }
+        // A batch must not run with the settings of another tenant, and is sent behind them: one of two is made whatever
+        // somebody else cancels on the server.
+        if let Some(settings) = settings.filter(|_| !self.tenant.limits.settings.is_empty()) {
+            self.try_query(&mut leased, &settings);
+            leased.ahead += 1;
+        }
         if !sql.is_empty() {
             self.inject(&mut leased, &sql);
+            leased.ahead += 1;
         }
         self.lease = Some(leased);
         self.intake.admit(batch);
     }
 
-    /// What the connection has to be told ahead of a batch, so that this one finds it as its session has left it.
-    fn tell_ahead(&self, leased: &mut Leased, batch: &Batch) -> String {
+    /// What the connection has to be told ahead of a batch, so that this one finds it as its session has left it: what
+    /// makes its settings, and the rest.
+    fn tell_ahead(&self, leased: &mut Leased, batch: &Batch) -> (Option<String>, Option<String>) {
         let verdict = batch.verdict();
         let conn = &mut *leased.lease;
         let mut sql = Vec::new();
+        let mut settings = None;
         if conn.settings != self.state.settings {
-            sql.extend(difference(&conn.settings, &self.state.settings));
+            settings = difference(&conn.settings, &self.state.settings);
             conn.settings = self.state.settings.clone();
         }
         let matter = verdict.effects.contains(Effects::READS_SEQUENCES) || self.group.keeps_sequences_apart();
@@ -416,12 +430,11 @@ impl Session {
             leased.told = Told::Everything;
         }
         sql.extend(self.introduce_ahead(leased, verdict, batch.is_closed()));
-        sql.join(";")
+        (settings, (!sql.is_empty()).then(|| sql.join(";")))
     }
 
     /// The connection of a client in session mode, from its login on.
     pub(super) fn take_for_good(&mut self, lease: Lease) {
-        self.slot.leases(&lease.cancel);
         let nothing = Batch { complete: true, ..Batch::empty() };
         self.take(lease, Place::Primary, &nothing, Instant::now());
     }

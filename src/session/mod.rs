@@ -190,6 +190,8 @@ struct Leased {
     schema: Schema,
     /// Something that may have written was sent.
     writes: bool,
+    /// Statements of ours ahead of the batch that are not answered yet.
+    ahead: u8,
     /// Nothing of the answer that comes next has reached the client.
     untouched: bool,
     /// The beginning of an answer that tells nothing yet, while the batch may still run elsewhere.

@@ -144,6 +144,9 @@ impl Session {
                 }
                 Verdict::Swallow => {
                     leased.swallowing = true;
+                    if header.tag == backend::READY && leased.ahead > 0 {
+                        self.told_ahead(leased);
+                    }
                     if header.tag == backend::READY
                         && leased.ended_early
                         && leased.again.is_none()
@@ -170,6 +173,14 @@ impl Session {
             if self.ledger.has_undone() {
                 self.undo(leased);
             }
+        }
+    }
+
+    /// One more statement of ours ahead of the batch is answered. From there on a cancel strikes what is the client's.
+    fn told_ahead(&mut self, leased: &mut Leased) {
+        leased.ahead -= 1;
+        if leased.ahead == 0 {
+            self.slot.leases(&leased.lease.cancel);
         }
     }
 

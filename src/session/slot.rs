@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use atomic_waker::AtomicWaker;
 use rand::RngExt;
 use subtle::ConstantTimeEq;
+use tokio::sync::Notify;
 
 use super::ledger::Status;
 use crate::config::{HostConfig, Tier};
-use crate::pool::{CancelTarget, Fence};
+use crate::pool::{CancelTarget, Fence, FenceGuard};
 use crate::server::cancel::cancel;
 
 /// Bytes of a cancel key under protocol 3.2 (PostgreSQL, "BackendKeyData"); 3.0 has 4.
@@ -75,7 +76,19 @@ pub enum CutOff {
 enum Place {
     Idle,
     Waiting,
+    /// The server makes the session's settings, ahead of its batch: a cancel has to wait, or the batch would run without
+    /// them.
+    Preparing(Arc<CancelTarget>),
     Leased(Arc<CancelTarget>),
+}
+
+/// What a cancel strikes.
+enum Strikes {
+    Nothing,
+    /// It is known in a moment.
+    NotYet,
+    /// What the server connection runs, which is held back until the guard goes.
+    Server(Arc<CancelTarget>, FenceGuard),
 }
 
 /// One session as others see it.
@@ -87,6 +100,8 @@ pub struct Slot {
     pub tenant: Arc<str>,
     key: Vec<u8>,
     place: Mutex<Place>,
+    /// The place has changed for which a cancel waits.
+    prepared: Notify,
     signals: AtomicU32,
     waker: AtomicWaker,
     base: Instant,
@@ -145,16 +160,28 @@ impl Slot {
     /// A cancel that came for an earlier request does not concern the next one.
     pub fn waits(&self) {
         self.signals.fetch_and(!(Signal::Cancel as u32), Ordering::AcqRel);
-        *self.place() = Place::Waiting;
+        self.goes_to(Place::Waiting);
     }
 
     pub fn leases(&self, target: &Arc<CancelTarget>) {
-        *self.place() = Place::Leased(target.clone());
+        self.goes_to(Place::Leased(target.clone()));
+    }
+
+    /// The same where the session's settings are made first: until it leases, a cancel has to wait.
+    pub fn prepares(&self, target: &Arc<CancelTarget>) {
+        self.goes_to(Place::Preparing(target.clone()));
+    }
+
+    fn goes_to(&self, place: Place) {
+        let before = std::mem::replace(&mut *self.place(), place);
+        if matches!(before, Place::Preparing(_)) {
+            self.prepared.notify_waiters();
+        }
     }
 
     pub fn rests(&self) {
         self.ends(0, Status::Idle);
-        *self.place() = Place::Idle;
+        self.goes_to(Place::Idle);
     }
 
     /// A batch begins.
@@ -198,6 +225,7 @@ impl Slot {
         match *self.place() {
             Place::Idle => Activity::Idle,
             Place::Waiting => Activity::Waiting,
+            Place::Preparing(_) => Activity::Active,
             Place::Leased(_) if self.busy_since.load(Ordering::Relaxed) != 0 => Activity::Active,
             Place::Leased(_) if self.idle_since.load(Ordering::Relaxed) != 0 => Activity::IdleInTransaction,
             Place::Leased(_) => Activity::Idle,
@@ -236,15 +264,28 @@ impl Slot {
         now.saturating_duration_since(self.base).as_micros() as u64 | 1
     }
 
-    /// The server connection to cancel, held back until the guard goes; or the queue is left.
-    fn begin_cancel(&self) -> Option<(Arc<CancelTarget>, crate::pool::FenceGuard)> {
+    /// The server connection to cancel, or the queue is left.
+    fn begin_cancel(&self) -> Strikes {
         match &*self.place() {
-            Place::Idle => None,
+            Place::Idle => Strikes::Nothing,
             Place::Waiting => {
                 self.send(Signal::Cancel);
-                None
+                Strikes::Nothing
             }
-            Place::Leased(target) => Some((target.clone(), Fence::raise(&target.fence))),
+            Place::Preparing(_) => Strikes::NotYet,
+            Place::Leased(target) => Strikes::Server(target.clone(), Fence::raise(&target.fence)),
+        }
+    }
+
+    /// The same, once that is known. What makes settings is never cancelled, whatever keeps it.
+    async fn strikes(&self) -> Strikes {
+        loop {
+            let mut prepared = std::pin::pin!(self.prepared.notified());
+            prepared.as_mut().enable();
+            match self.begin_cancel() {
+                Strikes::NotYet => prepared.await,
+                known => return known,
+            }
         }
     }
 
@@ -300,6 +341,7 @@ impl Registry {
             tenant,
             key,
             place: Mutex::new(Place::Idle),
+            prepared: Notify::new(),
             signals: AtomicU32::new(0),
             waker: AtomicWaker::new(),
             base: self.base,
@@ -364,7 +406,7 @@ impl Registry {
 
     fn signal_at_work(&self, host: &Arc<HostConfig>, signal: Signal) {
         for slot in self.all() {
-            let at_work = matches!(&*slot.place(), Place::Leased(target) if Arc::ptr_eq(&target.host, host));
+            let at_work = matches!(&*slot.place(), Place::Leased(target) | Place::Preparing(target) if Arc::ptr_eq(&target.host, host));
             if at_work {
                 slot.send(signal);
             }
@@ -394,7 +436,9 @@ fn invented_pid() -> i32 {
 }
 
 async fn cancel_on_server(slot: &Slot) {
-    let Some((target, _guard)) = slot.begin_cancel() else { return };
+    let Ok(Strikes::Server(target, _guard)) = tokio::time::timeout(CANCEL_TIMEOUT, slot.strikes()).await else {
+        return;
+    };
     if let Err(error) = cancel(&target.host, target.pid, &target.key, CANCEL_TIMEOUT).await {
         tracing::warn!(host = %target.host.name, %error, "cannot deliver a cancel request");
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_postgres::NoTls;
 
-use crate::support::primary_only::{proxy, sqlstate, value};
+use crate::support::primary_only::{proxy, sqlstate, try_value, value};
 use crate::support::proxy::Proxy;
 use crate::support::tls::Tls;
 use crate::support::{TestDatabase, connect, eventually, fresh_database, shared_cluster};
@@ -307,5 +307,45 @@ async fn a_cancel_costs_a_statement_and_never_the_session() {
         .collect();
     for task in tasks {
         task.await.unwrap();
+    }
+}
+
+/// It strikes the statement, once that has begun, or nothing.
+#[tokio::test]
+async fn a_cancel_does_not_strike_what_makes_the_settings() {
+    let database = fresh_database("CREATE TEXT SEARCH CONFIGURATION own (COPY = simple)").await;
+    let proxy = proxy("[pool]\nsize = 1").await;
+    let url = url(&proxy, &database).await;
+    let (one, two) = (Arc::new(connect(&url).await), connect(&url).await);
+    one.batch_execute("SET default_text_search_config = 'public.own'").await.unwrap();
+    let direct = connect(&shared_cluster().await.primary().url("postgres", &database.name)).await;
+    for _ in 0..3 {
+        value(&two, "SELECT 1").await;
+        // To make the setting, the server has to look into its catalog, and to wait for that.
+        for (from, to) in [("own", "other"), ("other", "own")] {
+            direct.batch_execute(&format!("ALTER TEXT SEARCH CONFIGURATION {from} RENAME TO {to}")).await.unwrap();
+        }
+        direct.batch_execute("BEGIN; LOCK TABLE pg_catalog.pg_ts_config IN ACCESS EXCLUSIVE MODE").await.unwrap();
+        let asked = {
+            let one = one.clone();
+            tokio::spawn(async move { try_value(&one, "SHOW default_text_search_config").await })
+        };
+        let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'pg_ts_config'::regclass \
+                     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        eventually("it waits", async || value(&direct, waits).await == "1").await;
+        let token = one.cancel_token();
+        let cancel = tokio::spawn(async move { token.cancel_query(NoTls).await });
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        direct.batch_execute("COMMIT").await.unwrap();
+        cancel.await.unwrap().unwrap();
+        match asked.await.unwrap() {
+            Ok(found) => assert_eq!(found, "public.own"),
+            Err(error) => assert_eq!(
+                error.as_db_error().map(|error| error.message()),
+                Some("canceling statement due to user request"),
+                "{error:?}"
+            ),
+        }
+        assert_eq!(value(&one, "SHOW default_text_search_config").await, "public.own");
     }
 }

@@ -1,0 +1,152 @@
+//! What tenants cost: pgweir's processor time for a transaction with 1,000 tenants, and with none, in alternation, in one
+//! run; the ratio is what counts. A thousand clients each time, one of each tenant, a few of which are at work at a time;
+//! tenants have a tier with ceilings, a priority and a limit on their connections.
+//!
+//! `cargo bench --bench tenants [-- ROUNDS]`
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use pgweir::sandbox::{Login, Sandbox, SandboxOptions, User};
+use tokio::task::JoinSet;
+use tokio_postgres::{Client, NoTls};
+
+#[allow(dead_code)]
+#[path = "compare/process.rs"]
+mod process;
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+const TENANTS: usize = 1_000;
+const ROUNDS: usize = 15;
+/// In each round, for each contender.
+const TRANSACTIONS: usize = 30_000;
+/// Clients at work at a time.
+const AT_WORK: usize = 8;
+
+/// A pgweir process, and its clients.
+struct Contender {
+    name: &'static str,
+    process: Child,
+    clients: Vec<Vec<Client>>,
+    times: Vec<Duration>,
+}
+
+impl Drop for Contender {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    // Cargo says `--bench`.
+    let rounds = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(ROUNDS);
+    process::raise_file_limit(2 * TENANTS)?;
+    let users = vec![User::new("bench", "").login(Login::Trust)];
+    let sandbox = Sandbox::start(SandboxOptions { replicas: 0, users, ..Default::default() }).await?;
+    let mut contenders = [
+        contender(&sandbox, "no tenants", "").await?,
+        contender(&sandbox, "1,000 tenants", &tenants("")).await?,
+        contender(&sandbox, "1,000 tenants with rate limits", &tenants("rate_limits = [\"1000000/s\"]\n")).await?,
+    ];
+    for round in 0..rounds {
+        for offset in 0..contenders.len() {
+            let at = (round + offset) % 3;
+            let time = work(&mut contenders[at]).await?;
+            contenders[at].times.push(time);
+        }
+    }
+    println!("{rounds} rounds of {TRANSACTIONS} transactions (SELECT 1) of {TENANTS} clients, {AT_WORK} at a time:");
+    for contender in &contenders {
+        let mut ratios: Vec<_> = contender
+            .times
+            .iter()
+            .zip(&contenders[0].times)
+            .map(|(own, none)| own.as_secs_f64() / none.as_secs_f64())
+            .collect();
+        ratios.sort_unstable_by(f64::total_cmp);
+        let mut times = contender.times.clone();
+        times.sort_unstable();
+        println!(
+            "{:>31}: {:5.1} us of processor time a transaction; {:.3} of \"no tenants\" in the same round (median; {:.3} to {:.3})",
+            contender.name,
+            times[times.len() / 2].as_secs_f64() * 1e6 / TRANSACTIONS as f64,
+            ratios[ratios.len() / 2],
+            ratios[ratios.len() / 4],
+            ratios[ratios.len() * 3 / 4],
+        );
+    }
+    Ok(())
+}
+
+fn tenants(more: &str) -> String {
+    let tenants: Vec<_> = (0..TENANTS).map(|number| format!("[[tenants]]\nname = \"t{number}\"\n")).collect();
+    format!(
+        "[tiers.standard]\nstatement_timeout = \"15s\"\ntransaction_timeout = \"60s\"\npriority = \"high\"\n\
+         max_server_connections = 10\nmax_clients = 100\n{more}[tenancy]\nidentify = [{{ option = \"*\" }}]\nunknown = \"refuse\"\n{}",
+        tenants.concat()
+    )
+}
+
+async fn contender(sandbox: &Sandbox, name: &'static str, tenants: &str) -> Result<Contender> {
+    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let file = sandbox.directory().join(format!("tenants-{port}.toml"));
+    let primary = sandbox.primary().port;
+    std::fs::write(
+        &file,
+        format!(
+            "[listen]\naddress = \"127.0.0.1:{port}\"\n[log]\nlevel = \"error\"\n[pool]\nsize = 20\n{tenants}\
+             [clusters.main]\nprimary = \"postgres://127.0.0.1:{primary}\"\n[[users]]\nname = \"bench\"\nauth = \"trust\"\n"
+        ),
+    )?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pgweir"));
+    let process = command.arg("run").arg("--config").arg(file).stdout(Stdio::null()).env_remove("RUST_LOG").spawn()?;
+    let mut contender = Contender { name, process, clients: Vec::new(), times: Vec::new() };
+    let until = Instant::now() + Duration::from_secs(10);
+    let url = |number: usize| {
+        let options =
+            if tenants.is_empty() { String::new() } else { format!("?options=-c%20pgweir.tenant%3Dt{number}") };
+        format!("postgres://bench@127.0.0.1:{port}/postgres{options}")
+    };
+    while let Err(error) = connect(&url(0)).await {
+        if Instant::now() > until {
+            return Err(error);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut clients: Vec<_> = (0..AT_WORK).map(|_| Vec::new()).collect();
+    for number in 0..TENANTS {
+        clients[number % AT_WORK].push(connect(&url(number)).await?);
+    }
+    contender.clients = clients;
+    // Once before it counts.
+    work(&mut contender).await?;
+    Ok(contender)
+}
+
+/// The processor time of so many transactions.
+async fn work(contender: &mut Contender) -> Result<Duration> {
+    let pid = contender.process.id();
+    let before = process::processor_time(pid)?;
+    let mut tasks = JoinSet::new();
+    for clients in std::mem::take(&mut contender.clients) {
+        tasks.spawn(async move {
+            for client in clients.iter().cycle().take(TRANSACTIONS / AT_WORK) {
+                client.simple_query("SELECT 1").await?;
+            }
+            Ok::<_, tokio_postgres::Error>(clients)
+        });
+    }
+    while let Some(clients) = tasks.join_next().await {
+        contender.clients.push(clients??);
+    }
+    Ok(process::processor_time(pid)? - before)
+}
+
+async fn connect(url: &str) -> Result<Client> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client)
+}
