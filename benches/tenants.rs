@@ -20,7 +20,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>
 const TENANTS: usize = 1_000;
 const ROUNDS: usize = 15;
 /// In each round, for each contender.
-const TRANSACTIONS: usize = 30_000;
+const TRANSACTIONS: usize = 60_000;
 /// Clients at work at a time.
 const AT_WORK: usize = 8;
 

@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use crate::cluster::Cluster;
 use crate::listener::Door;
-use crate::metrics::{Census, CensusSnapshot, ClientCount, ReplicaState, ServerCount, WaitCount};
+use crate::metrics::{Census, CensusSnapshot, ClientCount, ReplicaState, ServerCount, TenantUse, WaitCount};
+use crate::tenant::Tenant;
 
 /// Counts what came through a door and where it went.
 pub struct DoorCensus(pub Arc<Door>);
 
 impl Census for DoorCensus {
     fn census(&self) -> CensusSnapshot {
-        let mut counted = CensusSnapshot { clients: clients(&self.0), ..CensusSnapshot::default() };
+        let mut counted =
+            CensusSnapshot { clients: clients(&self.0), tenants: tenants(&self.0), ..CensusSnapshot::default() };
         for cluster in self.0.snapshot().clusters() {
             count_servers(cluster, &mut counted);
             count_replicas(cluster, &mut counted);
@@ -39,6 +41,14 @@ fn clients(door: &Door) -> Vec<ClientCount> {
         count,
     });
     known.chain([strangers]).collect()
+}
+
+fn tenants(door: &Door) -> Vec<TenantUse> {
+    let used = |tenant: &Tenant| {
+        let (worked, transactions) = tenant.usage();
+        TenantUse { tenant: tenant.name.to_string(), clients: tenant.live_clients(), transactions, worked }
+    };
+    door.snapshot().tenants.all().map(used).collect()
 }
 
 fn count_servers(cluster: &Cluster, counted: &mut CensusSnapshot) {

@@ -148,6 +148,7 @@ mod tests {
             databases: Vec::new(),
             max_clients: None,
             replication: true,
+            admin: false,
         }
     }
 

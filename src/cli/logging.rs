@@ -1,13 +1,15 @@
-//! Sets up the log: text for people on a terminal, JSON lines for machines; always on standard error.
+//! Sets up the log: text for people on a terminal, JSON lines for machines; always on standard error. Audit lines are
+//! JSON either way.
 
 use std::io::{self, IsTerminal};
 
-use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::filter::{FilterExt, ParseError, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 use crate::config::{Log, LogFormat};
+use crate::metrics::AUDIT;
 
 /// The environment variable that wins over the file.
 const VARIABLE: &str = "RUST_LOG";
@@ -39,7 +41,9 @@ impl Logging {
     pub fn start(log: &Log, rust_log: Option<String>) -> Result<Self, LogError> {
         let rust_log = rust_log.filter(|text| !text.trim().is_empty());
         let (filter, handle) = reload::Layer::new(filter(log, rust_log.as_deref())?);
-        tracing_subscriber::registry().with(filter).with(output(log.format)).try_init()?;
+        let rest = filter_fn(|event| event.target() != AUDIT);
+        let output = output(log.format).with_filter(filter.and(rest));
+        tracing_subscriber::registry().with(output).with(audit()).try_init()?;
         Ok(Self { filter: handle, rust_log })
     }
 
@@ -55,6 +59,15 @@ fn filter(log: &Log, rust_log: Option<&str>) -> Result<EnvFilter, LogError> {
         None => ("log.level", log.level.as_str()),
     };
     EnvFilter::builder().parse(text).map_err(|error| LogError::Filter { origin, error })
+}
+
+/// Audit lines, whatever the level.
+fn audit<S>() -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+{
+    let json = fmt::layer().json().flatten_event(true).with_span_list(false).with_current_span(false);
+    json.with_writer(io::stderr).with_filter(filter_fn(|event| event.target() == AUDIT)).boxed()
 }
 
 /// What is written, below the filter that decides whether.

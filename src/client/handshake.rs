@@ -413,6 +413,10 @@ fn tls_required(user: &str) -> PgError {
 }
 
 fn find_database(config: &Config, user: &UserConfig, name: &str) -> Result<Arc<DatabaseConfig>, PgError> {
+    if name == CONSOLE && user.admin {
+        let (name, cluster) = (name.to_owned(), String::new());
+        return Ok(Arc::new(DatabaseConfig { name, cluster, server_name: None, pool: config.pool.clone() }));
+    }
     if !user.databases.is_empty() && !user.databases.iter().any(|allowed| allowed == name) {
         return Err(PgError::fatal("42501", format!("permission denied for database \"{name}\""))
             .detail("User does not have CONNECT privilege.")
@@ -424,6 +428,9 @@ fn find_database(config: &Config, user: &UserConfig, name: &str) -> Result<Arc<D
             .hint("pgweir serves the databases that its configuration lists.")
     })
 }
+
+/// The database of the console, for users with `admin`.
+pub const CONSOLE: &str = "pgweir";
 
 /// Physical replication is of a whole server, whatever database is named: libpq names "replication".
 fn whole_cluster(config: &Config, name: &str) -> Result<Arc<DatabaseConfig>, PgError> {

@@ -5,4 +5,4 @@ mod authenticate;
 pub mod handshake;
 mod inbound;
 
-pub use handshake::{Accepted, Authenticated, HandshakeContext, HandshakeError, Lasting, accept};
+pub use handshake::{Accepted, Authenticated, CONSOLE, HandshakeContext, HandshakeError, Lasting, accept};

@@ -101,6 +101,7 @@ fn config(login: Login, primary: ServerUrl, replicas: Vec<HostConfig>) -> Config
         databases: Vec::new(),
         max_clients: None,
         replication: true,
+        admin: false,
     };
     Config {
         listen: Listen::default(),

@@ -35,7 +35,7 @@ pub use listen::parse_address;
 pub use load::load;
 pub use rates::{Counted, Rate, RateLimit, show_wait};
 pub use tenancy::{Pattern, Source, Tenancy, Unknown};
-pub use tenants::DEFAULT_TENANT;
+pub use tenants::{DEFAULT_TENANT, limited};
 pub use units::{NEVER, show_duration, show_size};
 
 /// Everything that a running proxy was told.
@@ -280,6 +280,8 @@ pub struct UserConfig {
     pub max_clients: Option<usize>,
     /// May it open replication connections, as far as the server lets it?
     pub replication: bool,
+    /// May it connect to the console (the database `pgweir`)?
+    pub admin: bool,
 }
 
 /// How a client proves that it is this user.
@@ -383,6 +385,14 @@ pub enum Priority {
 }
 
 impl Priority {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::High => "high",
+            Self::Normal => "normal",
+            Self::Low => "low",
+        }
+    }
+
     /// Each has four times as much as the next.
     pub fn weight(self) -> u32 {
         match self {

@@ -4,11 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use toml::de::DeTable;
+
 use super::defaults::DEFAULT_TIER;
+use super::error::ConfigErrors;
 use super::listen::MILLISECOND;
 use super::pools::{ANY_DATABASE, reference};
 use super::rates::rate_limits;
 use super::reader::{Item, Section, one_of};
+use super::report::Report;
 use super::tenancy::{Pattern, Source, pattern};
 use super::{Consistency, Pinning, Priority, TenantConfig, TenantMatch, Tier};
 
@@ -90,6 +94,24 @@ impl Tier {
             database: None,
         }
     }
+}
+
+/// Limits with some replaced by what `text` says, such as `max_clients = 5`.
+///
+/// Errors: everything that is wrong with the text.
+pub fn limited(limits_now: &Tier, text: &str) -> Result<Tier, ConfigErrors> {
+    let report = Report::new("LIMIT", text);
+    let (document, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        report.error(error.span().as_ref(), "", format!("not TOML: {}", error.message()));
+    }
+    let mut tier = limits_now.clone();
+    if errors.is_empty() {
+        let root = Section::root(&report, &document);
+        limits(&root, &mut tier);
+        root.report_unknown();
+    }
+    report.finish().map(|_| tier)
 }
 
 /// The tenants in the order of the file.

@@ -41,8 +41,10 @@ fn user(name: Option<String>, section: Section, context: &UserContext) -> Option
     let databases = section.get("databases").map(|item| databases(&item, context)).unwrap_or_default();
     let max_clients = section.get("max_clients").and_then(|item| item.count(1..=1_000_000));
     let replication = section.get("replication").and_then(|item| item.boolean()).unwrap_or(server_user.is_none());
+    let admin = section.get("admin").and_then(|item| item.boolean()).unwrap_or(false);
     section.finish();
-    Some(UserConfig { name: name?, auth: auth?, server_user, server_password, databases, max_clients, replication })
+    let (name, auth) = (name?, auth?);
+    Some(UserConfig { name, auth, server_user, server_password, databases, max_clients, replication, admin })
 }
 
 fn databases(item: &Item, context: &UserContext) -> Vec<String> {

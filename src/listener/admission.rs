@@ -9,9 +9,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use super::Door;
+use super::console::{self, Administrator};
 use super::places::{Entry, UserPlace};
 use crate::app::Snapshot;
-use crate::client::{Accepted, Authenticated, HandshakeError, accept};
+use crate::client::{Accepted, Authenticated, CONSOLE, HandshakeError, accept};
 use crate::cluster::Group;
 use crate::config::{Consistency, DatabaseConfig};
 use crate::net::Stream;
@@ -88,6 +89,13 @@ pub(super) async fn admit(door: &Door, newcomer: Newcomer) -> Option<(Admitted, 
             return None;
         }
     };
+    if client.user.admin && client.database_name == CONSOLE && client.replication.is_none() {
+        tracing::info!(connection, peer, user = client.user.name, "administrator connected");
+        let Authenticated { stream, out, unread, user, .. } = *client;
+        let administrator = Administrator { stream, out, unread, user: user.name.clone(), peer };
+        Box::pin(console::serve(door, administrator)).await;
+        return None;
+    }
     let tls = client.stream.is_tls();
     match find_place(door, &snapshot, &mut entry, &client) {
         Ok(Place { user: user_place, tenant, permit, group, login, settings, database: served }) => {
@@ -120,6 +128,7 @@ pub(super) async fn admit(door: &Door, newcomer: Newcomer) -> Option<(Admitted, 
             door.shared.metrics.client_refused(reason(&error));
             let (user, database) = (&client.user.name, &client.database_name);
             tracing::info!(connection, peer, user, database, %error, "client refused");
+            door.shared.metrics.audit.not_admitted(reason(&error), &peer, &error.code, &error.message);
             refuse(client.stream, client.out, &error).await;
             None
         }
@@ -149,6 +158,7 @@ fn not_accepted(door: &Door, connection: u64, peer: &str, error: &HandshakeError
             metrics.error(&refusal.code);
             metrics.client_refused(reason(refusal));
             tracing::info!(connection, peer, error = %refusal, "client refused");
+            metrics.audit.not_admitted(reason(refusal), peer, &refusal.code, &refusal.message);
         }
     }
 }

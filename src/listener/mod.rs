@@ -2,6 +2,7 @@
 
 mod admission;
 mod client;
+mod console;
 mod places;
 mod socket;
 

@@ -139,6 +139,7 @@ mod tests {
             databases: Vec::new(),
             max_clients: Some(1),
             replication: true,
+            admin: false,
         };
         let place = places.admit(&user).unwrap();
         assert_eq!(places.admit(&user).unwrap_err().code, "53300");

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{GaugeVec, Opts};
+use prometheus::{CounterVec, GaugeVec, Opts};
 
 use super::families::VALID;
-use super::labels::LabelBound;
+use super::labels::{LabelBound, OTHER};
 
 /// Counts clients, server connections, waiters and replicas as they are now. Called at every
 /// scrape, so it must not wait for anything longer than a short lock.
@@ -23,6 +23,17 @@ pub struct CensusSnapshot {
     pub servers: Vec<ServerCount>,
     pub waiting: Vec<WaitCount>,
     pub replicas: Vec<ReplicaState>,
+    pub tenants: Vec<TenantUse>,
+}
+
+/// What a tenant has, and has used since the process started.
+#[derive(Debug, Clone, Default)]
+pub struct TenantUse {
+    pub tenant: String,
+    pub clients: usize,
+    pub transactions: u64,
+    /// Time for which servers have worked for it.
+    pub worked: Duration,
 }
 
 /// Client connections of one database and user; both empty before authentication.
@@ -108,11 +119,15 @@ struct Gauges {
     replica_up: GaugeVec,
     replica_lag: GaugeVec,
     replica_lag_bytes: GaugeVec,
+    tenant_clients: GaugeVec,
+    tenant_transactions: CounterVec,
+    tenant_seconds: CounterVec,
 }
 
 impl Gauges {
     fn new() -> Self {
         let gauge = |name, help, labels: &[&str]| GaugeVec::new(Opts::new(name, help), labels).expect(VALID);
+        let counter = |name, help| CounterVec::new(Opts::new(name, help), &["tenant"]).expect(VALID);
         let (login, replica) = (["database", "user"], ["cluster", "host"]);
         Self {
             clients: gauge("pgweir_clients", "Client connections, by state.", &["database", "user", "state"]),
@@ -127,6 +142,19 @@ impl Gauges {
                 "How long the client at the head of the queue has been waiting.",
                 &login,
             ),
+            tenant_clients: gauge(
+                "pgweir_tenant_clients",
+                "Client connections, of the tenants that have used most.",
+                &["tenant"],
+            ),
+            tenant_transactions: counter(
+                "pgweir_tenant_transactions_total",
+                "Transactions finished, of the tenants that have used most, and of all others together.",
+            ),
+            tenant_seconds: counter(
+                "pgweir_tenant_backend_seconds_total",
+                "Time for which servers have worked, for the tenants that have used most, and for all others together.",
+            ),
             replica_up: gauge("pgweir_replica_up", "1 when the replica takes reads, 0 when not.", &replica),
             replica_lag: gauge(
                 "pgweir_replica_lag_seconds",
@@ -137,7 +165,7 @@ impl Gauges {
         }
     }
 
-    fn all(&self) -> [&GaugeVec; 7] {
+    fn all(&self) -> [&dyn Collector; 10] {
         [
             &self.clients,
             &self.servers,
@@ -146,6 +174,9 @@ impl Gauges {
             &self.replica_up,
             &self.replica_lag,
             &self.replica_lag_bytes,
+            &self.tenant_clients,
+            &self.tenant_transactions,
+            &self.tenant_seconds,
         ]
     }
 
@@ -165,6 +196,12 @@ impl Gauges {
             let longest = self.longest_wait.with_label_values(&labels);
             longest.set(longest.get().max(entry.longest.as_secs_f64()));
         }
+        for entry in &most_active(&snapshot.tenants) {
+            let labels = [&*entry.tenant];
+            self.tenant_clients.with_label_values(&labels).set(entry.clients as f64);
+            self.tenant_transactions.with_label_values(&labels).inc_by(entry.transactions as f64);
+            self.tenant_seconds.with_label_values(&labels).inc_by(entry.worked.as_secs_f64());
+        }
         for entry in &snapshot.replicas {
             let labels = [&*entry.cluster, &*entry.host];
             self.replica_up.with_label_values(&labels).set(f64::from(u8::from(entry.up)));
@@ -175,5 +212,45 @@ impl Gauges {
                 self.replica_lag_bytes.with_label_values(&labels).set(bytes as f64);
             }
         }
+    }
+}
+
+/// Tenants with series of their own: those for which servers have worked for longest.
+const MOST_TENANTS: usize = 100;
+
+/// They, and all others as one.
+fn most_active(tenants: &[TenantUse]) -> Vec<TenantUse> {
+    let mut all = tenants.to_vec();
+    all.sort_unstable_by(|one, two| two.worked.cmp(&one.worked).then_with(|| one.tenant.cmp(&two.tenant)));
+    let rest = all.split_off(all.len().min(MOST_TENANTS));
+    let mut other = TenantUse { tenant: OTHER.to_owned(), ..TenantUse::default() };
+    for one in &rest {
+        other.clients += one.clients;
+        other.transactions += one.transactions;
+        other.worked += one.worked;
+    }
+    all.extend((!rest.is_empty()).then_some(other));
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_who_have_used_most_are_shown_and_the_others_together() {
+        let tenant = |number: u64| TenantUse {
+            tenant: format!("t{number}"),
+            clients: 1,
+            transactions: number,
+            worked: Duration::from_secs(number),
+        };
+        let all: Vec<_> = (0..105).map(tenant).collect();
+        let shown = most_active(&all);
+        assert_eq!(shown.len(), MOST_TENANTS + 1);
+        assert_eq!((&*shown[0].tenant, &*shown[99].tenant), ("t104", "t5"));
+        let other = &shown[100];
+        assert_eq!((&*other.tenant, other.clients, other.transactions), (OTHER, 5, 10));
+        assert_eq!(most_active(&all[..3]).len(), 3);
     }
 }

@@ -7,6 +7,7 @@
 //! read from a [`Census`] when somebody asks. Labels are bounded: names that clients choose share
 //! one `other` beyond a thousand, and reasons are words of the program.
 
+mod audit;
 mod census;
 mod families;
 mod http;
@@ -17,7 +18,8 @@ use std::sync::{Arc, OnceLock};
 
 use prometheus::{Encoder, Histogram, IntCounter, IntCounterVec, Registry, TextEncoder};
 
-pub use census::{Census, CensusSnapshot, ClientCount, ReplicaState, ServerCount, WaitCount};
+pub use audit::{AUDIT, Audit, Who};
+pub use census::{Census, CensusSnapshot, ClientCount, ReplicaState, ServerCount, TenantUse, WaitCount};
 pub use http::{Ready, serve};
 
 use census::CensusCollector;
@@ -34,6 +36,7 @@ pub struct Metrics {
     families: Families,
     logins: Arc<LabelBound>,
     tenants: LabelBound,
+    pub audit: Audit,
     census: Arc<OnceLock<Arc<dyn Census + Send + Sync>>>,
 }
 
@@ -98,7 +101,14 @@ impl Metrics {
         let census = Arc::new(OnceLock::new());
         families::register(&registry, CensusCollector::new(census.clone(), logins.clone()));
         families::register(&registry, ProcessCollector::new());
-        Arc::new(Self { registry, families, logins, tenants: LabelBound::new(MOST_LABEL_SETS), census })
+        Arc::new(Self {
+            registry,
+            families,
+            logins,
+            tenants: LabelBound::new(MOST_LABEL_SETS),
+            audit: Audit::default(),
+            census,
+        })
     }
 
     /// Where the states are read from at each scrape. The first one stays.

@@ -28,6 +28,7 @@ fn snapshot() -> CensusSnapshot {
         longest: Duration::from_secs(seconds),
     };
     CensusSnapshot {
+        tenants: Vec::new(),
         clients: vec![clients("shop", "app", "idle", 7), clients("shop", "app", "idle", 1)],
         waiting: vec![wait(2, 3), wait(4, 1)],
         servers: vec![ServerCount { database, user, host, role: "primary", state: "leased", count: 5 }],

@@ -32,7 +32,7 @@ impl Session {
             Some(Touches::Unknown) => refusal::guards_unknown(&self.tenant.name),
             Some(Touches::Code) => refusal::guards_code(&self.tenant.name),
         };
-        self.tenant_metrics.rejected("guarded_setting");
+        self.limited("guarded_setting");
         Err(error)
     }
 
@@ -41,7 +41,7 @@ impl Session {
         /// `pg_proc.dat`.
         const SET_CONFIG: u32 = 2078;
         if function == SET_CONFIG && !self.tenant.limits.settings.is_empty() {
-            self.tenant_metrics.rejected("guarded_setting");
+            self.limited("guarded_setting");
             return Err(refusal::guards_unknown(&self.tenant.name));
         }
         self.guard_unseen()
@@ -55,7 +55,7 @@ impl Session {
         }
         self.state.guards = true;
         if limits.strict {
-            self.tenant_metrics.rejected("guarded_setting");
+            self.limited("guarded_setting");
             return Err(refusal::guards_code(&self.tenant.name));
         }
         Ok(())

@@ -247,7 +247,7 @@ impl Session {
 
     fn not_acquired(&self, error: &AcquireError, place: Place) -> NoLease {
         let limit = if matches!(error, AcquireError::QueueFull { .. }) { "queue_length" } else { "server_connection" };
-        self.tenant_metrics.rejected(limit);
+        self.limited(limit);
         let error = refusal::acquire(error, &self.group.host(place).config.name);
         match error.severity {
             crate::wire::error::Severity::Error => NoLease::Refused(error),
@@ -294,7 +294,7 @@ impl Session {
         let outcome = self.wait(pass(&tenant, queued, patience, since)).await;
         self.slot.rests();
         outcome?.map_err(|error| {
-            self.tenant_metrics.rejected("max_server_connections");
+            self.limited("max_server_connections");
             NoLease::Refused(error)
         })
     }
@@ -407,7 +407,7 @@ impl Session {
 
     /// What the connection has to be told ahead of a batch, so that this one finds it as its session has left it: what
     /// makes its settings, and the rest.
-    fn tell_ahead(&self, leased: &mut Leased, batch: &Batch) -> (Option<String>, Option<String>) {
+    fn tell_ahead(&mut self, leased: &mut Leased, batch: &Batch) -> (Option<String>, Option<String>) {
         let verdict = batch.verdict();
         let conn = &mut *leased.lease;
         let mut sql = Vec::new();
@@ -415,6 +415,9 @@ impl Session {
         if conn.settings != self.state.settings {
             settings = difference(&conn.settings, &self.state.settings);
             conn.settings = self.state.settings.clone();
+        } else if !Arc::ptr_eq(&conn.settings, &self.state.settings) {
+            // Those who have the same come to share one copy, which is compared at a glance.
+            self.state.settings = conn.settings.clone();
         }
         let matter = verdict.effects.contains(Effects::READS_SEQUENCES) || self.group.keeps_sequences_apart();
         if matter && verdict.class == Class::Primary && !conn.sequences.are_at_most(self.slot.pid) {
@@ -611,7 +614,7 @@ impl Session {
         if self.state.held.is_none() || self.mode == PoolMode::Session {
             self.pin = None;
         } else if self.pin.is_none() {
-            let pin = self.tenant.pin().inspect_err(|_| self.tenant_metrics.rejected("max_pinned"))?;
+            let pin = self.tenant.pin().inspect_err(|_| self.limited("max_pinned"))?;
             self.pin = Some(pin);
         }
         Ok(())
@@ -777,6 +780,7 @@ impl Session {
         if status == Status::Idle {
             metrics.transactions.inc();
         }
+        self.tenant.worked(leased.answered.saturating_duration_since(leased.since), status == Status::Idle);
         self.slot.statement_ends(now, status);
     }
 }

@@ -43,7 +43,7 @@ pub use state::CONSISTENCY;
 
 use crate::cluster::{GreetingError, Group, Home, Moment, Place};
 use crate::config::{Consistency, PoolMode};
-use crate::metrics::{Metrics, PoolMetrics, TenantMetrics};
+use crate::metrics::{Metrics, PoolMetrics, TenantMetrics, Who};
 use crate::net::buffer::{ReadBuffer, WriteBuffer};
 use crate::net::stream::Stream;
 use crate::pool::{AcquireError, Lease, Member, Sequences};
@@ -370,7 +370,7 @@ impl Session {
                 return Err(refusal::not_on_a_replica(verdict.reason.describe()));
             }
         } else if (pins || verdict.effects.contains(Effects::HIDDEN)) && !self.keeps_lease() {
-            self.tenant.may_pin().inspect_err(|_| self.tenant_metrics.rejected("max_pinned"))?;
+            self.tenant.may_pin().inspect_err(|_| self.limited("max_pinned"))?;
         }
         if self.mode == PoolMode::Statement && verdict.tx != TxControl::None {
             return Err(refusal::no_transactions());
@@ -493,8 +493,20 @@ impl Session {
         self.group.clock.wrote();
     }
 
+    /// Something was refused or cut off by this limit of its tenant.
+    fn limited(&self, limit: &'static str) {
+        self.tenant_metrics.rejected(limit);
+        self.audit(limit);
+    }
+
+    fn audit(&self, limit: &'static str) {
+        let who = Who { tenant: &self.slot.tenant, user: &self.slot.user, database: &self.slot.database };
+        self.shared.metrics.audit.limited(limit, who);
+    }
+
     fn tenant_timed_out(&self) {
         self.tenant_metrics.timeouts.inc();
+        self.audit("timeout");
     }
 
     fn ceiling_error(&self, over: CutOff) -> PgError {

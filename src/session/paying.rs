@@ -103,7 +103,7 @@ impl Session {
     }
 
     fn rated(&self, error: PgError) -> PgError {
-        self.tenant_metrics.rejected("rate_limit");
+        self.limited("rate_limit");
         error
     }
 }

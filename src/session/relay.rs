@@ -258,11 +258,11 @@ impl Session {
             let over = self.slot.was_cut_off().unwrap_or(CutOff::Statement);
             PgError { severity: crate::wire::error::Severity::Fatal, ..self.ceiling_error(over) }
         } else if is(Signal::TransactionTimeout) && self.rests_in_transaction() {
-            self.tenant_metrics.rejected("transaction_timeout");
+            self.limited("transaction_timeout");
             let ceiling = self.tenant.limits.transaction_timeout.unwrap_or_default();
             refusal::transaction_timeout(&self.tenant.name, ceiling)
         } else if is(Signal::IdleTimeout) && self.rests_in_transaction() {
-            self.tenant_metrics.rejected("idle_in_transaction_timeout");
+            self.limited("idle_in_transaction_timeout");
             let ceiling = self.tenant.limits.idle_in_transaction_timeout.unwrap_or_default();
             refusal::idle_in_transaction_timeout(&self.tenant.name, ceiling)
         } else {

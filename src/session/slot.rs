@@ -413,6 +413,17 @@ impl Registry {
         }
     }
 
+    /// Ends every session of a tenant, and cancels what they run. How many there were.
+    pub fn kill(&self, tenant: &str) -> usize {
+        let slots: Vec<_> = self.all().into_iter().filter(|slot| *slot.tenant == *tenant).collect();
+        for slot in &slots {
+            slot.send(Signal::End);
+            let slot = slot.clone();
+            tokio::spawn(async move { cancel_on_server(&slot).await });
+        }
+        slots.len()
+    }
+
     pub fn all(&self) -> Vec<Arc<Slot>> {
         self.slots().values().cloned().collect()
     }

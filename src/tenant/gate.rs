@@ -1,13 +1,21 @@
 //! As many server connections as a tenant may use at once, on all servers together: first in, first out.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
 /// See the module's page. Cheap to clone. Outlives reloads.
 #[derive(Debug, Clone, Default)]
-pub struct Gate(Arc<Mutex<State>>);
+pub struct Gate(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    state: Mutex<State>,
+    /// Nobody passes. Changed with the state locked; whoever has no limit only looks here.
+    closed: AtomicBool,
+}
 
 type Give = oneshot::Sender<Result<Pass, Full>>;
 
@@ -49,7 +57,7 @@ impl Gate {
     /// One of `most`, as soon as there is one; as many as `queue_length` may wait.
     pub fn enter(&self, most: usize, queue_length: usize) -> Entry {
         let mut state = self.state();
-        if state.queue.is_empty() && state.taken < most {
+        if state.queue.is_empty() && state.taken < most && !self.is_closed() {
             state.taken += 1;
             return Entry::Open(Pass { gate: self.clone(), most });
         }
@@ -66,6 +74,30 @@ impl Gate {
         Entry::Queued(Queued { gate: self.clone(), ticket, receive })
     }
 
+    /// Nobody passes until it is opened.
+    pub fn close(&self) {
+        let _state = self.state();
+        self.0.closed.store(true, Ordering::Release);
+    }
+
+    /// There are `most` from now on, and who waits passes.
+    pub fn open(&self, most: usize) {
+        let state = self.state();
+        self.0.closed.store(false, Ordering::Release);
+        drop(state);
+        self.look(most);
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.0.closed.load(Ordering::Acquire)
+    }
+
+    /// There may be more places than there were.
+    pub fn look(&self, most: usize) {
+        let passes = self.serve(&mut self.state(), most);
+        passes.into_iter().for_each(|(give, pass)| drop(give.send(Ok(pass))));
+    }
+
     /// How many are in use, and how many wait.
     pub fn count(&self) -> (usize, usize) {
         let state = self.state();
@@ -76,6 +108,7 @@ impl Gate {
     fn serve(&self, state: &mut State, most: usize) -> Vec<(Give, Pass)> {
         let mut passes = Vec::new();
         while state.taken < most
+            && !self.is_closed()
             && let Some((_, give)) = state.queue.pop_front()
         {
             state.taken += 1;
@@ -85,7 +118,7 @@ impl Gate {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -154,6 +187,19 @@ mod tests {
         drop(fourth);
         assert_eq!(gate.count(), (0, 0));
         open(gate.enter(1, 2));
+    }
+
+    #[test]
+    fn nobody_passes_while_it_is_closed() {
+        let gate = Gate::default();
+        let _first = open(gate.enter(9, 9));
+        gate.close();
+        let mut second = queued(gate.enter(9, 9));
+        gate.look(9);
+        assert!(gate.is_closed() && second.receive.try_recv().is_err());
+        gate.open(9);
+        assert!(second.receive.try_recv().unwrap().is_ok());
+        open(gate.enter(9, 9));
     }
 
     #[test]

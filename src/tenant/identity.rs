@@ -77,16 +77,27 @@ impl Tenants {
             names.into_iter().find_map(|name| self.by_name.get(name))
         };
         match (matched.or_else(named), self.unknown) {
-            (Some(tenant), _) => Ok(tenant.clone()),
-            (None, Unknown::Default) => Ok(self.default.clone()),
+            (Some(tenant), _) => Ok(tenant.with_current_limits()),
+            (None, Unknown::Default) => Ok(self.default.with_current_limits()),
             (None, Unknown::Refuse) => Err(self.belongs_to_nobody(traits)),
         }
+    }
+
+    /// The tenant of this name, that of everybody else included.
+    pub fn named(&self, name: &str) -> Option<&Tenant> {
+        self.by_name.get(name).or((*self.default.name == *name).then_some(&self.default))
+    }
+
+    /// In the order of their names; that of everybody else comes last.
+    pub fn all(&self) -> impl Iterator<Item = &Tenant> {
+        self.by_name.values().chain([&self.default])
     }
 
     fn counting_on(config: &Config, counters: &BTreeMap<Arc<str>, Arc<Counters>>) -> Self {
         let tenant = |name: &str, limits: &Arc<Tier>| {
             let counters = counters.get(name).cloned().unwrap_or_default();
             counters.rates.limit(&limits.rate_limits, Instant::now());
+            counters.limits.store(limits.clone());
             Tenant { name: name.into(), limits: limits.clone(), counters }
         };
         let tenants: Vec<_> = config.tenants.iter().map(|one| (one, tenant(&one.name, &one.limits))).collect();

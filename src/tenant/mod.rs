@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
+
 use crate::config::{Pinning, Tier, show_wait};
 use crate::wire::error::{PgError, Severity};
 use gate::Gate;
@@ -43,21 +45,32 @@ struct Counters {
     gate: Gate,
     last_write: AtomicU64,
     rates: Rates,
+    /// Those of the configuration, or what an administrator has put in their place.
+    limits: ArcSwap<Tier>,
+    /// Microseconds for which servers have worked for it.
+    worked: AtomicU64,
+    transactions: AtomicU64,
 }
 
 impl Default for Counters {
     fn default() -> Self {
         let (live, pinned, gate) = Default::default();
-        Self { live, pinned, gate, last_write: AtomicU64::new(0), rates: Rates::new(Instant::now()) }
+        let [last_write, worked, transactions] = Default::default();
+        let limits = ArcSwap::from_pointee(Tier::unlimited(""));
+        Self { live, pinned, gate, last_write, rates: Rates::new(Instant::now()), limits, worked, transactions }
     }
 }
 
 impl Tenant {
+    fn with_current_limits(&self) -> Self {
+        Self { limits: self.current_limits(), ..self.clone() }
+    }
+
     /// Takes one of the tenant's places for a client.
     ///
     /// Errors: 53300, to be sent in place of the authentication's end, when all are taken.
     pub fn admit(&self) -> Result<Taken, PgError> {
-        let most = self.limits.max_clients.unwrap_or(usize::MAX);
+        let most = self.counters.limits.load().max_clients.unwrap_or(usize::MAX);
         self.counters.live.take(most).map_err(|live| self.full(live, most))
     }
 
@@ -116,8 +129,12 @@ impl Tenant {
 
     /// The right to one more server connection, where the tenant has a limit of its own.
     pub fn connect(&self) -> Option<Entry> {
-        let most = self.limits.max_server_connections?;
-        Some(self.counters.gate.enter(most, self.limits.queue_length.unwrap_or(usize::MAX)))
+        let gate = &self.counters.gate;
+        let limits = self.counters.limits.load();
+        match limits.max_server_connections {
+            None if !gate.is_closed() => None,
+            most => Some(gate.enter(most.unwrap_or(usize::MAX), limits.queue_length.unwrap_or(usize::MAX))),
+        }
     }
 
     /// The same for what does not wait.
@@ -137,9 +154,15 @@ impl Tenant {
     /// None of its server connections became free in time (`waited`), or `full`: more wanted to wait than may.
     pub fn too_many_connections(&self, waited: Duration, full: bool) -> PgError {
         let (name, tier) = (&self.name, &self.limits.name);
-        let most = self.limits.max_server_connections.unwrap_or_default();
+        let limits = self.counters.limits.load();
         let (in_use, waiting) = self.counters.gate.count();
-        let why = match (full, self.limits.queue_length) {
+        if self.counters.gate.is_closed() {
+            return PgError::error("53300", format!("tenant \"{name}\" is paused"))
+                .detail(format!("Waited {:.1} s; {waiting} others wait.", waited.as_secs_f64()))
+                .hint("An administrator has paused it (PAUSE TENANT) and can resume it; try again later.");
+        }
+        let most = limits.max_server_connections.unwrap_or(usize::MAX);
+        let why = match (full, limits.queue_length) {
             (true, Some(limit)) => format!("Waited {:.1} s; {limit} others may wait.", waited.as_secs_f64()),
             _ => format!("Waited {:.1} s; {waiting} others wait.", waited.as_secs_f64()),
         };
@@ -186,6 +209,49 @@ impl Tenant {
     /// The latest moment given to [`Self::wrote`]; 0 when there was none.
     pub fn last_write(&self) -> u64 {
         self.counters.last_write.load(Ordering::Acquire)
+    }
+
+    /// A server has worked for it for so long.
+    pub fn worked(&self, time: Duration, transaction: bool) {
+        self.counters.worked.fetch_add(time.as_micros() as u64, Ordering::Relaxed);
+        self.counters.transactions.fetch_add(u64::from(transaction), Ordering::Relaxed);
+    }
+
+    /// What it has used since pgweir was started: time of servers, and transactions.
+    pub fn usage(&self) -> (Duration, u64) {
+        let counters = &self.counters;
+        (Duration::from_micros(counters.worked.load(Ordering::Relaxed)), counters.transactions.load(Ordering::Relaxed))
+    }
+
+    /// The limits for those who come now.
+    pub fn current_limits(&self) -> Arc<Tier> {
+        self.counters.limits.load_full()
+    }
+
+    /// From now on, until the configuration is read again: what is counted for the whole tenant at once, and the rest for
+    /// those of its clients who come.
+    pub fn limit(&self, limits: Tier) {
+        self.counters.rates.limit(&limits.rate_limits, Instant::now());
+        self.counters.limits.store(Arc::new(limits));
+        self.counters.gate.look(self.counters.limits.load().max_server_connections.unwrap_or(usize::MAX));
+    }
+
+    /// No more of its transactions begin until it is resumed: they wait, as for a server connection.
+    pub fn pause(&self) {
+        self.counters.gate.close();
+    }
+
+    pub fn resume(&self) {
+        self.counters.gate.open(self.counters.limits.load().max_server_connections.unwrap_or(usize::MAX));
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.counters.gate.is_closed()
+    }
+
+    /// Server connections that its sessions keep to themselves.
+    pub fn pinned(&self) -> usize {
+        self.counters.pinned.get()
     }
 
     /// Clients that hold a permit.

@@ -70,6 +70,7 @@ impl Plan {
                 databases,
                 max_clients: None,
                 replication: true,
+                admin: false,
             };
             (name.to_owned(), Arc::new(user))
         };

@@ -5,6 +5,7 @@ mod architecture;
 mod cancel;
 mod ceilings;
 mod clients;
+mod console;
 mod cost;
 mod demo;
 mod equivalence;

@@ -47,6 +47,19 @@ impl Process {
         kilobytes << 10
     }
 
+    /// The next line of the log that holds this.
+    pub fn line(&self, part: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        let mut seen = Vec::new();
+        while let Ok(line) = self.log.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            if line.contains(part) {
+                return line;
+            }
+            seen.push(line);
+        }
+        panic!("no line with {part:?} in the log:\n{}", seen.join("\n"))
+    }
+
     /// Fails when it has ended, or when one of its tasks has panicked.
     pub fn assert_sound(&mut self) {
         if let Some(status) = self.child.try_wait().unwrap() {

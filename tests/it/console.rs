@@ -1,0 +1,202 @@
+//! The administrators' console, and the lines that say who did what.
+
+use std::sync::Arc;
+
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+use crate::support::primary_only::{config, sqlstate, value};
+use crate::support::process::Process;
+use crate::support::proxy::Proxy;
+use crate::support::{TestDatabase, connect, eventually, fresh_database, shared_cluster};
+
+const TENANTS: &str = "[tiers.standard]\nstatement_timeout = \"15s\"\n[tenancy]\nidentify = [{ option = \"*\" }]\n\
+                       [[tenants]]\nname = \"acme\"\npriority = \"high\"\n[[tenants]]\nname = \"Beta Inc\"\n";
+
+struct Stage {
+    database: TestDatabase,
+    proxy: Proxy,
+    console: Client,
+}
+
+impl Stage {
+    async fn set(more: &str) -> Self {
+        let cluster = shared_cluster().await;
+        let text = administered(&config(cluster, &format!("{TENANTS}{more}"), &["postgres"]));
+        let (database, proxy) = (fresh_database("").await, Proxy::start(&text).await);
+        let console = connect(&proxy.url(cluster, "postgres", "pgweir")).await;
+        Self { database, proxy, console }
+    }
+
+    async fn of_tenant(&self, tenant: &str) -> Client {
+        let url = self.proxy.url(shared_cluster().await, "postgres", &self.database.name);
+        connect(&format!("{url}?options=-c%20pgweir.tenant%3D{tenant}")).await
+    }
+
+    /// One row of `SHOW TENANTS`: a column of a tenant.
+    async fn shown(&self, tenant: &str, column: &str) -> Option<String> {
+        let messages = self.console.simple_query("SHOW TENANTS").await.unwrap();
+        let row = messages.into_iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) if row.get("name") == Some(tenant) => Some(row),
+            _ => None,
+        });
+        row.unwrap_or_else(|| panic!("no tenant {tenant}")).get(column).map(str::to_owned)
+    }
+}
+
+fn administered(text: &str) -> String {
+    text.replace("name = \"postgres\"\npassword", "name = \"postgres\"\nadmin = true\npassword")
+}
+
+#[tokio::test]
+async fn it_shows_what_tenants_do() {
+    let stage = Stage::set("").await;
+    let acme = stage.of_tenant("acme").await;
+    acme.batch_execute("BEGIN; SELECT 1").await.unwrap();
+    let shown = async |column| stage.shown("acme", column).await;
+    assert_eq!(shown("clients").await.as_deref(), Some("1"));
+    eventually("it is idle in a transaction", async || shown("idle_in_transaction").await.as_deref() == Some("1"))
+        .await;
+    acme.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(shown("transactions").await.as_deref(), Some("1"));
+    assert_eq!(shown("priority").await.as_deref(), Some("high"));
+    assert_eq!((shown("statement_timeout").await.as_deref(), shown("max_clients").await), (Some("15s"), None));
+    assert_eq!(stage.shown("Beta Inc", "clients").await.as_deref(), Some("0"));
+    assert_eq!(stage.shown("default", "clients").await.as_deref(), Some("0"));
+    for (show, column, expected) in [
+        ("SHOW CLIENTS", "tenant", "acme"),
+        ("show pools", "database", &*stage.database.name),
+        ("SHOW HOSTS;", "host", "primary"),
+        ("SHOW VERSION", "version", "pgweir "),
+        ("SHOW HELP", "command", "SHOW TENANTS"),
+    ] {
+        let messages = stage.console.simple_query(show).await.unwrap();
+        let holds = |message: &SimpleQueryMessage| {
+            matches!(message, SimpleQueryMessage::Row(row)
+            if row.get(column).is_some_and(|value| value.starts_with(expected)))
+        };
+        assert!(messages.iter().any(holds), "{show}: {messages:?}");
+    }
+    for (command, code) in [
+        ("SELECT 1", "42601"),
+        ("PAUSE TENANT nobody", "42704"),
+        ("LIMIT TENANT acme max_clients = 0", "22023"),
+        ("LIMIT TENANT acme nothing = 1", "22023"),
+        ("LIMIT TENANT acme [", "22023"),
+    ] {
+        let error = stage.console.simple_query(command).await.unwrap_err();
+        assert_eq!(sqlstate(&error), code, "{command}");
+        assert!(error.as_db_error().unwrap().hint().is_some(), "{command}");
+    }
+    assert_eq!(sqlstate(&stage.console.query("SHOW TENANTS", &[]).await.unwrap_err()), "0A000");
+    stage.console.simple_query("SHOW TENANTS").await.unwrap();
+    let used = stage.proxy.metric("pgweir_tenant_transactions_total{tenant=\"acme\"}");
+    assert_eq!(used, 1.0);
+}
+
+#[tokio::test]
+async fn a_paused_tenant_waits_and_others_do_not() {
+    let stage = Stage::set("[pool]\nqueue_timeout = \"1s\"\n").await;
+    let (acme, beta) = (Arc::new(stage.of_tenant("acme").await), stage.of_tenant("Beta%5C%20Inc").await);
+    acme.batch_execute("BEGIN; SELECT 1").await.unwrap();
+    stage
+        .console
+        .simple_query("PAUSE TENANT acme; PAUSE TENANT \"Beta Inc\"; RESUME TENANT \"Beta Inc\"")
+        .await
+        .unwrap();
+    assert_eq!(stage.shown("acme", "paused").await.as_deref(), Some("yes"));
+    assert_eq!(value(&beta, "SELECT 1").await, "1");
+    // What has begun goes on.
+    assert_eq!(value(&acme, "SELECT 2").await, "2");
+    acme.batch_execute("COMMIT").await.unwrap();
+    let error = acme.batch_execute("SELECT 1").await.unwrap_err();
+    let error = error.as_db_error().unwrap();
+    assert_eq!((error.code().code(), error.message()), ("53300", "tenant \"acme\" is paused"));
+    let waits = {
+        let acme = acme.clone();
+        tokio::spawn(async move { acme.batch_execute("SELECT 1").await })
+    };
+    eventually("it waits", async || stage.shown("acme", "waiting").await.as_deref() == Some("1")).await;
+    stage.console.simple_query("RESUME TENANT acme").await.unwrap();
+    waits.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_killed_tenant_is_gone_and_limits_can_be_changed() {
+    let stage = Stage::set("").await;
+    let (acme, beta) = (Arc::new(stage.of_tenant("acme").await), stage.of_tenant("Beta%5C%20Inc").await);
+    let runs = {
+        let acme = acme.clone();
+        tokio::spawn(async move { acme.batch_execute("SELECT pg_sleep(600)").await })
+    };
+    let running = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%sleep(600)%' \
+                   AND state = 'active' AND pid <> pg_backend_pid()";
+    eventually("it runs", async || stage.database.sql(running).await == "1").await;
+    stage.console.simple_query("KILL TENANT acme").await.unwrap();
+    assert!(runs.await.unwrap().is_err());
+    eventually("it does not run", async || stage.database.sql(running).await == "0").await;
+    eventually("it is gone", async || acme.is_closed()).await;
+    assert_eq!(value(&beta, "SELECT 1").await, "1");
+
+    let limit = async |limit: &str| stage.console.simple_query(&format!("LIMIT TENANT acme {limit}")).await.unwrap();
+    limit("max_clients = 1").await;
+    limit("rate_limits = [\"3/h\"]").await;
+    limit("statement_timeout = '200ms'").await;
+    let acme = stage.of_tenant("acme").await;
+    let url = stage.proxy.url(shared_cluster().await, "postgres", &stage.database.name);
+    let refused = stage.proxy.refusal(&format!("{url}?options=-c%20pgweir.tenant%3Dacme")).await;
+    assert_eq!(refused.code().code(), "53300");
+    assert_eq!(sqlstate(&acme.batch_execute("SELECT pg_sleep(60)").await.unwrap_err()), "57014");
+    acme.batch_execute("SELECT 1; SELECT 2").await.unwrap();
+    assert_eq!(sqlstate(&acme.batch_execute("SELECT 1").await.unwrap_err()), "53400");
+    // To the next time that the file is read.
+    let text = administered(&config(shared_cluster().await, TENANTS, &["postgres"]));
+    stage.proxy.reload(&text).await.unwrap();
+    assert_eq!(stage.shown("acme", "max_clients").await, None);
+    stage.of_tenant("acme").await.batch_execute("SELECT 1").await.unwrap();
+}
+
+/// The database of that name is another's.
+#[tokio::test]
+async fn nobody_else_gets_in() {
+    let cluster = shared_cluster().await;
+    let proxy = Proxy::start(&config(cluster, "", &["postgres"])).await;
+    let refused = proxy.refusal(&proxy.url(cluster, "postgres", "pgweir")).await;
+    assert_eq!((refused.code().code(), refused.message()), ("3D000", "database \"pgweir\" does not exist"));
+}
+
+#[tokio::test]
+async fn who_did_what_is_in_the_log_whatever_its_level() {
+    let cluster = shared_cluster().await;
+    let database = fresh_database("").await;
+    let limits =
+        "[log]\nformat = \"text\"\n[tiers.standard]\nrate_limits = [\"2/h\"]\nsettings = { \"app.tenant\" = \"x\" }\n";
+    let process = Process::start(&administered(&config(cluster, limits, &["postgres"])));
+    let (server, port) = (format!(":{}/", cluster.primary().port), format!(":{}/", process.port));
+    let to = |database: &str| cluster.primary().url("postgres", database).replace(&server, &port);
+    let url = to(&database.name);
+    let audit = |part: &str| -> serde_json::Value {
+        let line = process.line(part);
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert_eq!(line["target"], "audit", "{line}");
+        line
+    };
+    let client = connect(&url).await;
+    client.batch_execute("SET app.tenant = 'y'").await.unwrap_err();
+    let line = audit("\"guarded_setting\"");
+    assert_eq!(
+        (&line["event"], &line["tenant"], &line["user"]),
+        (&"limit".into(), &"default".into(), &"postgres".into())
+    );
+    for _ in 0..3 {
+        let _ = client.batch_execute("SELECT 1").await;
+    }
+    assert_eq!(audit("\"rate_limit\"")["database"], *database.name);
+    let wrong = url.replace("postgres://postgres:", "postgres://postgres:wrong");
+    assert!(tokio_postgres::connect(&wrong, tokio_postgres::NoTls).await.is_err());
+    let line = audit("\"login_refused\"");
+    assert_eq!((&line["reason"], &line["code"]), (&"password".into(), &"28P01".into()));
+    let console = connect(&to("pgweir")).await;
+    console.simple_query("PAUSE TENANT default").await.unwrap();
+    let line = audit("\"administrator\"");
+    assert_eq!((&line["command"], &line["outcome"]), (&"PAUSE TENANT default".into(), &"done".into()));
+}
