@@ -22,10 +22,10 @@
 //! 4. [`session::ledger`]: what the server still owes. It decides what the client sees, and when a
 //!    server connection is free.
 //! 5. [`sql::Classifier`] and [`router::route`]: where a batch may run, and why.
-//! 6. `session/leasing.rs`: [`cluster::Group::pick_replica`] or the primary, a [`pool::Lease`], and at
-//!    the end what may be handed on. Who gets one is decided in `pool/fair.rs` (tenants in a pool) and
-//!    `pool/budget.rs` (pools on a host); `session/paying.rs` and `session/guarding.rs` hold a batch to its
-//!    tenant's rates and settings before that.
+//! 6. `session/leasing.rs`: [`cluster::Group::pick_replica`] or the primary, and a [`pool::Lease`]. Who gets one
+//!    is decided in `pool/fair.rs` (tenants in a pool) and `pool/budget.rs` (pools on a host);
+//!    `session/paying.rs` and `session/guarding.rs` hold a batch to its tenant's rates and settings.
+//! 7. `session/settling.rs`: what the session has made there, and whether the connection may be handed on.
 //!
 //! A replication connection has no session: `session/replication.rs` carries its bytes.
 //!

@@ -26,9 +26,11 @@ pub mod replication;
 mod replies;
 pub mod request;
 mod sending;
+mod settling;
 mod slot;
 mod state;
 mod statements;
+mod welcoming;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -264,7 +266,7 @@ impl Session {
         let Arrival { mut stream, mut out, .. } = arrival;
         let welcome = loop {
             match (
-                Box::pin(leasing::welcome(&group, &arrival.settings, arrival.mode, &arrival.tenant)).await,
+                Box::pin(welcoming::welcome(&group, &arrival.settings, arrival.mode, &arrival.tenant)).await,
                 group.successor(),
             ) {
                 (Err(GreetingError::Acquire(AcquireError::Closed)), Some(successor)) => group = successor,
@@ -274,7 +276,7 @@ impl Session {
         let (greeting, lease) = match welcome {
             Ok(welcome) => welcome,
             Err(error) => {
-                let error = leasing::not_greeted(error, &group);
+                let error = welcoming::not_greeted(error, &group);
                 error.encode(&mut out);
                 relay::farewell(&mut stream, out).await;
                 return Err(error);

@@ -10,10 +10,11 @@ use bytes::BytesMut;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::intake::{HIGH_WATER, Step};
-use super::leasing::{NoLease, Settled};
+use super::leasing::NoLease;
 use super::ledger::Status;
 use super::replies::Broken;
 use super::request::Malformed;
+use super::settling::Settled;
 use super::slot::{CutOff, Signal};
 use super::{Leased, Session, refusal};
 use crate::cluster::Place;

@@ -1,0 +1,55 @@
+//! What a client is greeted with, and in session mode the server connection that is its own from then on.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::leasing::pass;
+use super::refusal;
+use crate::cluster::{Greeting, GreetingError, Group, Place};
+use crate::config::PoolMode;
+use crate::pool::{Lease, Settings, Terms};
+use crate::tenant::{Entry, Tenant};
+use crate::wire::error::PgError;
+
+/// What a client is greeted with and, in session mode, the server connection that is its own from then on.
+pub(super) async fn welcome(
+    group: &Arc<Group>,
+    settings: &Settings,
+    mode: PoolMode,
+    tenant: &Tenant,
+) -> Result<(Arc<Greeting>, Option<Lease>), GreetingError> {
+    let greeting = group.greeting(settings).await?;
+    let lease = match mode {
+        PoolMode::Session => Some(lease_for_good(group, tenant).await?),
+        PoolMode::Transaction | PoolMode::Statement => None,
+    };
+    Ok((greeting, lease))
+}
+
+async fn lease_for_good(group: &Group, tenant: &Tenant) -> Result<Lease, GreetingError> {
+    let (pool, since) = (group.pool(Place::Primary), Instant::now());
+    let pass = match tenant.connect() {
+        None => None,
+        Some(Entry::Open(pass)) => Some(pass),
+        Some(Entry::Queued(queued)) => {
+            let passed = pass(tenant, queued, pool.settings().queue_timeout, since).await;
+            Some(passed.map_err(GreetingError::Refused)?)
+        }
+    };
+    let member = pool.join(&tenant.name, Terms::of(&tenant.limits));
+    let mut lease = member.wait(since).lease().await.map_err(GreetingError::Acquire)?;
+    lease.holds_by(pass);
+    Ok(lease)
+}
+
+/// What a client is told that cannot be greeted.
+pub(super) fn not_greeted(error: GreetingError, group: &Group) -> PgError {
+    use crate::wire::error::Severity::Fatal;
+    let host = &group.host(Place::Primary).config.name;
+    let error = match error {
+        GreetingError::Acquire(error) => refusal::acquire(&error, host),
+        GreetingError::Refused(error) => error,
+        GreetingError::Lost(cause) => refusal::server_lost(host, &cause, false),
+    };
+    PgError { severity: Fatal, ..error }
+}
