@@ -9,6 +9,7 @@ mod reload;
 mod roles;
 mod shutdown;
 mod snapshot;
+mod tenants;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -87,6 +88,7 @@ impl App {
         };
         app.watches.spawn(enforce_ceilings(shared.clone()));
         app.watches.spawn(roles::follow(app.door.clone(), app.snapshots.clone()));
+        app.watches.spawn(tenants::follow(app.door.clone(), app.snapshots.clone()));
         let door = app.door.clone();
         let replicas = move || {
             let snapshot = door.snapshot();

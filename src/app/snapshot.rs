@@ -7,7 +7,8 @@ use crate::auth::{AccountError, ScramKeys};
 use crate::client::{HandshakeContext, Lasting};
 use crate::cluster::{Cluster, Place};
 use crate::config::{
-    ClusterConfig, Config, Consistency, DatabaseConfig, HostConfig, PoolSettings, Roles, UserAuth, UserConfig,
+    ClusterConfig, Config, Consistency, DatabaseConfig, HostConfig, PoolSettings, Roles, TenantConfig, UserAuth,
+    UserConfig,
 };
 use crate::metrics::Metrics;
 use crate::net::tls::{Acceptor, TlsError};
@@ -24,6 +25,8 @@ const ANY_DATABASE: &str = "*";
 pub struct Snapshot {
     pub handshake: Arc<HandshakeContext>,
     pub tenants: Arc<Tenants>,
+    /// Tenants that the file does not name.
+    pub queried: Arc<[Arc<TenantConfig>]>,
     clusters: BTreeMap<String, Arc<Cluster>>,
 }
 
@@ -58,7 +61,8 @@ impl Snapshot {
         let make = |cluster: &Arc<ClusterConfig>| Cluster::new(cluster.clone(), metrics.clone());
         let configs = handshake.config.clusters.iter();
         let clusters = configs.map(|(name, cluster)| (name.clone(), make(cluster))).collect();
-        Self { tenants: Arc::new(Tenants::new(&handshake.config)), handshake: Arc::new(handshake), clusters }
+        let tenants = Arc::new(Tenants::new(&handshake.config));
+        Self { tenants, queried: Arc::default(), handshake: Arc::new(handshake), clusters }
     }
 
     /// What follows after a reload: clusters whose servers are the same stay, and tenants go on counting.
@@ -70,8 +74,15 @@ impl Snapshot {
             (name.clone(), kept.unwrap_or_else(|| Cluster::new(config, metrics.clone())))
         };
         let clusters = handshake.config.clusters.iter().map(keep_or_make).collect();
-        let tenants = Arc::new(self.tenants.reload(&handshake.config));
-        Self { tenants, handshake: Arc::new(handshake), clusters }
+        let queried = if handshake.config.tenancy.query.is_some() { self.queried.clone() } else { Arc::default() };
+        let tenants = Arc::new(self.tenants.reload(&handshake.config, &queried));
+        Self { tenants, queried, handshake: Arc::new(handshake), clusters }
+    }
+
+    /// What follows when the tenants are others that the file does not name.
+    pub fn with_tenants(&self, queried: Arc<[Arc<TenantConfig>]>) -> Self {
+        let tenants = Arc::new(self.tenants.reload(self.config(), &queried));
+        Self { tenants, queried, handshake: self.handshake.clone(), clusters: self.clusters.clone() }
     }
 
     /// What follows when another server of a cluster has become its primary, by [`Cluster::host`]'s number. `None`
@@ -82,7 +93,8 @@ impl Snapshot {
         let config = led_by(&cluster.config, &cluster.host(number).config);
         let mut clusters = self.clusters.clone();
         clusters.insert(name.clone(), Cluster::new(Arc::new(config), metrics.clone()));
-        Some(Self { tenants: self.tenants.clone(), handshake: self.handshake.clone(), clusters })
+        let (tenants, queried) = (self.tenants.clone(), self.queried.clone());
+        Some(Self { tenants, queried, handshake: self.handshake.clone(), clusters })
     }
 
     /// To be called once clients see this snapshot: gives the pools that stay their new sizes and

@@ -113,6 +113,7 @@ fn config(login: Login, primary: ServerUrl, replicas: Vec<HostConfig>) -> Config
         users: BTreeMap::from([(user.name.clone(), Arc::new(user))]),
         tenants: Vec::new(),
         tenancy: Tenancy::default(),
+        tiers: BTreeMap::new(),
         default_tier: Arc::new(Tier::unlimited(DEFAULT_TIER)),
         shutdown_timeout: SHUTDOWN_TIMEOUT,
         workers: workers(),

@@ -81,7 +81,7 @@ fn sections(root: &Section, around: &Surroundings) -> Config {
     let tenants = root.get("tenants").map(|item| tenants(&item, &tiers, &default_tier, &names)).unwrap_or_default();
     let looks_at_suffixes =
         tenants.iter().flat_map(|tenant| &tenant.matches).any(|matches| matches.looks_at(Source::UserSuffix));
-    let tenancy = tenancy(table(tenancy_item), looks_at_suffixes);
+    let tenancy = tenancy(table(tenancy_item), looks_at_suffixes, &names);
 
     let no_wait = "no wait";
     let shutdown_timeout =
@@ -98,6 +98,7 @@ fn sections(root: &Section, around: &Surroundings) -> Config {
         users,
         tenants,
         tenancy,
+        tiers: tiers.into_map(),
         default_tier,
         shutdown_timeout: shutdown_timeout.unwrap_or(SHUTDOWN_TIMEOUT),
         workers: threads.unwrap_or_else(workers),

@@ -34,7 +34,7 @@ pub use error::{ConfigError, ConfigErrors};
 pub use listen::parse_address;
 pub use load::load;
 pub use rates::{Counted, Rate, RateLimit, show_wait};
-pub use tenancy::{Pattern, Source, Tenancy, Unknown};
+pub use tenancy::{Pattern, Source, Tenancy, TenantsQuery, Unknown};
 pub use tenants::{DEFAULT_TENANT, limited};
 pub use units::{NEVER, show_duration, show_size};
 
@@ -55,6 +55,8 @@ pub struct Config {
     /// In the order of the file: the first match wins.
     pub tenants: Vec<Arc<TenantConfig>>,
     pub tenancy: Tenancy,
+    /// By name.
+    pub tiers: BTreeMap<String, Arc<Tier>>,
     /// What holds for a client that no tenant matches.
     pub default_tier: Arc<Tier>,
     /// How long running transactions may go on after SIGTERM.

@@ -1,7 +1,12 @@
 //! `[tenancy]`: how a client's tenant is found by its name where no tenant's `match` holds, and what becomes of a client
 //! that has none. Also the patterns of `match`.
 
+use std::time::Duration;
+
+use super::listen::{DAY, MILLISECOND};
+use super::pools::reference;
 use super::reader::{Item, Section, closest};
+use super::tenants::Names;
 
 /// What a client brings that may say who it belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,16 +92,28 @@ pub struct Tenancy {
     /// Between a user's name and a tenant's; `None` where no suffix is looked at.
     pub separator: Option<String>,
     pub unknown: Unknown,
+    /// Where more tenants come from than the file names.
+    pub query: Option<TenantsQuery>,
+}
+
+/// A query whose rows are tenants: `name`, `tier`, `database`, and the keys of a tier.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TenantsQuery {
+    pub sql: String,
+    /// Names of the entries of `[databases]` and `[[users]]` with which it is asked.
+    pub database: String,
+    pub user: String,
+    pub refresh: Duration,
 }
 
 impl Default for Tenancy {
     fn default() -> Self {
-        Self { identify: Vec::new(), separator: None, unknown: Unknown::Default }
+        Self { identify: Vec::new(), separator: None, unknown: Unknown::Default, query: None }
     }
 }
 
 /// `suffixes`: some tenant's `match` looks at a suffix.
-pub(super) fn tenancy(section: Option<Section>, suffixes: bool) -> Tenancy {
+pub(super) fn tenancy(section: Option<Section>, suffixes: bool, names: &Names) -> Tenancy {
     let mut tenancy = Tenancy::default();
     let mut separator = None;
     if let Some(section) = section {
@@ -105,6 +122,14 @@ pub(super) fn tenancy(section: Option<Section>, suffixes: bool) -> Tenancy {
         separator = section.get("separator").and_then(|item| self::separator(&item));
         let unknown = section.get("unknown");
         tenancy.unknown = unknown.and_then(|item| item.choice(&UNKNOWN)).unwrap_or(Unknown::Default);
+        if let Some(item) = section.get("tenants_query") {
+            tenancy.query = item.section().and_then(|section| query(section, names));
+            if tenancy.identify.is_empty() {
+                item.error(
+                    "its tenants are known by their names: expected `identify`, which says where those are looked for",
+                );
+            }
+        }
         section.finish();
     }
     let suffixes = suffixes || tenancy.identify.iter().any(|(source, _)| *source == Source::UserSuffix);
@@ -112,6 +137,19 @@ pub(super) fn tenancy(section: Option<Section>, suffixes: bool) -> Tenancy {
     tenancy
 }
 
+fn query(section: Section, names: &Names) -> Option<TenantsQuery> {
+    let sql = section.require("query", "a query such as \"SELECT name, tier FROM tenants\"");
+    let sql = sql.and_then(|item| item.string().map(|sql| sql.trim().trim_end_matches(';').to_owned()));
+    let database = section.require("database", "the database in which it is asked");
+    let database = database.and_then(|item| reference(&item, names.databases, "database"));
+    let user = section.require("user", "the user as whom it is asked");
+    let user = user.and_then(|item| reference(&item, names.users, "user"));
+    let refresh = section.get("refresh").and_then(|item| item.duration(MILLISECOND * 100..=DAY));
+    section.finish();
+    Some(TenantsQuery { sql: sql?, database: database?, user: user?, refresh: refresh.unwrap_or(REFRESH) })
+}
+
+const REFRESH: Duration = Duration::from_secs(30);
 const SEPARATOR: &str = "@";
 const UNKNOWN: [(&str, Unknown); 2] = [("default", Unknown::Default), ("refuse", Unknown::Refuse)];
 

@@ -48,6 +48,10 @@ impl Tiers {
         Self(entries.into_iter().map(read).collect())
     }
 
+    pub(super) fn into_map(self) -> BTreeMap<String, Arc<Tier>> {
+        self.0
+    }
+
     /// The tier of everybody else: the one named, else `standard`; no limits only where the file has no tiers.
     pub(super) fn default_tier(&self, item: Option<Item>, root: &Section) -> Arc<Tier> {
         if let Some(item) = item {

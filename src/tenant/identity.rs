@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Counters, Tenant};
-use crate::config::{Config, DEFAULT_TENANT, Pattern, Source, TenantMatch, Tier, Unknown};
+use crate::config::{Config, DEFAULT_TENANT, Pattern, Source, TenantConfig, TenantMatch, Tier, Unknown};
 use crate::wire::error::PgError;
 
 /// What a client brings that may say who it belongs to.
@@ -58,13 +58,14 @@ pub struct Tenants {
 
 impl Tenants {
     pub fn new(config: &Config) -> Self {
-        Self::counting_on(config, &BTreeMap::new())
+        Self::counting_on(config, &[], &BTreeMap::new())
     }
 
-    /// The tenants of a new configuration. Clients admitted by `self` still count for the tenant of the same name.
-    pub fn reload(&self, config: &Config) -> Self {
+    /// The tenants of a new configuration, and `more`, which are known by their names. Clients admitted by `self` still count
+    /// for the tenant of the same name.
+    pub fn reload(&self, config: &Config, more: &[Arc<TenantConfig>]) -> Self {
         let all = self.by_name.values().chain([&self.default]);
-        Self::counting_on(config, &all.map(|tenant| (tenant.name.clone(), tenant.counters.clone())).collect())
+        Self::counting_on(config, more, &all.map(|tenant| (tenant.name.clone(), tenant.counters.clone())).collect())
     }
 
     /// The tenant of a client.
@@ -93,14 +94,16 @@ impl Tenants {
         self.by_name.values().chain([&self.default])
     }
 
-    fn counting_on(config: &Config, counters: &BTreeMap<Arc<str>, Arc<Counters>>) -> Self {
+    fn counting_on(config: &Config, more: &[Arc<TenantConfig>], counters: &BTreeMap<Arc<str>, Arc<Counters>>) -> Self {
         let tenant = |name: &str, limits: &Arc<Tier>| {
             let counters = counters.get(name).cloned().unwrap_or_default();
             counters.rates.limit(&limits.rate_limits, Instant::now());
             counters.limits.store(limits.clone());
             Tenant { name: name.into(), limits: limits.clone(), counters }
         };
-        let tenants: Vec<_> = config.tenants.iter().map(|one| (one, tenant(&one.name, &one.limits))).collect();
+        let is_new = |one: &&Arc<TenantConfig>| config.tenants.iter().all(|known| known.name != one.name);
+        let all = config.tenants.iter().chain(more.iter().filter(is_new));
+        let tenants: Vec<_> = all.map(|one| (one, tenant(&one.name, &one.limits))).collect();
         let matches =
             tenants.iter().flat_map(|(one, tenant)| one.matches.iter().map(|one| (one.clone(), tenant.clone())));
         Self {
@@ -127,7 +130,7 @@ pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{Tenancy, TenantConfig, from_env};
+    use crate::config::{Tenancy, from_env};
 
     pub fn tier(name: &str, seconds: u64, max_clients: Option<usize>) -> Arc<Tier> {
         let statement_timeout = Some(Duration::from_secs(seconds));
@@ -217,6 +220,7 @@ pub(super) mod tests {
                 identify: ["option=*", "user_suffix=*", "server_name=*.example.com", "user=*"].map(condition).to_vec(),
                 separator: None,
                 unknown: Unknown::Refuse,
+                query: None,
             },
             ..config(&[("special", &["user=s"], silver.clone()), ("acme", &[], silver.clone()), ("beta", &[], silver)])
         };

@@ -302,7 +302,7 @@ mod tests {
         let with = |most| config(&[("acme", &["user=a"], tier("small", 15, Some(most)))]);
         let before = Tenants::new(&with(3));
         let permits: Vec<_> = (0..3).map(|_| of_user(&before, "a").admit().unwrap()).collect();
-        let after = before.reload(&with(2));
+        let after = before.reload(&with(2), &[]);
         let tenant = of_user(&after, "a");
         assert_eq!(tenant.live_clients(), 3);
         assert!(tenant.admit().is_err());

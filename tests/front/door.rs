@@ -95,6 +95,7 @@ impl Plan {
             users: self.users.into_iter().map(user).collect(),
             tenants: Vec::new(),
             tenancy: Tenancy::default(),
+            tiers: Default::default(),
             default_tier: Arc::new(tier),
             shutdown_timeout: Duration::from_secs(1),
             workers: 1,

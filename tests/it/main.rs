@@ -28,3 +28,4 @@ mod state;
 mod streaming;
 mod support;
 mod tenants;
+mod tenants_query;

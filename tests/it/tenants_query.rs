@@ -1,0 +1,60 @@
+//! Tenants that come from a query.
+
+use crate::support::primary_only::{config, sqlstate, value};
+use crate::support::proxy::Proxy;
+use crate::support::{connect, eventually, fresh_database, shared_cluster};
+
+#[tokio::test]
+async fn tenants_come_and_change_without_a_restart() {
+    let cluster = shared_cluster().await;
+    let database = fresh_database(
+        "CREATE TABLE tenants (name text, tier text, max_clients int, settings json); \
+         INSERT INTO tenants VALUES ('acme', 'small', NULL, '{\"app.tenant\": \"acme\"}'), ('default', NULL, NULL, NULL), \
+         ('filed', NULL, 1, NULL)",
+    )
+    .await;
+    let text = |query: &str| {
+        let tenancy = format!(
+            "[tiers.standard]\n[tiers.small]\nmax_clients = 1\n[tenancy]\nidentify = [\"option\"]\nunknown = \"refuse\"\n\
+             {query}[databases.{name}]\n[[tenants]]\nname = \"filed\"\n",
+            name = database.name
+        );
+        config(cluster, &tenancy, &["postgres"])
+    };
+    let query = format!(
+        "tenants_query = {{ query = \"SELECT * FROM tenants;\", database = \"{}\", user = \"postgres\", refresh = \"100ms\" }}\n",
+        database.name
+    );
+    let proxy = Proxy::start(&text(&query)).await;
+    let url = proxy.url(cluster, "postgres", &database.name);
+    let of = |tenant: &str| format!("{url}?options=-c%20pgweir.tenant%3D{tenant}");
+    let comes = async |tenant: &str| tokio_postgres::connect(&of(tenant), tokio_postgres::NoTls).await.is_ok();
+    eventually("acme is known", async || comes("acme").await).await;
+    eventually("its last client has left", async || comes("acme").await).await;
+    let acme = loop {
+        if let Ok((client, connection)) = tokio_postgres::connect(&of("acme"), tokio_postgres::NoTls).await {
+            tokio::spawn(connection);
+            break client;
+        }
+    };
+    assert_eq!(value(&acme, "SHOW app.tenant").await, "acme");
+    assert_eq!(sqlstate(&acme.batch_execute("SET app.tenant = 'x'").await.unwrap_err()), "42501");
+    assert_eq!(proxy.refusal(&of("acme")).await.code().code(), "53300");
+    assert_eq!(proxy.refusal(&of("beta")).await.code().code(), "28000");
+    // The file's has no limit.
+    let _filed = (connect(&of("filed")).await, connect(&of("filed")).await);
+
+    database.sql("INSERT INTO tenants VALUES ('beta', 'nothing', NULL, NULL), ('gamma', 'small', 5, NULL)").await;
+    eventually("gamma is known", async || comes("gamma").await).await;
+    assert_eq!(proxy.refusal(&of("beta")).await.code().code(), "28000");
+    // What was counted is counted still, and what cannot be asked for changes nothing.
+    assert_eq!(proxy.refusal(&of("acme")).await.code().code(), "53300");
+    database.sql("ALTER TABLE tenants RENAME TO others").await;
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    assert!(comes("gamma").await);
+    proxy.reload(&text(&query)).await.unwrap();
+    assert!(comes("gamma").await);
+    proxy.reload(&text("")).await.unwrap();
+    assert_eq!(proxy.refusal(&of("gamma")).await.code().code(), "28000");
+    assert_eq!(value(&acme, "SELECT 1").await, "1");
+}
