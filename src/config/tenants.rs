@@ -238,6 +238,8 @@ fn settings(item: &Item) -> Vec<(String, String)> {
         } else if own || NOT_GUARDED.contains(&&*lower) {
             let instead = if own { "a key of the tier's own" } else { "a user of the server's own" };
             item.error(format!("{lower} cannot be held for a tenant: expected {instead} for that"));
+        } else if matches!(&*lower, "sort_mem" | "vacuum_mem") {
+            item.error("expected its name of today: work_mem or maintenance_work_mem");
         } else if let Some(value) = item.string() {
             settings.push((lower, value.to_owned()));
         }

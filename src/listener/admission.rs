@@ -19,6 +19,7 @@ use crate::net::Stream;
 use crate::pool::Settings;
 use crate::server::connect::Login;
 use crate::session::{Arrival, CONSISTENCY, guarded, unknown_consistency};
+use crate::sql::renamed;
 use crate::tenant::{Taken, Tenant, Traits};
 use crate::wire::error::{PgError, Severity};
 
@@ -91,6 +92,8 @@ pub(super) async fn admit(door: &Door, newcomer: Newcomer) -> Option<(Admitted, 
     };
     if client.user.admin && client.database_name == CONSOLE && client.replication.is_none() {
         tracing::info!(connection, peer, user = client.user.name, "administrator connected");
+        // However many clients there are.
+        let _ = entry.authenticated(listen);
         let Authenticated { stream, out, unread, user, .. } = *client;
         let administrator = Administrator { stream, out, unread, user: user.name.clone(), peer };
         Box::pin(console::serve(door, administrator)).await;
@@ -218,7 +221,10 @@ fn settings(client: &Authenticated, tenant: &Tenant) -> Result<Settings, PgError
     // A setting of the session like any other, which it may change.
     let consistency = client.pgweir_options.iter().filter(|(name, _)| name.eq_ignore_ascii_case(CONSISTENCY));
     // PostgreSQL's names of settings know no case. The last of a name wins.
-    let own = client.settings.iter().chain(consistency).map(|(name, value)| (name.to_ascii_lowercase(), value.clone()));
+    let own = client.settings.iter().chain(consistency).map(|(name, value)| {
+        let name = name.to_ascii_lowercase();
+        (renamed(&name).map_or(name, str::to_owned), value.clone())
+    });
     let mut settings: Settings = own.collect();
     for (name, value) in &tenant.limits.settings {
         if settings.insert(name.clone(), value.clone()).is_some_and(|asked| asked != *value) {

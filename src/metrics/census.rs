@@ -1,6 +1,7 @@
 //! States that are read when somebody asks instead of being counted as they change.
 
-use std::sync::{Arc, OnceLock};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use prometheus::core::{Collector, Desc};
@@ -87,13 +88,14 @@ pub struct ReplicaState {
 pub(super) struct CensusCollector {
     source: Arc<OnceLock<Arc<dyn Census + Send + Sync>>>,
     logins: Arc<LabelBound>,
+    others: Arc<Mutex<Others>>,
     descriptions: Vec<Desc>,
 }
 
 impl CensusCollector {
     pub(super) fn new(source: Arc<OnceLock<Arc<dyn Census + Send + Sync>>>, logins: Arc<LabelBound>) -> Self {
         let descriptions = Gauges::new().all().into_iter().flat_map(|gauge| gauge.desc()).cloned().collect();
-        Self { source, logins, descriptions }
+        Self { source, logins, others: Arc::default(), descriptions }
     }
 }
 
@@ -106,7 +108,10 @@ impl Collector for CensusCollector {
         let Some(source) = self.source.get() else { return Vec::new() };
         // New gauges every time: a pool that is gone leaves no series behind.
         let gauges = Gauges::new();
-        gauges.fill(&source.census(), &self.logins);
+        let census = source.census();
+        gauges.fill(&census, &self.logins);
+        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        gauges.fill_tenants(&others.shown(&census.tenants));
         gauges.all().into_iter().flat_map(Collector::collect).collect()
     }
 }
@@ -180,6 +185,16 @@ impl Gauges {
         ]
     }
 
+    fn fill_tenants(&self, tenants: &[TenantUse]) {
+        for entry in tenants {
+            // One may be called like all the others.
+            let labels = [&*entry.tenant];
+            self.tenant_clients.with_label_values(&labels).add(entry.clients as f64);
+            self.tenant_transactions.with_label_values(&labels).inc_by(entry.transactions as f64);
+            self.tenant_seconds.with_label_values(&labels).inc_by(entry.worked.as_secs_f64());
+        }
+    }
+
     fn fill(&self, snapshot: &CensusSnapshot, logins: &LabelBound) {
         for entry in &snapshot.clients {
             let [database, user] = logins.admit([&entry.database, &entry.user]);
@@ -195,12 +210,6 @@ impl Gauges {
             self.waiting.with_label_values(&labels).add(entry.count as f64);
             let longest = self.longest_wait.with_label_values(&labels);
             longest.set(longest.get().max(entry.longest.as_secs_f64()));
-        }
-        for entry in &most_active(&snapshot.tenants) {
-            let labels = [&*entry.tenant];
-            self.tenant_clients.with_label_values(&labels).set(entry.clients as f64);
-            self.tenant_transactions.with_label_values(&labels).inc_by(entry.transactions as f64);
-            self.tenant_seconds.with_label_values(&labels).inc_by(entry.worked.as_secs_f64());
         }
         for entry in &snapshot.replicas {
             let labels = [&*entry.cluster, &*entry.host];
@@ -218,19 +227,35 @@ impl Gauges {
 /// Tenants with series of their own: those for which servers have worked for longest.
 const MOST_TENANTS: usize = 100;
 
-/// They, and all others as one.
-fn most_active(tenants: &[TenantUse]) -> Vec<TenantUse> {
-    let mut all = tenants.to_vec();
-    all.sort_unstable_by(|one, two| two.worked.cmp(&one.worked).then_with(|| one.tenant.cmp(&two.tenant)));
-    let rest = all.split_off(all.len().min(MOST_TENANTS));
-    let mut other = TenantUse { tenant: OTHER.to_owned(), ..TenantUse::default() };
-    for one in &rest {
-        other.clients += one.clients;
-        other.transactions += one.transactions;
-        other.worked += one.worked;
+/// What all tenants without series of their own have used. A counter that never falls: it takes what each has used
+/// while it was one of them, whatever it is later.
+#[derive(Debug, Default)]
+struct Others {
+    transactions: u64,
+    worked: Duration,
+    /// Of each tenant, when it was last looked at.
+    seen: HashMap<String, (u64, Duration)>,
+}
+
+impl Others {
+    /// Those who have used most, and all others as one.
+    fn shown(&mut self, tenants: &[TenantUse]) -> Vec<TenantUse> {
+        let mut all = tenants.to_vec();
+        all.sort_unstable_by(|one, two| two.worked.cmp(&one.worked).then_with(|| one.tenant.cmp(&two.tenant)));
+        let rest = all.split_off(all.len().min(MOST_TENANTS));
+        for one in &rest {
+            let (transactions, worked) = self.seen.get(&one.tenant).copied().unwrap_or_default();
+            self.transactions += one.transactions.saturating_sub(transactions);
+            self.worked += one.worked.saturating_sub(worked);
+        }
+        self.seen = tenants.iter().map(|one| (one.tenant.clone(), (one.transactions, one.worked))).collect();
+        let clients = rest.iter().map(|one| one.clients).sum();
+        if !rest.is_empty() || self.transactions > 0 || !self.worked.is_zero() {
+            let (transactions, worked) = (self.transactions, self.worked);
+            all.push(TenantUse { tenant: OTHER.to_owned(), clients, transactions, worked });
+        }
+        all
     }
-    all.extend((!rest.is_empty()).then_some(other));
-    all
 }
 
 #[cfg(test)]
@@ -238,19 +263,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn those_who_have_used_most_are_shown_and_the_others_together() {
-        let tenant = |number: u64| TenantUse {
+    fn those_who_have_used_most_are_shown_and_what_the_others_have_used_never_falls() {
+        let tenant = |number: u64, worked: u64| TenantUse {
             tenant: format!("t{number}"),
             clients: 1,
-            transactions: number,
-            worked: Duration::from_secs(number),
+            transactions: worked,
+            worked: Duration::from_secs(worked),
         };
-        let all: Vec<_> = (0..105).map(tenant).collect();
-        let shown = most_active(&all);
+        let mut all: Vec<_> = (0..105).map(|number| tenant(number, number)).collect();
+        let mut others = Others::default();
+        let shown = others.shown(&all);
         assert_eq!(shown.len(), MOST_TENANTS + 1);
         assert_eq!((&*shown[0].tenant, &*shown[99].tenant), ("t104", "t5"));
         let other = &shown[100];
         assert_eq!((&*other.tenant, other.clients, other.transactions), (OTHER, 5, 10));
-        assert_eq!(most_active(&all[..3]).len(), 3);
+        // One of the others overtakes one of the first; another one uses more.
+        all[4] = tenant(4, 50);
+        assert_eq!(others.shown(&all)[100].transactions, 10);
+        all[3] = tenant(3, 4);
+        assert_eq!(others.shown(&all)[100].transactions, 11);
+        assert_eq!(Others::default().shown(&all[..3]).len(), 3);
     }
 }

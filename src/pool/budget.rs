@@ -107,7 +107,9 @@ impl Budget {
     }
 
     pub(super) fn enter(&self, pool: &Arc<Pool>) {
-        self.pools().push(Arc::downgrade(pool));
+        let mut pools = self.pools();
+        pools.retain(|pool| pool.strong_count() > 0);
+        pools.push(Arc::downgrade(pool));
     }
 
     /// The keeper: runs until the host is gone.

@@ -175,18 +175,27 @@ impl<W> Fair<W> {
         self.forget_if_gone(id);
     }
 
-    /// Joins the queue. Who has to leave it instead, if it is full: within a tenant whoever has waited longest.
-    pub fn arrive(&mut self, Party(id): Party, waiter: W, now: u64, queue_length: usize) -> (u64, Option<Shed<W>>) {
+    /// Joins the queue. Who has to leave it instead, if it is full: within a tenant whoever has waited longest. Those for
+    /// whom there is room do not count.
+    pub fn arrive(
+        &mut self,
+        Party(id): Party,
+        waiter: W,
+        now: u64,
+        queue_length: usize,
+        room: Room,
+    ) -> (u64, Option<Shed<W>>) {
         self.tickets += 1;
         self.waiting += 1;
         let account = &mut self.accounts[id];
         account.waiters.push_back((self.tickets, waiter));
         self.wake(id, now);
         let account = &self.accounts[id];
-        let (full, limit) = (account.waiters.len() > account.terms.queue_length, account.terms.queue_length);
+        let (limit, served) = (account.terms.queue_length, self.share_of(account, room, self.reserved(room)));
+        let full = account.waiters.len() > limit.saturating_add(served);
         let shed = if full {
             self.pop(id).map(|waiter| Shed { waiter, limit, of_tenant: true })
-        } else if self.waiting > queue_length {
+        } else if self.waiting > queue_length.saturating_add(self.served(room)) {
             let most = |id: &&usize| {
                 let account = &self.accounts[**id];
                 account.waiters.len() as u64 * u64::from(HEAVIEST) / u64::from(account.terms.weight)
@@ -215,7 +224,7 @@ impl<W> Fair<W> {
         if !account.waiters.is_empty() || room.free == 0 {
             return false;
         }
-        let free_of_promises = room.free > self.promised - account.promise();
+        let free_of_promises = room.free > self.promised_to_others(account, room);
         if free_of_promises && account.leased < self.fair_share(account, room) {
             return true;
         }
@@ -232,19 +241,19 @@ impl<W> Fair<W> {
             let account = &self.accounts[**id];
             !account.waiters.is_empty() && self.share_of(account, room, reserved) > 0
         });
-        waiting.min_by_key(|id| self.accounts[**id].spent(now)).map(|id| Party(*id))
+        waiting.min_by_key(|id| self.rank(**id, now)).map(|id| Party(*id))
     }
 
     /// The first waiter of a tenant, which has come to its turn.
     pub fn take(&mut self, Party(id): Party, now: u64) -> Option<W> {
-        self.level = self.level.max(self.accounts[id].spent(now));
+        self.level = self.level.max(self.accounts[id].spent(now).min(self.level + DEBT));
         self.pop(id)
     }
 
     /// Sends somebody away: the first waiter of whoever is next, whether there is room or not.
     pub fn dismiss(&mut self, now: u64) -> Option<W> {
         let waiting = self.active.iter().filter(|id| !self.accounts[**id].waiters.is_empty());
-        let next = waiting.min_by_key(|id| self.accounts[**id].spent(now)).copied();
+        let next = waiting.min_by_key(|id| self.rank(**id, now)).copied();
         next.and_then(|id| self.pop(id))
     }
 
@@ -340,6 +349,13 @@ impl<W> Fair<W> {
         Some(waiter)
     }
 
+    /// Who has used least, and of those who are ahead of all others who has waited longest.
+    fn rank(&self, id: usize, now: u64) -> (u64, u64) {
+        let account = &self.accounts[id];
+        let ticket = account.waiters.front().map_or(u64::MAX, |(ticket, _)| *ticket);
+        (account.spent(now).min(self.level + DEBT), ticket)
+    }
+
     /// Changes an account, and what follows from it.
     fn change(&mut self, id: usize, change: impl FnOnce(&mut Account<W>)) {
         let account = &mut self.accounts[id];
@@ -358,6 +374,12 @@ impl<W> Fair<W> {
             self.names.remove(&account.name);
             self.accounts.remove(id);
         }
+    }
+
+    /// What others are promised and do not hold. Where that is all there is, one is left to everybody.
+    fn promised_to_others(&self, account: &Account<W>, room: Room) -> usize {
+        let too_much = self.least.saturating_sub(room.capacity.saturating_sub(1));
+        (self.promised - account.promise()).saturating_sub(too_much)
     }
 
     /// The whole connections that a tenant's weight gives it among those who are active, beside what each is promised. As
@@ -386,7 +408,7 @@ impl<W> Fair<W> {
 
     /// As many of the free ones a tenant may take, if nobody else does.
     fn share_of(&self, account: &Account<W>, room: Room, reserved: usize) -> usize {
-        let promised = self.promised - account.promise();
+        let promised = self.promised_to_others(account, room);
         let reserved = reserved.saturating_sub(self.reserve(account, room));
         let fair = self.fair_share(account, room).saturating_sub(account.leased);
         let below = fair.min(room.free.saturating_sub(promised));

@@ -226,8 +226,8 @@ impl Pool {
             waiter.refuse(AcquireError::Closed);
             return (0, timeout, size);
         }
-        let (now, queue_length) = (self.micros(waiter.since()), state.settings.queue_length);
-        let (ticket, shed) = state.fair.arrive(party, waiter, now, queue_length);
+        let (now, queue_length, room) = (self.micros(Instant::now()), state.settings.queue_length, state.room());
+        let (ticket, shed) = state.fair.arrive(party, waiter, now, queue_length, room);
         if let Some(shed) = shed {
             let waited = shed.waiter.since().elapsed();
             let (limit, of_tenant) = (shed.limit, shed.of_tenant);

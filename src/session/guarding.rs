@@ -20,11 +20,11 @@ impl Session {
         if limits.settings.is_empty() {
             return Ok(());
         }
-        let unknown = (unknown && limits.strict).then_some(Touches::Code);
-        let error = match guarded(limits, text, verdict).or(unknown) {
+        let unknown = unknown.then_some(Touches::Code);
+        let hides = hides(text, verdict) || unknown.is_some();
+        let error = match guarded(limits, text, verdict).or(unknown.filter(|_| limits.strict)) {
             None => {
-                let touches = Effects::STATE | Effects::HIDDEN | Effects::LOCAL_SETTING;
-                self.state.guards |= verdict.effects.intersects(touches);
+                self.state.guards |= hides;
                 return Ok(());
             }
             Some(Touches::Named(name)) => refusal::guarded(&name, &self.tenant.name),
@@ -63,7 +63,8 @@ impl Session {
 
     /// Inside a transaction that may have changed them in a way that was not seen: they have their values again.
     pub(super) fn keep_guarded(&mut self, leased: &mut Leased) {
-        if std::mem::take(&mut self.state.guards) && self.ledger.status() == Status::Transaction {
+        // As often as anything was said, until it is over: what a ROLLBACK TO undoes may be this.
+        if self.state.guards && self.ledger.status() == Status::Transaction {
             let sql = self.state.guarded_again();
             self.inject(leased, &sql);
         }
@@ -81,6 +82,12 @@ enum Touches {
     Code,
 }
 
+/// May it change settings that its text does not name?
+fn hides(text: &[u8], verdict: Verdict) -> bool {
+    verdict.effects.contains(Effects::HIDDEN)
+        || (verdict.effects.intersects(Effects::STATE | Effects::MAYBE_DDL) && setting_names(text).code)
+}
+
 /// What a statement does to settings that are held for its tenant.
 fn guarded(limits: &Tier, text: &[u8], verdict: Verdict) -> Option<Touches> {
     // Nothing changes a setting that does not say one of these, in whatever case, save code.
@@ -89,7 +96,9 @@ fn guarded(limits: &Tier, text: &[u8], verdict: Verdict) -> Option<Touches> {
         return None;
     }
     let SettingNames { names, unknown, all, code, .. } = setting_names(text);
-    let held = |name: &String| limits.settings.contains_key(name) || (limits.strict && name == "session_authorization");
+    // With the session's user its role goes, too.
+    let users = limits.strict || limits.settings.contains_key("role");
+    let held = |name: &String| limits.settings.contains_key(name) || (users && name == "session_authorization");
     if let Some(name) = names.into_iter().find(held) {
         return Some(Touches::Named(name));
     }
@@ -110,7 +119,7 @@ mod tests {
     #[test]
     fn what_would_change_a_guarded_setting_is_told() {
         let mut loose = Tier::unlimited("t");
-        for name in ["app.tenant", "search_path", "role"] {
+        for name in ["app.tenant", "search_path", "role", "work_mem", "names.x"] {
             loose.settings.insert(name.into(), "x".into());
         }
         let strict = Tier { strict: true, ..loose.clone() };
@@ -127,7 +136,13 @@ mod tests {
             ("SET SCHEMA 'y'", "search_path"),
             ("SET ROLE none", "role"),
             ("RESET ROLE", "role"),
+            ("SET names.x = 1", "names.x"),
             ("SET SESSION AUTHORIZATION y", "role"),
+            ("SET session_authorization = y", "session_authorization"),
+            ("RESET session_authorization", "session_authorization"),
+            ("SELECT set_config('session_authorization', 'y', false)", "session_authorization"),
+            ("SET sort_mem = '4GB'", "work_mem"),
+            ("SELECT set_config('SORT_MEM', '4GB', true)", "work_mem"),
             ("EXPLAIN ANALYZE SELECT set_config('role', 'y', false)", "role"),
         ] {
             for limits in [&loose, &strict] {
@@ -144,6 +159,8 @@ mod tests {
             "SELECT U&\"set\\005fconfig\"('app.tenant', 'y', true)",
             "UPDATE pg_settings SET setting = 'y' WHERE name = 'app.' || 'tenant'",
             "LOAD 'x'",
+            "CREATE VIEW v AS SELECT name, setting FROM pg_settings",
+            "CREATE OR REPLACE TEMP VIEW v AS SELECT * FROM pg_show_all_settings()",
         ] {
             assert_eq!(touches(&loose, sql), Some(Touches::Unknown), "{sql}");
         }
@@ -156,8 +173,9 @@ mod tests {
         }
         for sql in [
             "UPDATE users SET role = 'admin', search_path = 'x'",
-            "SET work_mem = '5MB'",
-            "RESET work_mem",
+            "SET temp_buffers = '5MB'",
+            "RESET temp_buffers",
+            "SET NAMES 'utf8'",
             "SELECT 'SET app.tenant = y'",
             "SELECT current_setting('app.tenant')",
             "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",

@@ -229,6 +229,11 @@ impl Session {
         }
         let waiting = !self.ledger.settled();
         let held_up = leased.ended_early || (waiting || leased.withheld.ready) && self.holds_the_end(leased);
+        // What is held for its tenant may have to be made again first.
+        if waiting && self.state.guards && !self.intake.open && !self.ledger.is_unsynced() && !self.ledger.reads_copy()
+        {
+            return false;
+        }
         let over = waiting && leased.ending && self.holds_the_end(leased);
         self.intake.open
             || (self.ledger.status() != Status::Idle && !over)

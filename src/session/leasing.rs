@@ -138,9 +138,10 @@ impl Session {
             if batch.verdict().tx == TxControl::None {
                 self.state.sequences_are_read();
             }
-            let pass = self.may_connect(Instant::now()).await?;
             let pid = self.slot.pid;
-            if let Some(mut lease) = self.member(Place::Primary).try_acquire_of(pid) {
+            if let Ok(pass) = self.tenant.connect_at_once()
+                && let Some(mut lease) = self.member(Place::Primary).try_acquire_of(pid)
+            {
                 lease.holds_by(pass);
                 return Ok((lease, Place::Primary, self.decide(batch).reason));
             }
@@ -304,11 +305,11 @@ impl Session {
         let mut what = std::pin::pin!(what);
         poll_fn(|cx| {
             let signals = slot.take_signals(cx.waker());
+            if signals & (Signal::Shutdown as u32 | Signal::End as u32) != 0 {
+                return Poll::Ready(Err(NoLease::Ended(refusal::shutting_down())));
+            }
             if signals & Signal::Cancel as u32 != 0 {
                 return Poll::Ready(Err(NoLease::Refused(refusal::cancelled_in_queue())));
-            }
-            if signals & Signal::Shutdown as u32 != 0 {
-                return Poll::Ready(Err(NoLease::Ended(refusal::shutting_down())));
             }
             if let Poll::Ready(outcome) = what.as_mut().poll(cx) {
                 return Poll::Ready(Ok(outcome));

@@ -190,6 +190,7 @@ impl State {
         self.asks = Asks::Nothing;
         self.in_transaction = false;
         self.base_touched = None;
+        self.guards = false;
     }
 
     /// A statement opens or shapes a transaction: the settings made from now on may be undone with it.

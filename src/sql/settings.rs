@@ -32,6 +32,11 @@ pub fn setting_names(sql: &[u8]) -> SettingNames {
     for statement in tokens.split(|token| token.kind == Kind::Semicolon) {
         found.statement(sql, statement);
     }
+    for name in found.names.iter_mut().chain(found.values.iter_mut().map(|(name, _)| name)) {
+        if let Some(now) = renamed(name) {
+            *name = now.to_owned();
+        }
+    }
     found.names.sort_unstable();
     found.names.dedup();
     found
@@ -58,9 +63,10 @@ impl SettingNames {
                 _ if token.is_name() && name::names(token.text(sql), b"set_config") => {
                     self.call(sql, &tokens[at + 1..])
                 }
-                // UPDATE pg_settings SET setting = …
-                _ if token.is_name() && name::names(token.text(sql), b"pg_settings") => {
-                    self.unknown |= tokens.iter().any(|other| other.keyword == Keyword::Update);
+                // UPDATE pg_settings SET setting = …, or what lets others do that.
+                _ if token.is_name() && is_view_of_settings(sql, token) => {
+                    let changes = [Keyword::Update, Keyword::Create, Keyword::Alter];
+                    self.unknown |= tokens.iter().any(|other| changes.contains(&other.keyword));
                 }
                 _ => {}
             }
@@ -69,9 +75,10 @@ impl SettingNames {
 
     fn set(&mut self, sql: &[u8], tokens: &[Token]) {
         let scoped = matches!(tokens, [token, next, ..]
-            if matches!(token.keyword, Keyword::Session | Keyword::Local) && !is_assignment(sql, next));
+            if matches!(token.keyword, Keyword::Session | Keyword::Local) && !is_assignment(sql, next) && next.kind != Kind::Dot);
         let tokens = if scoped { &tokens[1..] } else { tokens };
-        match tokens.first().map(|token| token.keyword) {
+        let is_class = tokens.get(1).is_some_and(|token| token.kind == Kind::Dot);
+        match tokens.first().map(|token| token.keyword).filter(|_| !is_class) {
             Some(Keyword::Characteristics) => self.add_all(TRANSACTION_DEFAULTS),
             Some(Keyword::Transaction | Keyword::Constraints) => {}
             _ => self.named(sql, tokens),
@@ -90,6 +97,7 @@ impl SettingNames {
         let Some(first) = tokens.first() else { return };
         let second = tokens.get(1);
         match first.keyword {
+            _ if second.is_some_and(|token| token.kind == Kind::Dot) => self.one(sql, tokens),
             Keyword::Time if second.is_some_and(|t| t.keyword == Keyword::Zone) => self.add("timezone"),
             Keyword::Names => self.add("client_encoding"),
             Keyword::Session if second.is_some_and(|t| name::names(t.text(sql), b"authorization")) => {
@@ -100,18 +108,20 @@ impl SettingNames {
                 self.add("search_path")
             }
             _ if name::names(first.text(sql), b"xml") => self.add("xmloption"),
-            _ => {
-                let name = dotted(sql, tokens);
-                self.unknown |= name.is_none();
-                let assigned = tokens.iter().position(|token| is_assignment(sql, token));
-                if let Some(name) = &name
-                    && let Some([value]) = assigned.map(|at| &tokens[at + 1..])
-                {
-                    self.value(name, sql, value);
-                }
-                self.names.extend(name);
-            }
+            _ => self.one(sql, tokens),
         }
+    }
+
+    fn one(&mut self, sql: &[u8], tokens: &[Token]) {
+        let name = dotted(sql, tokens);
+        self.unknown |= name.is_none();
+        let assigned = tokens.iter().position(|token| is_assignment(sql, token));
+        if let Some(name) = &name
+            && let Some([value]) = assigned.map(|at| &tokens[at + 1..])
+        {
+            self.value(name, sql, value);
+        }
+        self.names.extend(name);
     }
 
     /// The arguments of `set_config`.
@@ -168,6 +178,19 @@ fn resets(set: &[Token]) -> bool {
         || has(Keyword::Characteristics)
         || last == Keyword::Names
         || (has(Keyword::Zone) && last == Keyword::Local)
+}
+
+/// What a setting is called now that has had another name (PostgreSQL's `map_old_guc_names`). Lower-cased.
+pub fn renamed(name: &str) -> Option<&'static str> {
+    match name {
+        "sort_mem" => Some("work_mem"),
+        "vacuum_mem" => Some("maintenance_work_mem"),
+        _ => None,
+    }
+}
+
+fn is_view_of_settings(sql: &[u8], token: &Token) -> bool {
+    [&b"pg_settings"[..], b"pg_show_all_settings"].iter().any(|name| name::names(token.text(sql), name))
 }
 
 const TRANSACTION_DEFAULTS: &[&str] =
@@ -290,6 +313,9 @@ mod tests {
             ("SET NAMES 'latin1'", vec!["client_encoding"]),
             ("SET SCHEMA 'x'", vec!["search_path"]),
             ("SET ROLE rc", vec!["role"]),
+            ("SET sort_mem = 1; RESET Vacuum_Mem", vec!["maintenance_work_mem", "work_mem"]),
+            ("SET names.x = 1; SET time.zone = 2; RESET transaction.x", vec!["names.x", "time.zone", "transaction.x"]),
+            ("SET session.x = 1; SET LOCAL local.x = 2", vec!["local.x", "session.x"]),
             ("SET SESSION AUTHORIZATION x", vec!["role", "session_authorization"]),
             ("RESET statement_timeout", vec!["statement_timeout"]),
             ("SELECT set_config('App.Tenant', $1, false)", vec!["app.tenant"]),

@@ -22,6 +22,8 @@ type Give = oneshot::Sender<Result<Pass, Full>>;
 #[derive(Debug, Default)]
 struct State {
     taken: usize,
+    /// As many there are, as was last said.
+    most: usize,
     tickets: u64,
     /// By the number of their ticket.
     queue: VecDeque<(u64, Give)>,
@@ -31,7 +33,6 @@ struct State {
 #[derive(Debug)]
 pub struct Pass {
     gate: Gate,
-    most: usize,
 }
 
 /// More wanted to wait than may, and this one had waited for longest.
@@ -57,21 +58,36 @@ impl Gate {
     /// One of `most`, as soon as there is one; as many as `queue_length` may wait.
     pub fn enter(&self, most: usize, queue_length: usize) -> Entry {
         let mut state = self.state();
-        if state.queue.is_empty() && state.taken < most && !self.is_closed() {
-            state.taken += 1;
-            return Entry::Open(Pass { gate: self.clone(), most });
+        state.most = most;
+        if let Some(pass) = self.pass(&mut state) {
+            return Entry::Open(pass);
         }
         state.tickets += 1;
         let (give, receive) = oneshot::channel();
         let ticket = state.tickets;
         state.queue.push_back((ticket, give));
-        let shed = if state.queue.len() > queue_length { state.queue.pop_front() } else { None };
         // There may be more places than there were.
-        let passes = self.serve(&mut state, most);
+        let passes = self.serve(&mut state);
+        let shed = if state.queue.len() > queue_length { state.queue.pop_front() } else { None };
         drop(state);
         passes.into_iter().for_each(|(give, pass)| drop(give.send(Ok(pass))));
         shed.into_iter().for_each(|(_, give)| drop(give.send(Err(Full))));
         Entry::Queued(Queued { gate: self.clone(), ticket, receive })
+    }
+
+    /// One of `most`, if there is one and nobody waits for it.
+    pub fn try_enter(&self, most: usize) -> Option<Pass> {
+        let mut state = self.state();
+        state.most = most;
+        self.pass(&mut state)
+    }
+
+    fn pass(&self, state: &mut State) -> Option<Pass> {
+        let free = state.queue.is_empty() && state.taken < state.most && !self.is_closed();
+        free.then(|| {
+            state.taken += 1;
+            Pass { gate: self.clone() }
+        })
     }
 
     /// Nobody passes until it is opened.
@@ -94,7 +110,10 @@ impl Gate {
 
     /// There may be more places than there were.
     pub fn look(&self, most: usize) {
-        let passes = self.serve(&mut self.state(), most);
+        let mut state = self.state();
+        state.most = most;
+        let passes = self.serve(&mut state);
+        drop(state);
         passes.into_iter().for_each(|(give, pass)| drop(give.send(Ok(pass))));
     }
 
@@ -105,14 +124,14 @@ impl Gate {
     }
 
     /// Passes for those who are next. To be sent without the lock: one that nobody wants any more comes back.
-    fn serve(&self, state: &mut State, most: usize) -> Vec<(Give, Pass)> {
+    fn serve(&self, state: &mut State) -> Vec<(Give, Pass)> {
         let mut passes = Vec::new();
-        while state.taken < most
+        while state.taken < state.most
             && !self.is_closed()
             && let Some((_, give)) = state.queue.pop_front()
         {
             state.taken += 1;
-            passes.push((give, Pass { gate: self.clone(), most }));
+            passes.push((give, Pass { gate: self.clone() }));
         }
         passes
     }
@@ -127,7 +146,7 @@ impl Drop for Pass {
         let passes = {
             let mut state = self.gate.state();
             state.taken -= 1;
-            self.gate.serve(&mut state, self.most)
+            self.gate.serve(&mut state)
         };
         passes.into_iter().for_each(|(give, pass)| drop(give.send(Ok(pass))));
     }
@@ -187,6 +206,22 @@ mod tests {
         drop(fourth);
         assert_eq!(gate.count(), (0, 0));
         open(gate.enter(1, 2));
+    }
+
+    #[test]
+    fn fewer_places_are_kept_to_while_others_wait() {
+        let gate = Gate::default();
+        let mut passes: Vec<_> = (0..3).map(|_| open(gate.enter(3, 9))).collect();
+        let mut waiting: Vec<_> = (0..5).map(|_| queued(gate.enter(3, 9))).collect();
+        gate.look(1);
+        passes.clear();
+        let passed =
+            |waiting: &mut Vec<Queued>| waiting.iter_mut().filter_map(|one| one.receive.try_recv().ok()).count();
+        // The first of them, of which the pass is dropped at once: then the next, one by one.
+        assert_eq!(gate.count(), (1, 4));
+        assert_eq!(passed(&mut waiting), 5);
+        assert_eq!(gate.count(), (0, 0));
+        assert!(gate.try_enter(0).is_none() && gate.try_enter(1).is_some());
     }
 
     #[test]

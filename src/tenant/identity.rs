@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::{Counters, Tenant};
 use crate::config::{Config, DEFAULT_TENANT, Pattern, Source, TenantConfig, TenantMatch, Tier, Unknown};
@@ -97,8 +96,7 @@ impl Tenants {
     fn counting_on(config: &Config, more: &[Arc<TenantConfig>], counters: &BTreeMap<Arc<str>, Arc<Counters>>) -> Self {
         let tenant = |name: &str, limits: &Arc<Tier>| {
             let counters = counters.get(name).cloned().unwrap_or_default();
-            counters.rates.limit(&limits.rate_limits, Instant::now());
-            counters.limits.store(limits.clone());
+            counters.hold_to(limits);
             Tenant { name: name.into(), limits: limits.clone(), counters }
         };
         let is_new = |one: &&Arc<TenantConfig>| config.tenants.iter().all(|known| known.name != one.name);

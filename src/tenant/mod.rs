@@ -61,6 +61,14 @@ impl Default for Counters {
     }
 }
 
+impl Counters {
+    fn hold_to(&self, limits: &Arc<Tier>) {
+        self.rates.limit(&limits.rate_limits, Instant::now());
+        self.limits.store(limits.clone());
+        self.gate.look(limits.max_server_connections.unwrap_or(usize::MAX));
+    }
+}
+
 impl Tenant {
     fn with_current_limits(&self) -> Self {
         Self { limits: self.current_limits(), ..self.clone() }
@@ -141,14 +149,15 @@ impl Tenant {
     ///
     /// Errors: 53300, fatal.
     pub fn connect_at_once(&self) -> Result<Option<Pass>, PgError> {
-        match self.connect() {
-            None => Ok(None),
-            Some(Entry::Open(pass)) => Ok(Some(pass)),
-            Some(Entry::Queued(_)) => {
-                let error = self.too_many_connections(Duration::ZERO, false);
-                Err(PgError { severity: Severity::Fatal, ..error })
-            }
+        let gate = &self.counters.gate;
+        let most = self.counters.limits.load().max_server_connections;
+        if most.is_none() && !gate.is_closed() {
+            return Ok(None);
         }
+        gate.try_enter(most.unwrap_or(usize::MAX)).map(Some).ok_or_else(|| {
+            let error = self.too_many_connections(Duration::ZERO, false);
+            PgError { severity: Severity::Fatal, ..error }
+        })
     }
 
     /// None of its server connections became free in time (`waited`), or `full`: more wanted to wait than may.
@@ -231,9 +240,7 @@ impl Tenant {
     /// From now on, until the configuration is read again: what is counted for the whole tenant at once, and the rest for
     /// those of its clients who come.
     pub fn limit(&self, limits: Tier) {
-        self.counters.rates.limit(&limits.rate_limits, Instant::now());
-        self.counters.limits.store(Arc::new(limits));
-        self.counters.gate.look(self.counters.limits.load().max_server_connections.unwrap_or(usize::MAX));
+        self.counters.hold_to(&Arc::new(limits));
     }
 
     /// No more of its transactions begin until it is resumed: they wait, as for a server connection.

@@ -118,6 +118,16 @@ async fn a_paused_tenant_waits_and_others_do_not() {
     eventually("it waits", async || stage.shown("acme", "waiting").await.as_deref() == Some("1")).await;
     stage.console.simple_query("RESUME TENANT acme").await.unwrap();
     waits.await.unwrap().unwrap();
+    // One that waits is killed like any other.
+    stage.console.simple_query("PAUSE TENANT acme").await.unwrap();
+    let waits = {
+        let acme = acme.clone();
+        tokio::spawn(async move { acme.batch_execute("SELECT 1").await })
+    };
+    eventually("it waits", async || stage.shown("acme", "waiting").await.as_deref() == Some("1")).await;
+    stage.console.simple_query("KILL TENANT acme").await.unwrap();
+    assert_eq!(sqlstate(&waits.await.unwrap().unwrap_err()), "57P01");
+    eventually("it is gone", async || acme.is_closed()).await;
 }
 
 #[tokio::test]

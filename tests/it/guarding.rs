@@ -120,7 +120,9 @@ async fn what_is_hidden_lasts_no_longer_than_its_message() {
     let [acme, beta] =
         [connect(&stage.url(&proxy, "acme").await).await, connect(&stage.url(&proxy, "beta").await).await];
     let long = format!("SELECT set_config('app.tenant', 'beta', false) /* {} */", "x".repeat(30_000));
-    let hidden = ["DO $$ BEGIN PERFORM set_config('app.tenant', 'beta', false); END $$", "SELECT hides('beta')", &long];
+    let text = "SELECT query_to_xml('SELECT set_config(''app.tenant'', ''beta'', false)', true, false, '')";
+    let hidden =
+        [text, "DO $$ BEGIN PERFORM set_config('app.tenant', 'beta', false); END $$", "SELECT hides('beta')", &long];
     for sql in hidden {
         acme.batch_execute(sql).await.unwrap();
         assert_eq!(value(&acme, SEEN).await, "acme acme", "{sql}");
@@ -132,6 +134,18 @@ async fn what_is_hidden_lasts_no_longer_than_its_message() {
         assert_eq!(value(&acme, SEEN).await, "acme acme", "{sql}");
         assert_eq!(value(&beta, SEEN).await, "beta beta", "{sql}");
     }
+    // Nor is it undone with a savepoint, or outrun by what comes right behind it.
+    let hides = "DO $$ BEGIN PERFORM set_config('app.tenant', 'beta', true); END $$";
+    for sql in [hides, "SAVEPOINT s", "ROLLBACK TO s"].iter().enumerate().map(|(at, sql)| (at == 0, sql)) {
+        if sql.0 {
+            acme.batch_execute("BEGIN").await.unwrap();
+        }
+        acme.batch_execute(sql.1).await.unwrap();
+        assert_eq!(value(&acme, SEEN).await, "acme acme", "{}", sql.1);
+    }
+    let (_, seen) = tokio::join!(acme.batch_execute(hides), value(&acme, SEEN));
+    assert_eq!(seen, "acme acme");
+    acme.batch_execute("COMMIT").await.unwrap();
     let strict = stage.proxy("size = 1", true).await;
     let acme = connect(&stage.url(&strict, "acme").await).await;
     for sql in hidden.into_iter().chain([

@@ -132,7 +132,7 @@ impl World {
             self.waits[load].push(0);
             self.begins(client);
         } else {
-            let (_, shed) = self.fair.arrive(self.parties[load], (client, self.now), self.now, usize::MAX);
+            let (_, shed) = self.fair.arrive(self.parties[load], (client, self.now), self.now, usize::MAX, self.room());
             assert_eq!(shed, None);
             self.queues[load].push_back(client);
         }
@@ -233,25 +233,49 @@ fn heavier_tenants_have_more_of_the_time() {
     assert!((14.0..18.0).contains(&high) && (3.5..4.5).contains(&normal), "{high} {normal}");
 }
 
+/// Nothing is free.
+const FULL: Room = Room { free: 0, capacity: 1 };
+
 #[test]
 fn a_full_queue_sends_away_who_has_waited_longest() {
     let mut fair = Fair::default();
     let terms = Terms { weight: 4, least: 0, queue_length: 3 };
     let [a, b] = ["a", "b"].map(|name| fair.join(&name.into(), terms));
     let mut arrive =
-        |party, waiter| fair.arrive(party, waiter, 0, 5).1.map(|shed| (shed.waiter, shed.limit, shed.of_tenant));
+        |party, waiter| fair.arrive(party, waiter, 0, 5, FULL).1.map(|shed| (shed.waiter, shed.limit, shed.of_tenant));
     assert_eq!([1, 2, 3].map(|waiter| arrive(a, waiter)), [None; 3]);
     assert_eq!(arrive(a, 4), Some((1, 3, true)));
     assert_eq!([11, 12].map(|waiter| arrive(b, waiter)), [None; 2]);
     // The pool's is full: of those who have most in it.
     let c = fair.join(&"c".into(), terms);
-    let (ticket, shed) = fair.arrive(c, 21, 0, 5);
+    let (ticket, shed) = fair.arrive(c, 21, 0, 5, FULL);
     assert_eq!(shed, Some(Shed { waiter: 2, limit: 5, of_tenant: false }));
     assert_eq!(fair.waiting(), 5);
     fair.withdraw(c, ticket);
     fair.withdraw(c, ticket);
     assert_eq!(fair.waiting(), 4);
     assert_eq!(fair.drain().collect::<Vec<_>>(), [3, 4, 11, 12]);
+}
+
+#[test]
+fn those_for_whom_there_is_room_do_not_wait() {
+    let mut fair = Fair::default();
+    let a = fair.join(&"a".into(), Terms { weight: 4, least: 0, queue_length: 0 });
+    let room = Room { free: 3, capacity: 3 };
+    assert!((0..3).all(|waiter| fair.arrive(a, waiter, 0, 0, room).1.is_none()));
+    let shed = fair.arrive(a, 3, 0, 0, room).1;
+    assert_eq!(shed, Some(Shed { waiter: 0, limit: 0, of_tenant: true }));
+}
+
+#[test]
+fn promises_leave_one_to_everybody() {
+    let mut fair = Fair::<u32>::default();
+    let [a, _b] = ["a", "b"].map(|name| fair.join(&name.into(), Terms { weight: 4, least: 5, queue_length: 9 }));
+    let other = fair.join(&"".into(), Terms { weight: 1, least: 0, queue_length: 9 });
+    let room = |free| Room { free, capacity: 10 };
+    assert!(fair.admits(other, room(10), 0));
+    (0..5).for_each(|_| fair.leases(a, 0));
+    assert!(fair.admits(other, room(5), 0) && !fair.admits(other, room(4), 0));
 }
 
 #[test]

@@ -59,18 +59,20 @@ const TAINTED: &[(Reason, Effects, &[&str])] = &[
     // Change the session. `setseed` can't be read back or reset.
     (Reason::SessionState, STATE, &["set_config"]),
     (Reason::SessionState, STATE.with(Effects::STICKY).with(Effects::PINS), &["setseed"]),
-    // Run SQL, or name a type or relation, given as text that the classifier doesn't read.
+    // Run SQL, given as text that the classifier doesn't read.
+    (
+        Reason::RunsText,
+        STATE.with(Effects::MAYBE_DDL).with(Effects::HIDDEN),
+        &["query_to_xml*", "cursor_to_xml*", "ts_stat", "ts_rewrite"],
+    ),
+    // Name a type or relation in such a text.
     (
         Reason::RunsText,
         STATE.with(Effects::MAYBE_DDL),
         &[
-            "query_to_xml*",
-            "cursor_to_xml*",
             "table_to_xml*",
             "schema_to_xml*",
             "database_to_xml*",
-            "ts_stat",
-            "ts_rewrite",
             "domain_in",
             "domain_recv",
             "array_in",
