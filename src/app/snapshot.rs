@@ -25,8 +25,8 @@ const ANY_DATABASE: &str = "*";
 pub struct Snapshot {
     pub handshake: Arc<HandshakeContext>,
     pub tenants: Arc<Tenants>,
-    /// Tenants that the file does not name.
-    pub queried: Arc<[Arc<TenantConfig>]>,
+    /// Tenants that the file does not name, once they are known.
+    pub queried: Option<Arc<[Arc<TenantConfig>]>>,
     clusters: BTreeMap<String, Arc<Cluster>>,
 }
 
@@ -62,7 +62,7 @@ impl Snapshot {
         let configs = handshake.config.clusters.iter();
         let clusters = configs.map(|(name, cluster)| (name.clone(), make(cluster))).collect();
         let tenants = Arc::new(Tenants::new(&handshake.config));
-        Self { tenants, queried: Arc::default(), handshake: Arc::new(handshake), clusters }
+        Self { tenants, queried: None, handshake: Arc::new(handshake), clusters }
     }
 
     /// What follows after a reload: clusters whose servers are the same stay, and tenants go on counting.
@@ -74,15 +74,15 @@ impl Snapshot {
             (name.clone(), kept.unwrap_or_else(|| Cluster::new(config, metrics.clone())))
         };
         let clusters = handshake.config.clusters.iter().map(keep_or_make).collect();
-        let queried = if handshake.config.tenancy.query.is_some() { self.queried.clone() } else { Arc::default() };
-        let tenants = Arc::new(self.tenants.reload(&handshake.config, &queried));
+        let queried = self.queried.clone().filter(|_| handshake.config.tenancy.query.is_some());
+        let tenants = Arc::new(self.tenants.reload(&handshake.config, queried.as_deref().unwrap_or_default()));
         Self { tenants, queried, handshake: Arc::new(handshake), clusters }
     }
 
     /// What follows when the tenants are others that the file does not name.
     pub fn with_tenants(&self, queried: Arc<[Arc<TenantConfig>]>) -> Self {
-        let tenants = Arc::new(self.tenants.reload(self.config(), &queried));
-        Self { tenants, queried, handshake: self.handshake.clone(), clusters: self.clusters.clone() }
+        let tenants = Arc::new(self.tenants.with_more(self.config(), &queried));
+        Self { tenants, queried: Some(queried), handshake: self.handshake.clone(), clusters: self.clusters.clone() }
     }
 
     /// What follows when another server of a cluster has become its primary, by [`Cluster::host`]'s number. `None`
@@ -112,6 +112,17 @@ impl Snapshot {
                 None => cluster.close(),
             }
         }
+    }
+
+    /// The tenants are asked for, and not known yet.
+    pub fn awaits_tenants(&self) -> bool {
+        self.config().tenancy.query.is_some() && self.queried.is_none()
+    }
+
+    /// Does some tenant's `database` name it? Then its users are those of other databases.
+    fn serves_tenants(&self, database: &str) -> bool {
+        let all = self.config().tenants.iter().chain(self.queried.iter().flat_map(|queried| queried.iter()));
+        all.into_iter().any(|tenant| tenant.limits.database.as_deref() == Some(database))
     }
 
     pub fn config(&self) -> &Arc<Config> {
@@ -203,7 +214,9 @@ impl Snapshot {
         let database = named.or(any)?;
         let client_name = if database.name == ANY_DATABASE { server_database } else { &database.name };
         let on_server = |user: &UserConfig| user.server_user.as_ref().unwrap_or(&user.name) == &key.user;
-        let user = config.users.values().find(|user| on_server(user) && may_use(user, client_name))?;
+        let all = self.serves_tenants(&database.name);
+        let may = |user: &UserConfig| on_server(user) && (all || may_use(user, client_name));
+        let user = config.users.values().find(|user| may(user))?;
         let keys = keys.filter(|_| matches!(user.auth, UserAuth::Scram(_)));
         Some((database.pool.clone(), self.login(user, database, server_database, keys)))
     }

@@ -49,7 +49,9 @@ async fn ask(snapshot: &Snapshot, query: &TenantsQuery) -> Result<(Vec<Arc<Tenan
     let missing = |what: &str, name: &str| format!("there is no {what} \"{name}\"");
     let database = config.databases.get(&query.database).ok_or_else(|| missing("database", &query.database))?;
     let user = config.users.get(&query.user).ok_or_else(|| missing("user", &query.user))?;
-    let login = snapshot.login(user, database, &database.name, None);
+    let mut login = snapshot.login(user, database, &database.name, None);
+    // Given up here, it is to end there.
+    login.parameters.push(("statement_timeout".into(), PATIENCE.as_millis().to_string()));
     let cluster = snapshot.cluster(database).map_err(|error| error.message.to_string())?;
     let _place = cluster.primary.budget.place_of_our_own();
     let connected = connect(&cluster.primary.config, &login, database.pool.connect_timeout).await;
@@ -62,15 +64,29 @@ async fn ask(snapshot: &Snapshot, query: &TenantsQuery) -> Result<(Vec<Arc<Tenan
     for row in answer.sets.into_iter().flatten().flatten().flatten() {
         match tenant(&row, config) {
             Ok(tenant) => tenants.push(Arc::new(tenant)),
-            Err(error) => errors.push(format!("a row of tenants_query is no tenant: {error}")),
+            Err((error, name)) => {
+                // Without its tenant its clients would be somebody else's.
+                let known = snapshot.queried.iter().flat_map(|known| known.iter());
+                tenants.extend(known.filter(|known| Some(&known.name) == name.as_ref()).cloned());
+                errors.push(format!("a row of tenants_query is no tenant, and changes none: {error}"));
+            }
         }
     }
+    tenants.sort_unstable_by(|one, two| one.name.cmp(&two.name));
+    tenants.dedup_by(|one, two| one.name == two.name);
     Ok((tenants, errors))
 }
 
 /// One row as JSON: a name, a tier and a database, and limits as in the configuration. NULL is as if it were not there.
-fn tenant(row: &str, config: &Config) -> Result<TenantConfig, String> {
-    let mut row: Map<String, Value> = serde_json::from_str(row).map_err(|error| error.to_string())?;
+///
+/// Errors: what is wrong with it, and its name.
+fn tenant(row: &str, config: &Config) -> Result<TenantConfig, (String, Option<String>)> {
+    let row: Map<String, Value> = serde_json::from_str(row).map_err(|error| (error.to_string(), None))?;
+    let name = row.get("name").and_then(Value::as_str).map(str::to_owned);
+    limits(row, config).map_err(|error| (error, name))
+}
+
+fn limits(mut row: Map<String, Value>, config: &Config) -> Result<TenantConfig, String> {
     row.retain(|_, value| !value.is_null());
     let mut text = |key: &str| match row.remove(key) {
         None => Ok(None),
@@ -86,7 +102,9 @@ fn tenant(row: &str, config: &Config) -> Result<TenantConfig, String> {
         Some(tier) => config.tiers.get(&tier).ok_or(format!("tenant \"{name}\": there is no tier \"{tier}\""))?,
     };
     let database = text("database")?;
-    if let Some(database) = database.as_ref().filter(|database| !config.databases.contains_key(*database)) {
+    if let Some(database) =
+        database.as_ref().filter(|database| *database == "*" || !config.databases.contains_key(*database))
+    {
         return Err(format!("tenant \"{name}\": there is no database \"{database}\""));
     }
     let keys = toml::to_string(&row).map_err(|error| format!("tenant \"{name}\": {error}"))?;
@@ -99,7 +117,7 @@ async fn take(door: &Door, snapshots: &Snapshots, query: &TenantsQuery, tenants:
     let _one_at_a_time = snapshots.changing.lock().await;
     let before = door.snapshot();
     // Of another configuration by now, or the same as they were.
-    if before.config().tenancy.query.as_ref() != Some(query) || *before.queried == *tenants {
+    if before.config().tenancy.query.as_ref() != Some(query) || before.queried.as_deref() == Some(&tenants) {
         return;
     }
     tracing::info!(tenants = tenants.len(), "the tenants have changed");
@@ -134,7 +152,8 @@ mod tests {
             (r#"{"name": "a", "max_clients": "many"}"#, "expected a whole number"),
             (r#"{"name": "a", "colour": "red"}"#, "colour"),
         ] {
-            let found = tenant(row, &config).unwrap_err();
+            let (found, name) = tenant(row, &config).unwrap_err();
+            assert!(name.is_none_or(|name| row.contains(&name)));
             assert!(found.contains(error), "{row}: {found}");
         }
     }

@@ -149,6 +149,7 @@ mod tests {
             max_clients: None,
             replication: true,
             admin: false,
+            may_set_tenant: false,
         }
     }
 

@@ -102,6 +102,7 @@ fn config(login: Login, primary: ServerUrl, replicas: Vec<HostConfig>) -> Config
         max_clients: None,
         replication: true,
         admin: false,
+        may_set_tenant: false,
     };
     Config {
         listen: Listen::default(),

@@ -284,6 +284,8 @@ pub struct UserConfig {
     pub replication: bool,
     /// May it connect to the console (the database `pgweir`)?
     pub admin: bool,
+    /// May its sessions say for which tenant they work (`SET pgweir.tenant`)?
+    pub may_set_tenant: bool,
 }
 
 /// How a client proves that it is this user.

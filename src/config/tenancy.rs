@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::listen::{DAY, MILLISECOND};
 use super::pools::reference;
 use super::reader::{Item, Section, closest};
-use super::tenants::Names;
+use super::tenants::{Names, one_database};
 
 /// What a client brings that may say who it belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -141,7 +141,7 @@ fn query(section: Section, names: &Names) -> Option<TenantsQuery> {
     let sql = section.require("query", "a query such as \"SELECT name, tier FROM tenants\"");
     let sql = sql.and_then(|item| item.string().map(|sql| sql.trim().trim_end_matches(';').to_owned()));
     let database = section.require("database", "the database in which it is asked");
-    let database = database.and_then(|item| reference(&item, names.databases, "database"));
+    let database = database.and_then(|item| one_database(&item, names));
     let user = section.require("user", "the user as whom it is asked");
     let user = user.and_then(|item| reference(&item, names.users, "user"));
     let refresh = section.get("refresh").and_then(|item| item.duration(MILLISECOND * 100..=DAY));

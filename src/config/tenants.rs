@@ -165,8 +165,14 @@ fn tenant_name(item: &Item, seen: &mut BTreeSet<String>) -> Option<String> {
 fn overridden(section: &Section, tier: Arc<Tier>, names: &Names) -> Arc<Tier> {
     let mut limited = (*tier).clone();
     limits(section, &mut limited);
-    limited.database = section.get("database").and_then(|item| reference(&item, names.databases, "database"));
+    limited.database = section.get("database").and_then(|item| one_database(&item, names));
     if limited == *tier { tier } else { Arc::new(limited) }
+}
+
+/// A database that there is, and not any.
+pub(super) fn one_database(item: &Item, names: &Names) -> Option<String> {
+    let name = reference(item, names.databases, "database")?;
+    if name == ANY_DATABASE { item.expected("a database with an entry of its own") } else { Some(name) }
 }
 
 fn limits(section: &Section, tier: &mut Tier) {

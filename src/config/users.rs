@@ -42,9 +42,20 @@ fn user(name: Option<String>, section: Section, context: &UserContext) -> Option
     let max_clients = section.get("max_clients").and_then(|item| item.count(1..=1_000_000));
     let replication = section.get("replication").and_then(|item| item.boolean()).unwrap_or(server_user.is_none());
     let admin = section.get("admin").and_then(|item| item.boolean()).unwrap_or(false);
+    let may_set_tenant = section.get("may_set_tenant").and_then(|item| item.boolean()).unwrap_or(false);
     section.finish();
     let (name, auth) = (name?, auth?);
-    Some(UserConfig { name, auth, server_user, server_password, databases, max_clients, replication, admin })
+    Some(UserConfig {
+        name,
+        auth,
+        server_user,
+        server_password,
+        databases,
+        max_clients,
+        replication,
+        admin,
+        may_set_tenant,
+    })
 }
 
 fn databases(item: &Item, context: &UserContext) -> Vec<String> {

@@ -14,17 +14,15 @@ use super::places::{Entry, UserPlace};
 use crate::app::Snapshot;
 use crate::client::{Accepted, Authenticated, CONSOLE, HandshakeError, accept};
 use crate::cluster::Group;
-use crate::config::{Consistency, DatabaseConfig};
+use crate::config::{Consistency, DEFAULT_TENANT, DatabaseConfig};
 use crate::net::Stream;
 use crate::pool::Settings;
 use crate::server::connect::Login;
-use crate::session::{Arrival, CONSISTENCY, guarded, unknown_consistency};
+use crate::session::{Arrival, CONSISTENCY, FindTenant, Switching, TENANT, guarded, unknown_consistency};
 use crate::sql::renamed;
 use crate::tenant::{Taken, Tenant, Traits};
 use crate::wire::error::{PgError, Severity};
 
-/// The startup option that names a tenant.
-const TENANT_OPTION: &str = "pgweir.tenant";
 /// How long a client may take to take an error.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -120,9 +118,14 @@ pub(super) async fn admit(door: &Door, newcomer: Newcomer) -> Option<(Admitted, 
                 "client authenticated"
             );
             let places = PlacesTaken { _entry: entry, _user: user_place, _tenant: permit };
+            let find_tenant = client.user.may_set_tenant.then(|| door.find_tenant());
             let walsender = client.replication.clone().map(|mode| Walsender { mode, login });
             Some((
-                Admitted { group, arrival: arrival(*client, tenant, settings, &served, &snapshot), places },
+                Admitted {
+                    group,
+                    arrival: arrival(*client, tenant, settings, &served, find_tenant, &snapshot),
+                    places,
+                },
                 walsender,
             ))
         }
@@ -193,19 +196,24 @@ struct Place {
 /// Finds a client its place.
 fn find_place(door: &Door, snapshot: &Snapshot, entry: &mut Entry, client: &Authenticated) -> Result<Place, PgError> {
     entry.authenticated(&snapshot.config().listen)?;
-    let option = own_option(&client.pgweir_options, TENANT_OPTION)?;
+    let option = own_option(&client.pgweir_options, TENANT)?;
     if let Some(consistency) = own_option(&client.pgweir_options, CONSISTENCY)?
         && Consistency::named(consistency).is_none()
     {
         return Err(PgError { severity: Severity::Fatal, ..unknown_consistency(consistency) });
     }
     let tenant = snapshot.tenants.identify(&traits(client, option))?;
+    if snapshot.awaits_tenants() && *tenant.name == *DEFAULT_TENANT {
+        return Err(tenants_not_known());
+    }
     let user_place = door.places.admit(&client.user)?;
-    let permit = tenant.admit().inspect_err(|_| door.shared.metrics.tenant(&tenant.name).rejected("max_clients"))?;
-    let (database, name) = match tenant.limits.database.as_ref().and_then(|name| snapshot.config().databases.get(name))
-    {
-        Some(own) => (own, &own.name),
+    let permit = tenant.admit().inspect_err(|_| door.shared.metrics.rejected(&tenant.name, "max_clients"))?;
+    let (database, name) = match &tenant.limits.database {
         None => (&client.database, &client.database_name),
+        Some(name) => {
+            let own = snapshot.config().databases.get(name).ok_or_else(|| no_database(name, &tenant.name))?;
+            (own, &own.name)
+        }
     };
     let login = snapshot.login(&client.user, database, name, client.scram_keys.clone());
     let cluster = snapshot.cluster(database)?;
@@ -234,6 +242,19 @@ fn settings(client: &Authenticated, tenant: &Tenant) -> Result<Settings, PgError
     Ok(settings)
 }
 
+/// Of another tenant than `default`, perhaps.
+fn tenants_not_known() -> PgError {
+    PgError::fatal("57P03", "pgweir does not know its tenants yet")
+        .detail("tenants_query has not been answered since pgweir was started.")
+        .hint("Try again in a moment; see pgweir's log if that goes on.")
+}
+
+fn no_database(name: &str, tenant: &str) -> PgError {
+    PgError::fatal("3D000", format!("database \"{name}\" does not exist"))
+        .detail(format!("It is the one that serves the tenant \"{tenant}\"."))
+        .hint("pgweir serves the databases that its configuration lists.")
+}
+
 fn traits<'a>(client: &'a Authenticated, option: Option<&'a str>) -> Traits<'a> {
     let mut names = client.settings.iter().rev().filter(|(name, _)| name.eq_ignore_ascii_case("application_name"));
     Traits {
@@ -252,11 +273,11 @@ fn traits<'a>(client: &'a Authenticated, option: Option<&'a str>) -> Traits<'a> 
 /// Errors: 22023 for an option of ours that does not exist, which a typing mistake would otherwise
 /// turn into the wrong tenant.
 fn own_option<'a>(options: &'a [(String, String)], wanted: &str) -> Result<Option<&'a str>, PgError> {
-    const KNOWN: [&str; 2] = [TENANT_OPTION, CONSISTENCY];
+    const KNOWN: [&str; 2] = [TENANT, CONSISTENCY];
     let is_known = |name: &str| KNOWN.iter().any(|known| name.eq_ignore_ascii_case(known));
     if let Some((name, _)) = options.iter().find(|(name, _)| !is_known(name)) {
         return Err(PgError::fatal("22023", format!("unrecognized configuration parameter \"{name}\""))
-            .hint(format!("pgweir knows the startup options \"{TENANT_OPTION}\" and \"{CONSISTENCY}\".")));
+            .hint(format!("pgweir knows the startup options \"{TENANT}\" and \"{CONSISTENCY}\".")));
     }
     let found = options.iter().rev().find(|(name, _)| name.eq_ignore_ascii_case(wanted));
     Ok(found.map(|(_, value)| value.as_str()))
@@ -267,6 +288,7 @@ fn arrival(
     tenant: Tenant,
     settings: Settings,
     database: &DatabaseConfig,
+    find_tenant: Option<FindTenant>,
     snapshot: &Snapshot,
 ) -> Arrival {
     Arrival {
@@ -279,6 +301,7 @@ fn arrival(
         database: client.database_name.into(),
         protocol_minor: client.minor,
         settings,
+        switching: find_tenant.map(|find| Switching::new(find, tenant.clone())),
         tenant,
     }
 }
@@ -302,7 +325,7 @@ mod tests {
         let options = |names: &[&str]| -> Vec<(String, String)> {
             names.iter().enumerate().map(|(index, name)| (name.to_string(), index.to_string())).collect()
         };
-        let tenant = |names: &[&str]| own_option(&options(names), TENANT_OPTION).map(|value| value.map(str::to_owned));
+        let tenant = |names: &[&str]| own_option(&options(names), TENANT).map(|value| value.map(str::to_owned));
         assert_eq!(tenant(&[]).unwrap(), None);
         assert_eq!(tenant(&["pgweir.tenant", "PGWEIR.Tenant", "pgweir.consistency"]).unwrap().as_deref(), Some("1"));
         let error = tenant(&["pgweir.tenant", "pgweir.tennant"]).unwrap_err();

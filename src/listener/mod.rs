@@ -19,7 +19,7 @@ pub use socket::ClientSocket;
 
 use crate::app::Snapshot;
 use crate::net::Stream;
-use crate::session::Shared;
+use crate::session::{FindTenant, Shared};
 
 /// After a failed accept that is for want of something: the connection is still in the backlog, and
 /// accepting it again at once would fail again at once.
@@ -49,6 +49,12 @@ impl Door {
     /// The configuration that holds for a client who comes now.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshots.borrow().clone()
+    }
+
+    /// Finds tenants for a session that may name one.
+    fn find_tenant(&self) -> FindTenant {
+        let snapshots = self.snapshots.clone();
+        Arc::new(move |name| snapshots.borrow().tenants.find(name))
     }
 
     /// Returns once no more clients are wanted.

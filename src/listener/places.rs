@@ -140,6 +140,7 @@ mod tests {
             max_clients: Some(1),
             replication: true,
             admin: false,
+            may_set_tenant: false,
         };
         let place = places.admit(&user).unwrap();
         assert_eq!(places.admit(&user).unwrap_err().code, "53300");

@@ -16,7 +16,7 @@ mod process;
 
 use std::sync::{Arc, OnceLock};
 
-use prometheus::{Encoder, Histogram, IntCounter, IntCounterVec, Registry, TextEncoder};
+use prometheus::{Encoder, Histogram, IntCounter, Registry, TextEncoder};
 
 pub use audit::{AUDIT, Audit, Who};
 pub use census::{Census, CensusSnapshot, ClientCount, ReplicaState, ServerCount, TenantUse, WaitCount};
@@ -75,15 +75,6 @@ pub struct PoolMetrics {
 pub struct TenantMetrics {
     /// Statements cut off by the tenant's `statement_timeout`.
     pub timeouts: IntCounter,
-    rejections: IntCounterVec,
-    name: Arc<str>,
-}
-
-impl TenantMetrics {
-    /// Counts something that the tenant was refused: `reason` is a word such as `max_clients` or `queue_timeout`.
-    pub fn rejected(&self, reason: &'static str) {
-        self.rejections.with_label_values(&[&*self.name, reason]).inc();
-    }
 }
 
 impl std::fmt::Debug for Metrics {
@@ -130,11 +121,13 @@ impl Metrics {
 
     pub fn tenant(&self, name: &str) -> TenantMetrics {
         let [name] = self.tenants.admit([name]);
-        TenantMetrics {
-            timeouts: self.families.tenant_timeouts.with_label_values(&[name]),
-            rejections: self.families.tenant_rejections.clone(),
-            name: name.into(),
-        }
+        TenantMetrics { timeouts: self.families.tenant_timeouts.with_label_values(&[name]) }
+    }
+
+    /// Counts something that a tenant was refused: `reason` is a word such as `max_clients` or `rate_limit`.
+    pub fn rejected(&self, tenant: &str, reason: &'static str) {
+        let [tenant] = self.tenants.admit([tenant]);
+        self.families.tenant_rejections.with_label_values(&[tenant, reason]).inc();
     }
 
     /// Counts a batch that waited for a rate limit of its tenant.

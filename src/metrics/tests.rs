@@ -52,7 +52,7 @@ fn all() -> Arc<Metrics> {
     metrics.pool("shop", "app").wait_seconds.observe(0.000_07);
     let tenant = metrics.tenant("acme");
     tenant.timeouts.inc();
-    tenant.rejected("max_clients");
+    metrics.rejected("acme", "max_clients");
     metrics.error("57014");
     metrics.routed("replica", "read");
     metrics.pinned("listen");

@@ -18,7 +18,7 @@ use slab::Slab;
 
 use crate::config::Tier;
 
-/// [`Fair::rotate`] is to be called this often.
+/// What was needed longer ago than this, or twice this, is forgotten ([`super::Pool::maintain`]).
 pub const ROTATION: Duration = Duration::from_millis(500);
 
 /// The weight of the heaviest: accounts count time in this part of a microsecond.

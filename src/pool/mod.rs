@@ -1,7 +1,7 @@
 //! Server connections that many sessions share: one [`Pool`] per database, user and host.
 //!
 //! A [`Lease`] is the right to one connection. Dropping it closes the connection; handing it back is
-//! an explicit call. Tenants wait fairly ([`fair`]), and pools share what their host may have ([`budget`]).
+//! an explicit call. Tenants wait fairly (`fair.rs`), and pools share what their host may have ([`Budget`]).
 
 mod apportion;
 mod budget;

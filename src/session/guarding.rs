@@ -66,7 +66,7 @@ impl Session {
         // As often as anything was said, until it is over: what a ROLLBACK TO undoes may be this.
         if self.state.guards && self.ledger.status() == Status::Transaction {
             let sql = self.state.guarded_again();
-            self.inject(leased, &sql);
+            self.inject_apart(leased, &sql);
         }
     }
 }

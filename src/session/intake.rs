@@ -230,7 +230,11 @@ impl Session {
         let waiting = !self.ledger.settled();
         let held_up = leased.ended_early || (waiting || leased.withheld.ready) && self.holds_the_end(leased);
         // What is held for its tenant may have to be made again first.
-        if waiting && self.state.guards && !self.intake.open && !self.ledger.is_unsynced() && !self.ledger.reads_copy()
+        if waiting
+            && (self.state.guards || self.is_switching())
+            && !self.intake.open
+            && !self.ledger.is_unsynced()
+            && !self.ledger.reads_copy()
         {
             return false;
         }

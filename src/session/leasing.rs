@@ -43,7 +43,7 @@ impl Session {
         }
         let group = self.group.clone();
         let reading = match self.awaits_catalog.take() {
-            Some(reading) if !group.has_read(reading) => reading,
+            Some(reading) if !group.has_read(reading.get()) => reading.get(),
             None if !group.last_catalog().is_loaded() => FIRST_READING,
             _ => return false,
         };
@@ -453,7 +453,7 @@ impl Session {
         let Some(mut leased) = self.lease.take() else { return };
         leased.flights.clear();
         self.inbound.release();
-        self.inject(&mut leased, begin);
+        self.inject_apart(&mut leased, begin);
         self.lease = Some(leased);
     }
 
@@ -462,6 +462,13 @@ impl Session {
         author::query(leased.lease.outbound.bytes(), sql);
         leased.has_unnamed = false;
         self.ledger.push(Awaits::Query, Fate::Swallow, None);
+    }
+
+    /// The same, and no cancel may strike it: it comes before whatever the client sends next.
+    pub(super) fn inject_apart(&mut self, leased: &mut Leased, sql: &str) {
+        self.slot.prepares(&leased.lease.cancel);
+        leased.ahead += 1;
+        self.inject(leased, sql);
     }
 
     /// The same where it may fail.

@@ -30,8 +30,10 @@ mod settling;
 mod slot;
 mod state;
 mod statements;
+mod switching;
 mod welcoming;
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -65,6 +67,7 @@ use listening::{Listening, Told};
 use own_names::Own;
 use state::{OWN_SETTINGS, State};
 use statements::{Change, Names, Unnamed, Used};
+pub use switching::{FindTenant, Switching, TENANT};
 
 /// What all sessions of the process share.
 pub struct Shared {
@@ -101,6 +104,8 @@ pub struct Arrival {
     pub tenant: Tenant,
     pub mode: PoolMode,
     pub consistency: Consistency,
+    /// Where its user may say for which tenant it works.
+    pub switching: Option<Box<Switching>>,
 }
 
 /// See the module's page.
@@ -146,7 +151,9 @@ pub struct Session {
     /// The last of them has refused it.
     refused: bool,
     /// The reading of the catalog that knows what this session has changed.
-    awaits_catalog: Option<u64>,
+    awaits_catalog: Option<NonZeroU64>,
+    /// Where the client may say for whom it works.
+    switching: Option<Box<Switching>>,
 }
 
 /// A lease, and what is known of its use.
@@ -320,6 +327,7 @@ impl Session {
             attempts: 0,
             refused: false,
             awaits_catalog: None,
+            switching: arrival.switching,
             shared,
         };
         session.joins();
@@ -385,6 +393,7 @@ impl Session {
         let unknown = self.unknown_effects(text, verdict);
         self.may_run(leased, verdict)?;
         self.guard(text, verdict, !unknown.is_empty())?;
+        self.waits_for_tenant(text, verdict)?;
         self.forget_sequences(leased, verdict.effects);
         if leased.place == Place::Primary {
             leased.writes |= verdict.class == Class::Primary;
@@ -414,6 +423,7 @@ impl Session {
             return Ok(());
         }
         let names = setting_names(text);
+        self.asks_for_tenant(leased, text, &names)?;
         if let Some((name, value)) = names.values.iter().rev().find(|(name, _)| name.starts_with(OWN_SETTINGS)) {
             state::own_setting(name, value)?;
         }
@@ -473,7 +483,7 @@ impl Session {
         match schema {
             Schema::Same => {}
             Schema::Suspected => self.group.schema_suspected(),
-            Schema::Changed => self.awaits_catalog = Some(self.group.schema_changed()),
+            Schema::Changed => self.awaits_catalog = NonZeroU64::new(self.group.schema_changed()),
         }
     }
 
@@ -497,12 +507,12 @@ impl Session {
 
     /// Something was refused or cut off by this limit of its tenant.
     fn limited(&self, limit: &'static str) {
-        self.tenant_metrics.rejected(limit);
+        self.shared.metrics.rejected(&self.tenant.name, limit);
         self.audit(limit);
     }
 
     fn audit(&self, limit: &'static str) {
-        let who = Who { tenant: &self.slot.tenant, user: &self.slot.user, database: &self.slot.database };
+        let who = Who { tenant: &self.tenant.name, user: &self.slot.user, database: &self.slot.database };
         self.shared.metrics.audit.limited(limit, who);
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::BufMut;
 
 use super::state::CONSISTENCY;
+use super::switching::TENANT;
 use crate::config::Consistency;
 use crate::net::buffer::WriteBuffer;
 use crate::pool::AcquireError;
@@ -213,7 +214,37 @@ pub(super) fn guards_code(tenant: &str) -> PgError {
 pub(super) fn unknown_own_setting(name: &str) -> PgError {
     PgError::error("42602", format!("invalid configuration parameter name \"{name}\""))
         .detail("\"pgweir\" is a reserved prefix.")
-        .hint(format!("A session may set \"{CONSISTENCY}\"; the tenant is a startup option."))
+        .hint(format!("A session may set \"{CONSISTENCY}\", and \"{TENANT}\" where its user may."))
+}
+
+/// PostgreSQL's own words (`set_config_option`).
+pub(super) fn may_not_set_tenant() -> PgError {
+    PgError::error("42501", format!("permission denied to set parameter \"{TENANT}\"")).hint(
+        "Set may_set_tenant = true in the user's entry of pgweir's configuration, or name the tenant at the login.",
+    )
+}
+
+pub(super) fn tenant_is_being_set() -> PgError {
+    PgError::error("25001", format!("\"{TENANT}\" can only be changed between two transactions"))
+        .detail("A transaction, and whatever is sent in one message or before one Sync, is one tenant's.")
+        .hint("Send SET by itself and wait for its end, outside of a transaction.")
+}
+
+pub(super) fn tenant_not_named() -> PgError {
+    PgError::error("22023", format!("the value of \"{TENANT}\" has to be written out"))
+        .hint("SET pgweir.tenant = 'acme', or set_config('pgweir.tenant', 'acme', false).")
+}
+
+pub(super) fn unknown_tenant(name: &str) -> PgError {
+    PgError::error("22023", format!("invalid value for parameter \"{TENANT}\": \"{name}\""))
+        .detail("There is no such tenant.")
+        .hint("See [[tenants]] and tenants_query in pgweir's configuration.")
+}
+
+pub(super) fn tenant_stays(name: &str) -> PgError {
+    PgError::error("0A000", format!("the session stays one of the tenant \"{name}\""))
+        .detail("It keeps a server connection to itself (temporary tables and the like, session mode), or the other tenant has another database.")
+        .hint("Let go of such state, or connect as the other tenant.")
 }
 
 fn lossy(name: &[u8]) -> std::borrow::Cow<'_, str> {

@@ -269,7 +269,7 @@ impl Session {
         } else {
             return None;
         };
-        let in_mid_frame = self.lease.take().is_some_and(|leased| leased.passing > 0);
+        let in_mid_frame = self.closes().is_some_and(|leased| leased.passing > 0);
         self.ledger.abandon();
         // Nothing can be said in the middle of a message.
         Some(if in_mid_frame { Ok(()) } else { Err(error) })
@@ -297,8 +297,15 @@ impl Session {
         Some(Err(self.lost(place, &error.to_string(), in_transaction)))
     }
 
+    /// The server connection is closed, whatever it does: a cancel may strike that.
+    fn closes(&mut self) -> Option<Leased> {
+        let leased = self.lease.take()?;
+        self.slot.leases(&leased.lease.cancel);
+        Some(leased)
+    }
+
     fn broken(&mut self, broken: Broken) -> PgError {
-        let place = self.lease.take().map_or(Place::Primary, |leased| leased.place);
+        let place = self.closes().map_or(Place::Primary, |leased| leased.place);
         match broken {
             Broken::Confused { tag } => refusal::server_confused(&self.group.host(place).config.name, tag),
             Broken::Injection(error) => error,

@@ -36,7 +36,7 @@ pub async fn serve(
     let permit = match allowed {
         Ok(permit) => permit,
         Err(error) => {
-            shared.metrics.tenant(&arrival.tenant.name).rejected("max_pinned");
+            shared.metrics.rejected(&arrival.tenant.name, "max_pinned");
             error.encode(&mut out);
             relay::farewell(&mut stream, out).await;
             return Err(error);

@@ -66,6 +66,7 @@ impl Session {
         if let Err(error) = self.learn(&mut leased, hears_itself).await {
             return Settled::Lost(error);
         }
+        self.switch();
         self.pass_what_is_heard();
         leased.withheld.tell(&mut self.outbound);
         leased.withheld.reported = false;
@@ -224,7 +225,7 @@ impl Session {
         if self.ledger.status() == Status::Transaction
             && let Some(sql) = self.state.base_again()
         {
-            self.inject(leased, &sql);
+            self.inject_apart(leased, &sql);
         }
     }
 
@@ -241,7 +242,7 @@ impl Session {
         };
         let sql: Vec<_> = self.state.ceilings().map(keep).collect();
         if !sql.is_empty() {
-            self.inject(leased, &sql.join(";"));
+            self.inject_apart(leased, &sql.join(";"));
         }
     }
 

@@ -97,7 +97,7 @@ pub struct Slot {
     pub pid: i32,
     pub user: Arc<str>,
     pub database: Arc<str>,
-    pub tenant: Arc<str>,
+    tenant: Mutex<(Arc<str>, Ceilings)>,
     key: Vec<u8>,
     place: Mutex<Place>,
     /// The place has changed for which a cancel waits.
@@ -111,7 +111,6 @@ pub struct Slot {
     transaction_since: AtomicU64,
     /// The same for the wait for the next statement of a transaction, also of one that has failed.
     idle_since: AtomicU64,
-    ceilings: Ceilings,
     /// A [`CutOff`], or 0.
     cut_off: AtomicU8,
 }
@@ -137,6 +136,19 @@ impl Activity {
 }
 
 impl Slot {
+    pub fn tenant(&self) -> Arc<str> {
+        self.of_tenant().0.clone()
+    }
+
+    /// From now on it is held to these.
+    pub fn belongs_to(&self, tenant: Arc<str>, ceilings: Ceilings) {
+        *self.of_tenant() = (tenant, ceilings);
+    }
+
+    fn of_tenant(&self) -> std::sync::MutexGuard<'_, (Arc<str>, Ceilings)> {
+        self.tenant.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What the client is told to cancel with.
     pub fn key(&self) -> &[u8] {
         &self.key
@@ -244,7 +256,7 @@ impl Slot {
     /// The ceiling over which the session is, and by how much. `grace`: the server's own timeout of a statement comes
     /// first.
     fn over_ceiling(&self, now: Instant, grace: Duration) -> Option<(Overrun, Duration)> {
-        let Ceilings { statement, transaction, idle_in_transaction } = self.ceilings;
+        let (_, Ceilings { statement, transaction, idle_in_transaction }) = *self.of_tenant();
         let statement = self.overdue(&self.busy_since, statement, now).and_then(|over| over.checked_sub(grace));
         if let Some(over) = statement {
             return Some((Overrun::Runs(CutOff::Statement), over));
@@ -338,7 +350,7 @@ impl Registry {
             pid,
             user,
             database,
-            tenant,
+            tenant: Mutex::new((tenant, ceilings)),
             key,
             place: Mutex::new(Place::Idle),
             prepared: Notify::new(),
@@ -348,7 +360,6 @@ impl Registry {
             busy_since: AtomicU64::new(0),
             transaction_since: AtomicU64::new(0),
             idle_since: AtomicU64::new(0),
-            ceilings,
             cut_off: AtomicU8::new(0),
         });
         slots.insert(pid, slot.clone());
@@ -385,7 +396,7 @@ impl Registry {
                 Some((Overrun::Rests(signal), _)) => slot.send(signal),
                 Some((Overrun::Runs(_), over)) if over > patience => slot.send(Signal::Kill),
                 Some((Overrun::Runs(why), _)) if slot.cut_off.swap(why as u8, Ordering::Relaxed) == 0 => {
-                    cut.push(slot.tenant.clone());
+                    cut.push(slot.tenant());
                     tokio::spawn(async move { cancel_on_server(&slot).await });
                 }
                 Some((Overrun::Runs(_), _)) => {}
@@ -415,7 +426,7 @@ impl Registry {
 
     /// Ends every session of a tenant, and cancels what they run. How many there were.
     pub fn kill(&self, tenant: &str) -> usize {
-        let slots: Vec<_> = self.all().into_iter().filter(|slot| *slot.tenant == *tenant).collect();
+        let slots: Vec<_> = self.all().into_iter().filter(|slot| *slot.tenant() == *tenant).collect();
         for slot in &slots {
             slot.send(Signal::End);
             let slot = slot.clone();

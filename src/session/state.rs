@@ -6,6 +6,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::refusal;
+use super::switching::TENANT;
 use crate::cluster::Greeting;
 use crate::config::{Consistency, Tier};
 use crate::pool::{Environment, Held, Holdings, Settings, literal};
@@ -304,6 +305,41 @@ impl State {
         ))
     }
 
+    /// The tenant that the session has named.
+    pub fn tenant(&self) -> Option<&str> {
+        self.settings.get(TENANT).map(String::as_str).filter(|name| !name.is_empty())
+    }
+
+    /// That is what it has named, whatever it says.
+    pub fn says_tenant(&mut self, name: Option<&str>) {
+        let settings = Arc::make_mut(&mut self.settings);
+        match name {
+            Some(name) => drop(settings.insert(TENANT.into(), name.into())),
+            None => drop(settings.remove(TENANT)),
+        }
+    }
+
+    /// The session has other limits, and other settings that are held for it.
+    pub fn belongs_to(&mut self, limits: Arc<Tier>) {
+        let ceilings: Vec<_> = self.ceilings().map(|(name, ceiling)| (name, ceiling.to_string())).collect();
+        for settings in [&mut self.settings, &mut self.base] {
+            let settings = Arc::make_mut(settings);
+            settings.retain(|name, _| !self.limits.settings.contains_key(name));
+            // What was only as low as the ceiling of before.
+            settings.retain(|name, value| !ceilings.iter().any(|(known, ceiling)| known == name && ceiling == value));
+            settings.extend(limits.settings.clone());
+        }
+        self.mentioned.extend(limits.settings.keys().filter(|name| name.contains('.')).cloned());
+        self.limits = limits;
+        self.clamp();
+        let timeouts: Vec<_> = self.ceilings().map(|(name, _)| name).collect();
+        for name in timeouts {
+            let value = self.settings.get(name).cloned();
+            Arc::make_mut(&mut self.base).extend(value.map(|value| (name.to_owned(), value)));
+        }
+        self.environment = environment(&self.settings);
+    }
+
     /// What makes the settings again that are held for its tenant, within its transaction.
     pub fn guarded_again(&self) -> String {
         let held = self.base.iter().filter(|(name, _)| self.limits.settings.contains_key(*name));
@@ -391,6 +427,7 @@ pub(super) fn own_setting(name: &str, value: &str) -> Result<(), PgError> {
     match name {
         CONSISTENCY if Consistency::named(value).is_some() => Ok(()),
         CONSISTENCY => Err(refusal::unknown_consistency(value)),
+        TENANT => Ok(()),
         _ => Err(refusal::unknown_own_setting(name)),
     }
 }

@@ -1,9 +1,9 @@
 //! Who a client belongs to, by what it brings to its login.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use super::{Counters, Tenant};
+use super::Tenant;
 use crate::config::{Config, DEFAULT_TENANT, Pattern, Source, TenantConfig, TenantMatch, Tier, Unknown};
 use crate::wire::error::PgError;
 
@@ -49,6 +49,8 @@ pub struct Tenants {
     /// In the order of the file: the first match wins.
     matches: Vec<(TenantMatch, Tenant)>,
     by_name: BTreeMap<Arc<str>, Tenant>,
+    /// Those that there were, of which there may be clients.
+    departed: Vec<Tenant>,
     /// Where the name of a tenant is looked for, where no match holds.
     identify: Vec<(Source, Pattern)>,
     default: Tenant,
@@ -57,14 +59,27 @@ pub struct Tenants {
 
 impl Tenants {
     pub fn new(config: &Config) -> Self {
-        Self::counting_on(config, &[], &BTreeMap::new())
+        Self::counting_on(config, &[], BTreeMap::new(), &BTreeMap::new())
     }
 
     /// The tenants of a new configuration, and `more`, which are known by their names. Clients admitted by `self` still count
     /// for the tenant of the same name.
     pub fn reload(&self, config: &Config, more: &[Arc<TenantConfig>]) -> Self {
+        Self::counting_on(config, more, self.counters(), &BTreeMap::new())
+    }
+
+    /// The same where only `more` is new: what an administrator has limited stays, save of those who have other limits now.
+    pub fn with_more(&self, config: &Config, more: &[Arc<TenantConfig>]) -> Self {
         let all = self.by_name.values().chain([&self.default]);
-        Self::counting_on(config, more, &all.map(|tenant| (tenant.name.clone(), tenant.counters.clone())).collect())
+        let limits = all.map(|tenant| (tenant.name.clone(), tenant.limits.clone())).collect();
+        Self::counting_on(config, more, self.counters(), &limits)
+    }
+
+    /// What is counted, also for those who have left and whose clients are still there.
+    fn counters(&self) -> BTreeMap<Arc<str>, Tenant> {
+        let departed = self.departed.iter().filter(|tenant| Arc::strong_count(&tenant.counters) > 1);
+        let all = departed.chain(self.by_name.values()).chain([&self.default]);
+        all.map(|tenant| (tenant.name.clone(), tenant.clone())).collect()
     }
 
     /// The tenant of a client.
@@ -83,9 +98,18 @@ impl Tenants {
         }
     }
 
-    /// The tenant of this name, that of everybody else included.
+    /// The tenant of this name, that of everybody else included, and those that have left.
     pub fn named(&self, name: &str) -> Option<&Tenant> {
-        self.by_name.get(name).or((*self.default.name == *name).then_some(&self.default))
+        let departed = || self.departed.iter().find(|tenant| *tenant.name == *name);
+        self.by_name.get(name).or((*self.default.name == *name).then_some(&self.default)).or_else(departed)
+    }
+
+    /// The same with the limits of now.
+    pub fn find(&self, name: &str) -> Option<Tenant> {
+        self.by_name
+            .get(name)
+            .or((*self.default.name == *name).then_some(&self.default))
+            .map(Tenant::with_current_limits)
     }
 
     /// In the order of their names; that of everybody else comes last.
@@ -93,22 +117,31 @@ impl Tenants {
         self.by_name.values().chain([&self.default])
     }
 
-    fn counting_on(config: &Config, more: &[Arc<TenantConfig>], counters: &BTreeMap<Arc<str>, Arc<Counters>>) -> Self {
-        let tenant = |name: &str, limits: &Arc<Tier>| {
-            let counters = counters.get(name).cloned().unwrap_or_default();
-            counters.hold_to(limits);
+    fn counting_on(
+        config: &Config,
+        more: &[Arc<TenantConfig>],
+        mut before: BTreeMap<Arc<str>, Tenant>,
+        unchanged: &BTreeMap<Arc<str>, Arc<Tier>>,
+    ) -> Self {
+        let mut tenant = |name: &str, limits: &Arc<Tier>| {
+            let counters = before.remove(name).map(|tenant| tenant.counters).unwrap_or_default();
+            if unchanged.get(name) != Some(limits) {
+                counters.hold_to(limits);
+            }
             Tenant { name: name.into(), limits: limits.clone(), counters }
         };
-        let is_new = |one: &&Arc<TenantConfig>| config.tenants.iter().all(|known| known.name != one.name);
-        let all = config.tenants.iter().chain(more.iter().filter(is_new));
+        let named: HashSet<_> = config.tenants.iter().map(|one| &one.name).collect();
+        let all = config.tenants.iter().chain(more.iter().filter(|one| !named.contains(&one.name)));
         let tenants: Vec<_> = all.map(|one| (one, tenant(&one.name, &one.limits))).collect();
+        let default = tenant(DEFAULT_TENANT, &config.default_tier);
         let matches =
             tenants.iter().flat_map(|(one, tenant)| one.matches.iter().map(|one| (one.clone(), tenant.clone())));
         Self {
             matches: matches.collect(),
             by_name: tenants.iter().map(|(_, tenant)| (tenant.name.clone(), tenant.clone())).collect(),
+            departed: before.into_values().collect(),
             identify: config.tenancy.identify.clone(),
-            default: tenant(DEFAULT_TENANT, &config.default_tier),
+            default,
             unknown: config.tenancy.unknown,
         }
     }

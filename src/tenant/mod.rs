@@ -243,7 +243,8 @@ impl Tenant {
         self.counters.hold_to(&Arc::new(limits));
     }
 
-    /// No more of its transactions begin until it is resumed: they wait, as for a server connection.
+    /// No more of its transactions begin until it is resumed: they wait, as for a server connection. Sessions that keep
+    /// one go on.
     pub fn pause(&self) {
         self.counters.gate.close();
     }
@@ -316,5 +317,33 @@ mod tests {
         drop(permits);
         assert_eq!(tenant.live_clients(), 0);
         assert!(tenant.admit().is_ok());
+    }
+
+    #[test]
+    fn a_tenant_that_has_left_is_known_while_it_has_clients_and_counts_on_when_it_is_back() {
+        let with = config(&[("acme", &["user=a"], tier("small", 15, Some(1)))]);
+        let before = Tenants::new(&with);
+        let permit = of_user(&before, "a").admit().unwrap();
+        let without = before.reload(&config(&[]), &[]);
+        assert_eq!(without.all().count(), 1);
+        without.named("acme").unwrap().pause();
+        let back = without.reload(&with, &[]);
+        let tenant = of_user(&back, "a");
+        assert!(tenant.is_paused() && tenant.admit().is_err());
+        drop((permit, tenant, without));
+        let without = back.reload(&config(&[]), &[]);
+        drop((before, back));
+        assert!(without.reload(&config(&[]), &[]).named("acme").is_none());
+    }
+
+    #[test]
+    fn what_an_administrator_has_limited_stays_while_others_come() {
+        let with = config(&[("acme", &["user=a"], tier("small", 15, Some(9)))]);
+        let tenants = Tenants::new(&with);
+        let limited = Tier { max_clients: Some(1), ..(*of_user(&tenants, "a").limits).clone() };
+        tenants.named("acme").unwrap().limit(limited);
+        let with_more = tenants.with_more(&with, &[]);
+        assert_eq!(of_user(&with_more, "a").limits.max_clients, Some(1));
+        assert_eq!(of_user(&with_more.reload(&with, &[]), "a").limits.max_clients, Some(9));
     }
 }

@@ -71,6 +71,7 @@ impl Plan {
                 max_clients: None,
                 replication: true,
                 admin: false,
+                may_set_tenant: false,
             };
             (name.to_owned(), Arc::new(user))
         };

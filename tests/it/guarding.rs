@@ -183,7 +183,11 @@ async fn other_layouts_come_from_the_same_configuration() {
         own = database.name,
         other = other.name,
     );
-    let proxy = Proxy::start(&config(cluster, &more, &[&user])).await;
+    // The tenant's database is not one that the user may ask for.
+    let restricted = format!("name = \"{user}\"\ndatabases = [\"{}\"]\n", database.name);
+    let text = config(cluster, &more, &[&user]).replace(&format!("name = \"{user}\"\n"), &restricted);
+    assert!(text.contains("databases = ["));
+    let proxy = Proxy::start(&text).await;
     let url = proxy.url(cluster, &user, &database.name);
     let mut clients = Vec::new();
     for tenant in ["acme", "beta", "gamma"] {
@@ -197,6 +201,7 @@ async fn other_layouts_come_from_the_same_configuration() {
                 format!("{tenant} {expected}")
             );
         }
+        proxy.reload(&text).await.unwrap();
     }
     for sql in [
         "SET search_path = beta",

@@ -27,5 +27,6 @@ mod sandbox;
 mod state;
 mod streaming;
 mod support;
+mod switching;
 mod tenants;
 mod tenants_query;

@@ -92,10 +92,11 @@ impl Command {
                 find(door, &name)?.resume();
                 Ok(Outcome::Done("RESUME".to_owned()))
             }
-            Self::Kill(name) => {
-                find(door, &name)?;
-                Ok(Outcome::Done(format!("KILL {}", door.shared.registry.kill(&name))))
-            }
+            Self::Kill(name) => match door.shared.registry.kill(&name) {
+                // It may have left the configuration.
+                0 => find(door, &name).map(|_| Outcome::Done("KILL 0".to_owned())),
+                killed => Ok(Outcome::Done(format!("KILL {killed}"))),
+            },
             Self::Limit(name, limit) => {
                 let tenant = find(door, &name)?;
                 let limits = limited(&tenant.current_limits(), &limit).map_err(|errors| {

@@ -20,7 +20,7 @@ fn some(value: impl ToString) -> Option<String> {
 pub(super) fn tenants(door: &Door) -> Table {
     let mut doing: HashMap<(Arc<str>, Activity), usize> = HashMap::new();
     for slot in door.shared.registry.all() {
-        *doing.entry((slot.tenant.clone(), slot.activity())).or_default() += 1;
+        *doing.entry((slot.tenant(), slot.activity())).or_default() += 1;
     }
     let snapshot = door.snapshot();
     let row = |tenant: &crate::tenant::Tenant| {
@@ -67,7 +67,7 @@ pub(super) fn tenants(door: &Door) -> Table {
 
 pub(super) fn clients(door: &Door) -> Table {
     let row = |slot: &Arc<crate::session::Slot>| {
-        vec![some(slot.pid), some(&slot.user), some(&slot.database), some(&slot.tenant), some(slot.activity().label())]
+        vec![some(slot.pid), some(&slot.user), some(&slot.database), some(slot.tenant()), some(slot.activity().label())]
     };
     let mut slots = door.shared.registry.all();
     slots.sort_unstable_by_key(|slot| slot.pid);
@@ -142,7 +142,7 @@ pub(super) fn help() -> Table {
         ("SHOW VERSION", "pgweir's"),
         (
             "PAUSE TENANT name",
-            "no more of its transactions begin; those that run go on, others wait for up to queue_timeout",
+            "no more of its transactions begin, but in sessions that keep a server connection; others wait for up to queue_timeout",
         ),
         ("RESUME TENANT name", "they go on"),
         ("KILL TENANT name", "its sessions end at once (57P01), and what they run is cancelled"),
