@@ -142,7 +142,7 @@ async fn a_wrong_consistency_is_refused() {
         ("SET pgweir.consistency = 'sometimes'", "22023"),
         ("SELECT set_config('pgweir.consistency', 'sometimes', false)", "22023"),
         ("SET pgweir.consistancy = 'session'", "42602"),
-        ("SET pgweir.tenant = 'acme'", "42602"),
+        ("SET pgweir.tenant = 'acme'", "42501"),
     ] {
         let error = client.batch_execute(sql).await.unwrap_err();
         assert_eq!(super::talk::sqlstate(&error), code, "{sql}");
