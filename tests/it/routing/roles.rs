@@ -206,6 +206,10 @@ impl Writers {
     }
 }
 
+/// A server that shuts down ends its connections one after the other: whoever comes back at once may be on one that is
+/// about to go.
+const MOST_FAILURES: u32 = 2;
+
 /// Only what was in flight when the primary went may fail, and it fails as a lost connection.
 async fn write(writer: usize, url: String, done: Arc<AtomicU32>, ending: Arc<AtomicBool>) -> Result<(), String> {
     let mut client = connect(&url).await;
@@ -221,7 +225,7 @@ async fn write(writer: usize, url: String, done: Arc<AtomicU32>, ending: Arc<Ato
             Err(error) => {
                 let code = error.code().map(|code| code.code());
                 failures += 1;
-                if failures > 1 || !matches!(code, None | Some("08006" | "57P01" | "57P02")) {
+                if failures > MOST_FAILURES || !matches!(code, None | Some("08006" | "57P01" | "57P02")) {
                     return Err(format!("failure {failures} of writer {writer}: {}", chain(&error)));
                 }
                 client = connect(&url).await;
