@@ -211,6 +211,13 @@ impl Session {
                 self.ask_for_shape(leased, &named);
                 return Ok(None);
             }
+            Some(false) if kept.generation < self.generation(leased) => {
+                // The schema has changed since, perhaps back to what the client knows.
+                leased.lease.prepared.remove(named.statement.id());
+                let named = self.ready_named(leased, &named.name)?;
+                self.ask_for_shape(leased, &named);
+                return Ok(None);
+            }
             Some(false) => return Err(refusal::rows_have_changed()),
         }
         Ok(Some(named))

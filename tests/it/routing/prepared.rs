@@ -105,6 +105,25 @@ async fn a_statement_is_what_its_client_was_told_on_every_connection() {
     }
 }
 
+/// What one connection has prepared while the schema was another is nothing to go by.
+#[tokio::test]
+async fn a_schema_that_is_what_it_was_shows_on_every_connection() {
+    let fixture = Fixture::start(0, SCHEMA, "[pool]\nsize = 2", "").await;
+    let (client, other) = (fixture.connect().await, fixture.connect().await);
+    let statement = client.prepare("SELECT x AS z FROM t WHERE x = 1").await.unwrap();
+    assert_eq!(client.query(&statement, &[]).await.unwrap().len(), 1);
+    // The connection on which that was.
+    other.batch_execute("BEGIN; SELECT 1").await.unwrap();
+    for _ in 0..2 {
+        client.batch_execute("ALTER TABLE t ALTER x TYPE bigint").await.unwrap();
+        assert_eq!(sqlstate(&client.query(&statement, &[]).await.unwrap_err()), "0A000");
+        client.batch_execute("ALTER TABLE t ALTER x TYPE int").await.unwrap();
+        assert_eq!(client.query(&statement, &[]).await.map_err(|error| chain(&error)).unwrap().len(), 1);
+    }
+    other.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(client.query(&statement, &[]).await.unwrap().len(), 1);
+}
+
 #[tokio::test]
 async fn inside_a_transaction_a_changed_plan_is_the_clients_to_see() {
     let fixture = Fixture::start(0, SCHEMA, "", "").await;
