@@ -19,15 +19,9 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>
 const ROUNDS: usize = 10;
 const CEILING: Duration = Duration::from_millis(500);
 
-/// A ceiling, what is tried against it, and what is over it in the server's view.
-struct Way {
-    ceiling: &'static str,
-    what: &'static str,
-    before: &'static str,
-    sql: &'static str,
-    over: &'static str,
-    since: &'static str,
-}
+/// A ceiling, what is tried against it (its name, what comes before it, the SQL), and what is over it in the server's view
+/// (a condition, and the column that says since when).
+type Way = [&'static str; 6];
 
 const RUNS: &str = "state = 'active'";
 const OPEN: &str = "xact_start IS NOT NULL";
@@ -35,48 +29,30 @@ const RESTS: &str = "state = 'idle in transaction'";
 const LIFT: &str = "SET statement_timeout = 0; SET lock_timeout = 0";
 
 const WAYS: [Way; 9] = [
-    way("statement_timeout", "a statement", "", "SELECT pg_sleep(60)", RUNS, "query_start"),
-    way("statement_timeout", "SET before it", LIFT, "SELECT pg_sleep(60)", RUNS, "query_start"),
-    way(
+    ["statement_timeout", "a statement", "", "SELECT pg_sleep(60)", RUNS, "query_start"],
+    ["statement_timeout", "SET before it", LIFT, "SELECT pg_sleep(60)", RUNS, "query_start"],
+    [
         "statement_timeout",
         "SET in its message",
         "",
         "SET statement_timeout = 0; SELECT pg_sleep(60)",
         RUNS,
         "query_start",
-    ),
-    way(
+    ],
+    [
         "statement_timeout",
         "set_config in a DO block",
         "",
         "DO $$ BEGIN PERFORM set_config('statement_timeout', '0', false); PERFORM pg_sleep(60); END $$",
         RUNS,
         "query_start",
-    ),
-    way(
-        "statement_timeout",
-        "at work",
-        "",
-        "SELECT count(*) FROM generate_series(1, 10000000000)",
-        RUNS,
-        "query_start",
-    ),
-    way("transaction_timeout", "a statement of it", "BEGIN", "SELECT pg_sleep(60)", OPEN, "xact_start"),
-    way("transaction_timeout", "nothing runs in it", "BEGIN", "", OPEN, "xact_start"),
-    way("idle_in_transaction_timeout", "nothing runs", "BEGIN", "", RESTS, "state_change"),
-    way("lock_timeout", "a lock", "", "SELECT * FROM locked", "wait_event_type = 'Lock'", "query_start"),
+    ],
+    ["statement_timeout", "at work", "", "SELECT count(*) FROM generate_series(1, 10000000000)", RUNS, "query_start"],
+    ["transaction_timeout", "a statement of it", "BEGIN", "SELECT pg_sleep(60)", OPEN, "xact_start"],
+    ["transaction_timeout", "nothing runs in it", "BEGIN", "", OPEN, "xact_start"],
+    ["idle_in_transaction_timeout", "nothing runs", "BEGIN", "", RESTS, "state_change"],
+    ["lock_timeout", "a lock", "", "SELECT * FROM locked", "wait_event_type = 'Lock'", "query_start"],
 ];
-
-const fn way(
-    ceiling: &'static str,
-    what: &'static str,
-    before: &'static str,
-    sql: &'static str,
-    over: &'static str,
-    since: &'static str,
-) -> Way {
-    Way { ceiling, what, before, sql, over, since }
-}
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -90,7 +66,7 @@ async fn main() -> Result<()> {
     let direct = connect(&sandbox.primary().url("postgres", "postgres")).await?;
     direct.batch_execute("BEGIN; LOCK TABLE locked").await?;
     println!("Ceilings of {} ms; shown by the server for so much longer, in {rounds} rounds:", CEILING.as_millis());
-    for Way { ceiling, what, before, sql, over, since } in WAYS {
+    for [ceiling, what, before, sql, over, since] in WAYS {
         let mut longer = Vec::new();
         for _ in 0..rounds {
             let client =

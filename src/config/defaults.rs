@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::{Listen, Log, LogFormat, LoginLimits, PoolMode, PoolSettings};
 
-/// How often the hosts are asked for their WAL positions.
-/// Where servers are asked for their roles.
+/// For how long a write waits for a primary, where servers are asked for their roles.
 pub const FAILOVER_WAIT: Duration = Duration::from_secs(10);
+/// How often the hosts are asked for their WAL positions.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// What running transactions get after SIGTERM.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);

@@ -398,7 +398,7 @@ impl Priority {
     }
 
     /// Each has four times as much as the next.
-    pub fn weight(self) -> u32 {
+    pub const fn weight(self) -> u32 {
         match self {
             Self::High => 16,
             Self::Normal => 4,

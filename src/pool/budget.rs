@@ -27,7 +27,7 @@ pub struct Budget {
     /// Leases and waiters over all pools: what balancing compares.
     pub(super) load: AtomicUsize,
     open: AtomicUsize,
-    most: AtomicUsize,
+    most: usize,
     /// Of these, as many are for pools that are promised more than they have.
     promised: AtomicUsize,
     /// Somebody waits for a place.
@@ -40,7 +40,7 @@ impl Default for Budget {
     fn default() -> Self {
         let [load, open, promised] = Default::default();
         let (is_short, asked, pools) = Default::default();
-        Self { load, open, most: AtomicUsize::new(usize::MAX), promised, is_short, asked, pools }
+        Self { load, open, most: usize::MAX, promised, is_short, asked, pools }
     }
 }
 
@@ -60,7 +60,7 @@ impl Drop for Place {
 impl Budget {
     /// With at most so many connections; `None`: as many as the pools want.
     pub fn new(most: Option<usize>) -> Arc<Self> {
-        Arc::new(Self { most: AtomicUsize::new(most.unwrap_or(usize::MAX)), ..Self::default() })
+        Arc::new(Self { most: most.unwrap_or(usize::MAX), ..Self::default() })
     }
 
     /// Leases and waiters on the whole host.
@@ -83,7 +83,7 @@ impl Budget {
     /// none the keeper is asked for one.
     pub(super) fn place(self: &Arc<Self>, promised: bool) -> Option<Place> {
         let kept = if promised { 0 } else { self.promised.load(Ordering::Relaxed) };
-        let most = self.most.load(Ordering::Relaxed).saturating_sub(kept);
+        let most = self.most.saturating_sub(kept);
         let next = |open| (open < most).then(|| open + 1);
         match self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, next) {
             Ok(_) => Some(Place(self.clone())),
@@ -103,7 +103,7 @@ impl Budget {
     }
 
     fn is_limited(&self) -> bool {
-        self.most.load(Ordering::Relaxed) != usize::MAX
+        self.most != usize::MAX
     }
 
     pub(super) fn enter(&self, pool: &Arc<Pool>) {
@@ -153,7 +153,7 @@ impl Budget {
         self.close_unneeded(&pools, &wants);
         let open: usize = wants.iter().map(|wants| wants.open).sum();
         // What serves no pool is there, too.
-        let total = self.most.load(Ordering::Relaxed).saturating_sub(self.open().saturating_sub(open));
+        let total = self.most.saturating_sub(self.open().saturating_sub(open));
         let claims: Vec<_> = wants.iter().map(|wants| wants.claim).collect();
         if claims.iter().map(|claim| claim.needs.max(claim.least)).sum::<usize>() <= total {
             pools.iter().for_each(|pool| pool.allow(usize::MAX));
@@ -168,7 +168,7 @@ impl Budget {
     /// Closes idle connections that nobody has needed lately, least recently used first, as many as are lacking.
     fn close_unneeded(&self, pools: &[Arc<Pool>], wants: &[Wants]) {
         let lacking: usize = wants.iter().map(|wants| wants.lacking).sum();
-        let room = self.most.load(Ordering::Relaxed).saturating_sub(self.open());
+        let room = self.most.saturating_sub(self.open());
         let mut unneeded: Vec<_> = pools
             .iter()
             .zip(wants)

@@ -16,13 +16,13 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use crate::config::Tier;
+use crate::config::{Priority, Tier};
 
 /// What was needed longer ago than this, or twice this, is forgotten ([`super::Pool::maintain`]).
 pub const ROTATION: Duration = Duration::from_millis(500);
 
 /// The weight of the heaviest: accounts count time in this part of a microsecond.
-pub const HEAVIEST: u32 = 16;
+pub const HEAVIEST: u32 = Priority::High.weight();
 
 /// Whoever has not used its share lags behind no further than this: it is not owed more, in microseconds at the greatest
 /// weight.

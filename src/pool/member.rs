@@ -22,10 +22,6 @@ impl Member {
         Self { pool, party }
     }
 
-    pub fn pool(&self) -> &Arc<Pool> {
-        &self.pool
-    }
-
     /// An idle connection, if there is one that its tenant may take, and nobody of the tenant has waited for longer.
     pub fn try_acquire(&self) -> Option<Lease> {
         self.pool.try_acquire(self.party)

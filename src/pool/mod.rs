@@ -17,7 +17,7 @@ mod settings;
 
 pub use budget::{Budget, Place};
 pub use conn::{Conn, Sequences, Settings, Speaker};
-pub use fair::{HEAVIEST, ROTATION, Terms};
+pub use fair::{ROTATION, Terms};
 pub use fence::{CancelTarget, Fence, FenceGuard};
 pub use lease::Lease;
 pub use member::{Member, Waiting};

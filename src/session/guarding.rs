@@ -5,6 +5,8 @@
 //! What a text does not show may change one all the same (`DO`, functions): until the next message within the transaction,
 //! and no further. For tenants that are `strict` that is refused too.
 
+use std::cell::OnceCell;
+
 use super::ledger::Status;
 use super::{Leased, Session, refusal};
 use crate::config::Tier;
@@ -21,8 +23,10 @@ impl Session {
             return Ok(());
         }
         let unknown = unknown.then_some(Touches::Code);
-        let hides = hides(text, verdict) || unknown.is_some();
-        let error = match guarded(limits, text, verdict).or(unknown.filter(|_| limits.strict)) {
+        let names = OnceCell::new();
+        let names = || names.get_or_init(|| setting_names(text));
+        let hides = unknown.is_some() || hides(verdict, names);
+        let error = match guarded(limits, text, verdict, names).or(unknown.filter(|_| limits.strict)) {
             None => {
                 self.state.guards |= hides;
                 return Ok(());
@@ -83,32 +87,37 @@ enum Touches {
 }
 
 /// May it change settings that its text does not name?
-fn hides(text: &[u8], verdict: Verdict) -> bool {
+fn hides<'a>(verdict: Verdict, names: impl FnOnce() -> &'a SettingNames) -> bool {
     verdict.effects.contains(Effects::HIDDEN)
-        || (verdict.effects.intersects(Effects::STATE | Effects::MAYBE_DDL) && setting_names(text).code)
+        || (verdict.effects.intersects(Effects::STATE | Effects::MAYBE_DDL) && names().code)
 }
 
-/// What a statement does to settings that are held for its tenant.
-fn guarded(limits: &Tier, text: &[u8], verdict: Verdict) -> Option<Touches> {
+/// What a statement does to settings that are held for its tenant. `names`: those that its text says.
+fn guarded<'a>(
+    limits: &Tier,
+    text: &[u8],
+    verdict: Verdict,
+    names: impl FnOnce() -> &'a SettingNames,
+) -> Option<Touches> {
     // Nothing changes a setting that does not say one of these, in whatever case, save code.
     let may = [&b"set"[..], b"discard", b"u&", b"load"].iter().any(|word| mentions(text, word));
     if !may && !limits.strict {
         return None;
     }
-    let SettingNames { names, unknown, all, code, .. } = setting_names(text);
+    let SettingNames { names, unknown, all, code, .. } = names();
     // With the session's user its role goes, too.
     let users = limits.strict || limits.settings.contains_key("role");
     let held = |name: &String| limits.settings.contains_key(name) || (users && name == "session_authorization");
-    if let Some(name) = names.into_iter().find(held) {
-        return Some(Touches::Named(name));
+    if let Some(name) = names.iter().find(|name| held(name)) {
+        return Some(Touches::Named(name.clone()));
     }
-    if all {
+    if *all {
         return Some(Touches::All);
     }
-    if unknown {
+    if *unknown {
         return Some(Touches::Unknown);
     }
-    (limits.strict && (code || verdict.effects.contains(Effects::HIDDEN))).then_some(Touches::Code)
+    (limits.strict && (*code || verdict.effects.contains(Effects::HIDDEN))).then_some(Touches::Code)
 }
 
 #[cfg(test)]
@@ -125,7 +134,9 @@ mod tests {
         let strict = Tier { strict: true, ..loose.clone() };
         let classifier = Classifier::new(0);
         let touches = |limits: &Tier, sql: &str| {
-            guarded(limits, sql.as_bytes(), classifier.classify(sql.as_bytes(), &Catalog::unloaded(), None))
+            let verdict = classifier.classify(sql.as_bytes(), &Catalog::unloaded(), None);
+            let names = setting_names(sql.as_bytes());
+            guarded(limits, sql.as_bytes(), verdict, || &names)
         };
         for (sql, name) in [
             ("SET app.tenant = 'y'", "app.tenant"),

@@ -378,19 +378,15 @@ impl Session {
         }
         let (settings, other) = self.tell_ahead(&mut leased, batch);
         let sql = [settings.clone(), other].into_iter().flatten().collect::<Vec<_>>().join(";");
-        match sql.is_empty() {
-            true => self.slot.leases(&leased.lease.cancel),
-            false => self.slot.prepares(&leased.lease.cancel),
-        }
         // A batch must not run with the settings of another tenant, and is sent behind them: one of two is made whatever
         // somebody else cancels on the server.
         if let Some(settings) = settings.filter(|_| !self.tenant.limits.settings.is_empty()) {
+            self.comes_apart(&mut leased);
             self.try_query(&mut leased, &settings);
-            leased.ahead += 1;
         }
-        if !sql.is_empty() {
-            self.inject(&mut leased, &sql);
-            leased.ahead += 1;
+        match sql.is_empty() {
+            true => self.slot.leases(&leased.lease.cancel),
+            false => self.inject_apart(&mut leased, &sql),
         }
         self.lease = Some(leased);
         self.intake.admit(batch);
@@ -464,18 +460,22 @@ impl Session {
         self.ledger.push(Awaits::Query, Fate::Swallow, None);
     }
 
-    /// The same, and no cancel may strike it: it comes before whatever the client sends next.
-    pub(super) fn inject_apart(&mut self, leased: &mut Leased, sql: &str) {
-        self.slot.prepares(&leased.lease.cancel);
-        leased.ahead += 1;
-        self.inject(leased, sql);
-    }
-
     /// The same where it may fail.
     pub(super) fn try_query(&mut self, leased: &mut Leased, sql: &str) {
         author::query(leased.lease.outbound.bytes(), sql);
         leased.has_unnamed = false;
         self.ledger.push(Awaits::Query, Fate::Try, None);
+    }
+
+    /// Sends a statement of our own that no cancel may strike: it comes before whatever the client sends next.
+    pub(super) fn inject_apart(&mut self, leased: &mut Leased, sql: &str) {
+        self.comes_apart(leased);
+        self.inject(leased, sql);
+    }
+
+    fn comes_apart(&mut self, leased: &mut Leased) {
+        self.slot.prepares(&leased.lease.cancel);
+        leased.ahead += 1;
     }
 }
 

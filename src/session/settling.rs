@@ -320,7 +320,8 @@ impl Session {
 
     fn count_batch(&self, leased: &Leased) {
         let metrics = &leased.lease.pool().metrics;
-        metrics.query_seconds.observe(leased.answered.saturating_duration_since(leased.since).as_secs_f64());
+        let worked = leased.answered.saturating_duration_since(leased.since);
+        metrics.query_seconds.observe(worked.as_secs_f64());
         let now = Instant::now();
         let overhead = leased.overhead + now.saturating_duration_since(leased.answered);
         self.metrics.proxy_overhead_seconds.observe(overhead.as_secs_f64());
@@ -328,7 +329,7 @@ impl Session {
         if status == Status::Idle {
             metrics.transactions.inc();
         }
-        self.tenant.worked(leased.answered.saturating_duration_since(leased.since), status == Status::Idle);
+        self.tenant.worked(worked, status == Status::Idle);
         self.slot.statement_ends(now, status);
     }
 }

@@ -100,16 +100,16 @@ impl Tenants {
 
     /// The tenant of this name, that of everybody else included, and those that have left.
     pub fn named(&self, name: &str) -> Option<&Tenant> {
-        let departed = || self.departed.iter().find(|tenant| *tenant.name == *name);
-        self.by_name.get(name).or((*self.default.name == *name).then_some(&self.default)).or_else(departed)
+        self.present(name).or_else(|| self.departed.iter().find(|tenant| *tenant.name == *name))
     }
 
-    /// The same with the limits of now.
+    /// One that has not left, with the limits of now.
     pub fn find(&self, name: &str) -> Option<Tenant> {
-        self.by_name
-            .get(name)
-            .or((*self.default.name == *name).then_some(&self.default))
-            .map(Tenant::with_current_limits)
+        self.present(name).map(Tenant::with_current_limits)
+    }
+
+    fn present(&self, name: &str) -> Option<&Tenant> {
+        self.by_name.get(name).or((*self.default.name == *name).then_some(&self.default))
     }
 
     /// In the order of their names; that of everybody else comes last.

@@ -137,27 +137,26 @@ impl Tenant {
 
     /// The right to one more server connection, where the tenant has a limit of its own.
     pub fn connect(&self) -> Option<Entry> {
-        let gate = &self.counters.gate;
-        let limits = self.counters.limits.load();
-        match limits.max_server_connections {
-            None if !gate.is_closed() => None,
-            most => Some(gate.enter(most.unwrap_or(usize::MAX), limits.queue_length.unwrap_or(usize::MAX))),
-        }
+        let most = self.most_connections()?;
+        let queue = self.counters.limits.load().queue_length.unwrap_or(usize::MAX);
+        Some(self.counters.gate.enter(most, queue))
     }
 
     /// The same for what does not wait.
     ///
     /// Errors: 53300, fatal.
     pub fn connect_at_once(&self) -> Result<Option<Pass>, PgError> {
-        let gate = &self.counters.gate;
-        let most = self.counters.limits.load().max_server_connections;
-        if most.is_none() && !gate.is_closed() {
-            return Ok(None);
-        }
-        gate.try_enter(most.unwrap_or(usize::MAX)).map(Some).ok_or_else(|| {
+        let Some(most) = self.most_connections() else { return Ok(None) };
+        self.counters.gate.try_enter(most).map(Some).ok_or_else(|| {
             let error = self.too_many_connections(Duration::ZERO, false);
             PgError { severity: Severity::Fatal, ..error }
         })
+    }
+
+    /// `None` where nobody counts its server connections.
+    fn most_connections(&self) -> Option<usize> {
+        let most = self.counters.limits.load().max_server_connections;
+        most.or(self.counters.gate.is_closed().then_some(usize::MAX))
     }
 
     /// None of its server connections became free in time (`waited`), or `full`: more wanted to wait than may.

@@ -51,6 +51,11 @@ impl Stage {
         Proxy::start(&config(shared_cluster().await, &more, &[&self.user])).await
     }
 
+    /// A client of each tenant.
+    async fn both(&self, proxy: &Proxy) -> [Client; 2] {
+        [connect(&self.url(proxy, "acme").await).await, connect(&self.url(proxy, "beta").await).await]
+    }
+
     async fn url(&self, proxy: &Proxy, tenant: &str) -> String {
         let url = proxy.url(shared_cluster().await, &self.user, &self.database.name);
         format!("{url}?options=-c%20pgweir.tenant%3D{tenant}")
@@ -63,8 +68,7 @@ const SEEN: &str = "SELECT string_agg(DISTINCT tenant, ',') || ' ' || current_se
 async fn each_tenant_sees_its_own_rows_and_no_statement_changes_that() {
     let stage = Stage::set().await;
     let proxy = stage.proxy("size = 1", false).await;
-    let [acme, beta] =
-        [connect(&stage.url(&proxy, "acme").await).await, connect(&stage.url(&proxy, "beta").await).await];
+    let [acme, beta] = stage.both(&proxy).await;
     for _ in 0..3 {
         assert_eq!(value(&acme, SEEN).await, "acme acme");
         assert_eq!(value(&beta, SEEN).await, "beta beta");
@@ -117,8 +121,7 @@ async fn what_is_hidden_lasts_no_longer_than_its_message() {
     let stage = Stage::set().await;
     // Whoever may have made settings that nobody sees keeps his connection.
     let proxy = stage.proxy("size = 2", false).await;
-    let [acme, beta] =
-        [connect(&stage.url(&proxy, "acme").await).await, connect(&stage.url(&proxy, "beta").await).await];
+    let [acme, beta] = stage.both(&proxy).await;
     let long = format!("SELECT set_config('app.tenant', 'beta', false) /* {} */", "x".repeat(30_000));
     let text = "SELECT query_to_xml('SELECT set_config(''app.tenant'', ''beta'', false)', true, false, '')";
     let hidden =

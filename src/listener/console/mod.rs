@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::Door;
 use crate::net::Stream;
 use crate::wire::author;
-use crate::wire::error::{PgError, Severity};
+use crate::wire::error::PgError;
 use crate::wire::frame::{HEADER, backend, frontend, frontend_header};
 use crate::wire::view;
 use command::Outcome;
@@ -137,11 +137,8 @@ fn take(inbound: &mut BytesMut) -> Result<Option<BytesMut>, PgError> {
 }
 
 fn only_simple() -> PgError {
-    PgError {
-        severity: Severity::Error,
-        ..PgError::error("0A000", "pgweir's console speaks the simple query protocol")
-    }
-    .hint("Use psql, or a driver's way to send a text without parameters.")
+    PgError::error("0A000", "pgweir's console speaks the simple query protocol")
+        .hint("Use psql, or a driver's way to send a text without parameters.")
 }
 
 async fn write(stream: &mut Stream, out: &mut BytesMut) -> std::io::Result<()> {

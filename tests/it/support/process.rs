@@ -1,10 +1,13 @@
-//! `pgweir run` as a process of its own, so that its memory can be weighed and its log read.
+//! `pgweir run` as a process of its own: its memory can be weighed, its log read, and signals sent to it.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 /// The bound is for a test that would hang.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -13,6 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Process {
     /// For clients, on 127.0.0.1.
     pub port: u16,
+    /// Its configuration's file.
+    pub config: PathBuf,
     child: Child,
     log: Receiver<String>,
     _directory: tempfile::TempDir,
@@ -36,7 +41,7 @@ impl Process {
         let (send, log) = channel();
         std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| send.send(line)));
         let port = port(&log);
-        Self { port, child, log, _directory: directory }
+        Self { port, config, child, log, _directory: directory }
     }
 
     /// Resident memory in bytes (`VmRSS` of proc(5)).
@@ -58,6 +63,22 @@ impl Process {
             seen.push(line);
         }
         panic!("no line with {part:?} in the log:\n{}", seen.join("\n"))
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// How it has ended, once it has.
+    pub fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the process does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Fails when it has ended, or when one of its tasks has panicked.
