@@ -291,8 +291,9 @@ fn arrival(
     find_tenant: Option<FindTenant>,
     snapshot: &Snapshot,
 ) -> Arrival {
+    let consistency = snapshot.consistency(database);
     Arrival {
-        consistency: tenant.limits.consistency.unwrap_or_else(|| snapshot.consistency(database)),
+        consistency: tenant.limits.consistency.unwrap_or(consistency),
         mode: database.pool.mode,
         stream: client.stream,
         unread: client.unread,
@@ -301,7 +302,7 @@ fn arrival(
         database: client.database_name.into(),
         protocol_minor: client.minor,
         settings,
-        switching: find_tenant.map(|find| Switching::new(find, tenant.clone())),
+        switching: find_tenant.map(|find| Switching::new(find, tenant.clone(), consistency)),
         tenant,
     }
 }

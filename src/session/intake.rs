@@ -11,7 +11,7 @@ use super::moving::belongs_on_primary;
 use super::request::{Malformed, Read, Request, read};
 use super::sending::FLUSH;
 use super::statements::Unnamed;
-use super::{Session, refusal};
+use super::{Leased, Opened, Session, refusal};
 use crate::cluster::Place;
 use crate::net::buffer::ReadBuffer;
 use crate::sql::{Class, Effects, Reason, TxControl, Verdict};
@@ -227,26 +227,30 @@ impl Session {
         if self.is_opened() {
             return false;
         }
+        let under_way = self.intake.open || self.ledger.is_unsynced() || self.ledger.reads_copy();
+        if !under_way && self.is_looked_at(leased) {
+            return false;
+        }
         let waiting = !self.ledger.settled();
         let held_up = leased.ended_early || (waiting || leased.withheld.ready) && self.holds_the_end(leased);
         // What is held for its tenant may have to be made again first.
-        if waiting
-            && (self.state.guards || self.is_switching())
-            && !self.intake.open
-            && !self.ledger.is_unsynced()
-            && !self.ledger.reads_copy()
-        {
+        if waiting && self.state.guards && !under_way {
             return false;
         }
-        let over = waiting && leased.ending && self.holds_the_end(leased);
-        self.intake.open
+        let over = waiting && leased.is_ending(&self.ledger) && self.holds_the_end(leased);
+        under_way
             || (self.ledger.status() != Status::Idle && !over)
-            || self.ledger.is_unsynced()
-            || self.ledger.reads_copy()
             // Where a session is listened for, what a batch depends on has to be known before it is sent.
             || (!held_up
                 && (self.keeps_lease()
                     || (waiting && leased.place == Place::Primary && self.listening.is_none())))
+    }
+
+    /// Has a batch to be seen before it is sent to where the one before it was: whose it is, and whether it has to wait?
+    fn is_looked_at(&self, leased: &Leased) -> bool {
+        let may_wait = || self.tenant.is_paused() || self.tenant.is_rated();
+        let at_rest = || self.ledger.settled() && self.ledger.status() == Status::Idle;
+        self.tells_tenants_apart(leased) || (self.keeps_lease() && may_wait() && at_rest())
     }
 
     fn stream(&mut self, Streaming { left, to_server }: Streaming) -> Option<Step> {
@@ -319,6 +323,7 @@ impl Session {
         let mut batch = self.intake.batch.take().unwrap_or_else(|| {
             self.intake.verdicts.clear();
             self.intake.bound.clear();
+            self.switching.iter_mut().for_each(|switching| switching.gathers());
             Batch::empty()
         });
         if batch.complete {
@@ -361,6 +366,7 @@ impl Session {
         match request {
             Request::Query(text) => {
                 let verdict = self.classify(text);
+                self.switching.iter_mut().for_each(|switching| switching.gathered(text, verdict));
                 self.intake.verdicts.push_back(verdict);
                 batch.add(verdict);
                 batch.statements = self.counted(text).try_into().unwrap_or(u16::MAX);
@@ -369,7 +375,10 @@ impl Session {
                 (batch.simple, batch.synced) = (true, true);
                 return true;
             }
-            Request::LongQuery | Request::FunctionCall(_) => {
+            Request::LongQuery { .. } | Request::FunctionCall(_) => {
+                if let Request::LongQuery { head } = request {
+                    self.switching.iter_mut().for_each(|switching| switching.gathered_long(head));
+                }
                 batch.add(Verdict::opaque(Reason::Oversized));
                 batch.statements = 1;
                 (batch.simple, batch.synced) = (true, true);
@@ -377,12 +386,16 @@ impl Session {
             }
             Request::Parse(parse) => {
                 let verdict = self.classify_parse(&parse);
+                self.switching.iter_mut().for_each(|switching| switching.gathered(parse.text, verdict));
                 self.intake.verdicts.push_back(verdict);
                 batch.add(verdict);
                 batch.calls |= may_call(parse.text, verdict);
                 batch.refused |= self.was_refused(parse.text);
             }
-            Request::LongParse { .. } => batch.add(Verdict::opaque(Reason::Oversized)),
+            Request::LongParse { head, .. } => {
+                self.switching.iter_mut().for_each(|switching| switching.gathered_long(head));
+                batch.add(Verdict::opaque(Reason::Oversized));
+            }
             Request::Bind(BindHead { statement, .. }) | Request::Describe(Target::Statement(statement)) => {
                 batch.needs_server = true;
                 batch.unsure |= self.is_speculative(statement);
@@ -393,7 +406,10 @@ impl Session {
                 }
                 if let Some(verdict) = self.verdict_of(statement) {
                     batch.add(verdict);
-                    if let Some(named) = self.names.get(statement) {
+                    let named = self.names.get(statement);
+                    let text = named.map_or(self.unnamed.text(), |named| named.statement.text());
+                    self.switching.iter_mut().for_each(|switching| switching.gathered(text, verdict));
+                    if let Some(named) = named {
                         batch.calls |= may_call(named.statement.text(), verdict);
                         batch.refused |= self.was_refused(named.statement.text());
                     }
@@ -443,26 +459,21 @@ impl Session {
         let settled = self.ledger.settled();
         if self.lease.is_none() {
             if batch.needs_server || !batch.complete {
-                return Some(Step::NeedLease(batch));
+                return self.judged_for_its_tenant(batch);
             }
             // `Close` and `Sync` outside any transaction: nothing that a server knows of.
             self.intake.admit(&batch);
             return None;
         }
         if settled && self.is_opened() {
-            if batch.complete && belongs_on_primary(batch.verdict()) {
-                return Some(Step::NeedLease(batch));
-            }
-            if !batch.needs_server && batch.complete {
-                // Names of statements that are given up.
+            return self.place_first(batch);
+        }
+        if settled && self.keeps_lease() && self.lease.as_ref().is_some_and(|leased| !leased.active) {
+            if self.goes_on_at_once(&batch) {
                 self.intake.admit(&batch);
                 return None;
             }
-            if let Some(leased) = &mut self.lease {
-                leased.pristine = false;
-            }
-            self.intake.ungather();
-            return None;
+            return self.judged_for_its_tenant(batch);
         }
         if !settled && self.rides(&batch) && self.pays_at_once(&batch) {
             self.join(&batch);
@@ -471,6 +482,40 @@ impl Session {
         }
         self.intake.batch = Some(batch);
         Some(Step::Stalled)
+    }
+
+    /// The first batch of a transaction that was begun by itself.
+    fn place_first(&mut self, batch: Batch) -> Option<Step> {
+        if self.lease.as_ref().is_some_and(|leased| leased.opened == Opened::Leaves) {
+            return Some(Step::NeedLease(batch));
+        }
+        let needs_server = batch.needs_server || !batch.complete;
+        let moves = needs_server && self.moves_to_its_tenant(&batch);
+        let on_replica = self.lease.as_ref().is_some_and(|leased| leased.place != Place::Primary);
+        let belongs = on_replica && batch.complete && belongs_on_primary(batch.verdict());
+        if !moves && belongs && self.pays_within(&batch).is_ok() {
+            return Some(Step::NeedLease(batch));
+        }
+        if !needs_server {
+            // Names of statements that are given up.
+            self.intake.admit(&batch);
+            return None;
+        }
+        if let Some(leased) = &mut self.lease {
+            leased.opened = if moves { Opened::Leaves } else { Opened::No };
+        }
+        // Where it moves it is judged once more, under the settings of that tenant.
+        self.intake.ungather();
+        None
+    }
+
+    /// A batch that may be leased for is judged under the settings of the tenant whose it is.
+    fn judged_for_its_tenant(&mut self, batch: Batch) -> Option<Step> {
+        if !self.is_of_this_tenant() && self.works_for_its_tenant().is_ok() {
+            self.intake.ungather();
+            return None;
+        }
+        Some(Step::NeedLease(batch))
     }
 
     /// May a batch go where the one before it is still being answered, without being routed? It would go there anyway.
@@ -489,6 +534,7 @@ impl Session {
             && batch.needs_server
             && !batch.refused
             && !batch.unsure
+            && self.is_of_this_tenant()
             && self.group.shows(leased.place, self.wanted(batch).written)
     }
 
@@ -630,7 +676,7 @@ impl Session {
             leased.untouched = false;
         }
         leased.flights.join(batch.len);
-        leased.pristine = false;
+        leased.opened = Opened::No;
     }
 
     /// What follows is not routed: nothing of it can be run again by itself.

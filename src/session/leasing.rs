@@ -12,7 +12,7 @@ use super::ledger::{Awaits, Fate, Status};
 use super::listening::Told;
 use super::own_names::Own;
 use super::slot::Signal;
-use super::{Leased, Schema, Session, Withheld, refusal};
+use super::{Leased, Opened, Schema, Session, Withheld, refusal};
 use crate::cluster::{Moment, Place, Wanted};
 use crate::config::{Consistency, PoolMode};
 use crate::net::buffer::WriteBuffer;
@@ -55,19 +55,25 @@ impl Session {
 
     /// Leases a connection for the batch and makes it this session's.
     pub(super) async fn lease_for(&mut self, batch: &Batch) -> Result<(), NoLease> {
+        self.works_for_its_tenant().map_err(NoLease::Refused)?;
         // Boxed, so that those who have no limits are no larger for it.
         if self.tenant.is_rated() {
             Box::pin(self.pay(batch)).await?;
+        }
+        if self.keeps_lease() && self.lease.is_some() {
+            return Box::pin(self.goes_on_here(batch)).await;
         }
         let asked = Instant::now();
         if self.group.is_closed() {
             self.follow_configuration();
         }
         self.catalog = self.group.catalog();
-        let begin = self.leave_replica().await?;
-        let (mut lease, place, reason) = match self.find_lease(batch).await {
+        // Boxed, as few transactions move.
+        let anew = if self.lease.is_some() { Box::pin(self.leave_opened(batch)).await? } else { None };
+        let moved = anew.as_ref().and_then(|anew| anew.target);
+        let (mut lease, place, reason) = match self.find_lease(batch, moved).await {
             // The client is in a transaction that there is no more.
-            Err(NoLease::Refused(error)) if begin.is_some() => return Err(NoLease::Ended(error)),
+            Err(NoLease::Refused(error)) if anew.is_some() => return Err(NoLease::Ended(error)),
             found => found?,
         };
         if self.depends_on_channels(batch.verdict().effects) {
@@ -79,10 +85,46 @@ impl Session {
         let waited = asked.elapsed();
         self.metrics.wait_seconds.observe(waited.as_secs_f64());
         self.take(lease, place, batch, asked + waited);
-        if let Some(begin) = begin {
-            self.begin_again(&begin);
+        if let Some(anew) = anew {
+            self.begin_again(&anew.begin);
         }
         Ok(())
+    }
+
+    /// The same where the session keeps its server connection: once its tenant is not paused.
+    async fn goes_on_here(&mut self, batch: &Batch) -> Result<(), NoLease> {
+        if self.tenant.is_paused() {
+            self.await_resumption().await?;
+        }
+        if let Some(mut leased) = self.lease.take() {
+            let outcome = self.brings_up_to_date(&mut leased).await;
+            self.lease = Some(leased);
+            outcome.map_err(NoLease::Ended)?;
+        }
+        self.intake.admit(batch);
+        Ok(())
+    }
+
+    async fn await_resumption(&mut self) -> Result<(), NoLease> {
+        let (tenant, since) = (self.tenant.clone(), Instant::now());
+        let patience = self.group.pool(Place::Primary).settings().queue_timeout;
+        let resumed = tokio::time::timeout(patience, async move { tenant.resumed().await });
+        match self.wait(resumed).await? {
+            Ok(()) => Ok(()),
+            Err(_) => {
+                self.limited("max_server_connections");
+                Err(NoLease::Refused(self.tenant.too_many_connections(since.elapsed(), false)))
+            }
+        }
+    }
+
+    /// May the session go on at once on the server connection that it keeps?
+    pub(super) fn goes_on_at_once(&mut self, batch: &Batch) -> bool {
+        let up_to_date = |leased: &Leased| leased.lease.settings == self.state.settings;
+        self.is_of_this_tenant()
+            && self.lease.as_ref().is_some_and(up_to_date)
+            && !self.tenant.is_paused()
+            && self.pays_at_once(batch)
     }
 
     /// Where others leave connections to its tenant they do so for as long as there is a client.
@@ -132,7 +174,13 @@ impl Session {
     /// costs a read.
     ///
     /// While there is no primary, whoever needs it waits for one, and goes on with the servers of a new configuration.
-    async fn find_lease(&mut self, batch: &Batch) -> Result<(Lease, Place, RouteReason), NoLease> {
+    ///
+    /// `moved`: where a transaction goes on that has begun elsewhere.
+    async fn find_lease(
+        &mut self,
+        batch: &Batch,
+        moved: Option<Target>,
+    ) -> Result<(Lease, Place, RouteReason), NoLease> {
         if batch.verdict().effects.contains(Effects::READS_SEQUENCES) {
             self.group.sequences_are_read();
             if batch.verdict().tx == TxControl::None {
@@ -148,7 +196,10 @@ impl Session {
         }
         let patience = Instant::now() + self.group.failover_wait;
         loop {
-            let decision = self.decide(batch);
+            let decision = match moved {
+                Some(target) => Decision { target, reason: RouteReason::InTransaction },
+                None => self.decide(batch),
+            };
             match self.try_lease(decision, &self.wanted(batch)).await {
                 Ok(found) => return Ok(found),
                 Err(Err(no_lease)) => return Err(no_lease),
@@ -349,9 +400,9 @@ impl Session {
             ended_early: false,
             bound: None,
             unnamed_portal: None,
-            pristine: place != Place::Primary && self.only_begins(batch),
+            opened: self.opens(place, batch),
             told: Told::Nothing,
-            ending: false,
+            ending: None,
             checking: false,
             batch: 0,
             parsed: Vec::new(),
@@ -438,10 +489,12 @@ impl Session {
         }
     }
 
-    /// Does a batch begin a transaction, and nothing else?
-    fn only_begins(&self, batch: &Batch) -> bool {
+    /// Does a batch begin a transaction, and nothing else, where its first statement may not belong?
+    fn opens(&self, place: Place, batch: &Batch) -> Opened {
         let begins = |verdict: Verdict| matches!(verdict.tx, TxControl::Begin | TxControl::BeginReadOnly);
-        batch.complete && batch.synced && batch.verdict.is_some_and(begins) && self.intake.binds() <= 1
+        let only = batch.complete && batch.synced && batch.verdict.is_some_and(begins) && self.intake.binds() <= 1;
+        let matters = place != Place::Primary || self.switching.is_some();
+        if only && matters { Opened::Begun } else { Opened::No }
     }
 
     /// The transaction that has begun elsewhere begins here.

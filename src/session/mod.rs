@@ -47,7 +47,7 @@ pub use state::CONSISTENCY;
 
 use crate::cluster::{GreetingError, Group, Home, Moment, Place};
 use crate::config::{Consistency, PoolMode};
-use crate::metrics::{Metrics, PoolMetrics, TenantMetrics, Who};
+use crate::metrics::{Metrics, PoolMetrics, Who};
 use crate::net::buffer::{ReadBuffer, WriteBuffer};
 use crate::net::stream::Stream;
 use crate::pool::{AcquireError, Lease, Member, Sequences};
@@ -120,7 +120,6 @@ pub struct Session {
     mode: PoolMode,
     consistency: Consistency,
     metrics: PoolMetrics,
-    tenant_metrics: TenantMetrics,
     catalog: Arc<Catalog>,
     intake: Intake,
     ledger: Ledger<Change>,
@@ -179,12 +178,11 @@ struct Leased {
     /// The batch that bound the unnamed portal. `None` also behind a simple `Query`, which has one of its own, and
     /// behind an error.
     unnamed_portal: Option<u32>,
-    /// It was leased for a batch that only begins a transaction, on a replica, and nothing was sent behind that.
-    pristine: bool,
+    opened: Opened,
     /// What the session listens to was made known to the server connection.
     told: Told,
-    /// Something was sent that may end the transaction.
-    ending: bool,
+    /// The last batch that may end the transaction.
+    ending: Option<u32>,
     /// A statement's rows are compared with those that the client knows.
     checking: bool,
     /// The batch that is being sent, by number.
@@ -224,6 +222,17 @@ struct Leased {
     answered: Instant,
     /// What the proxy itself had spent on the batch by then.
     overhead: Duration,
+}
+
+/// A transaction that may still begin once more on another server connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opened {
+    /// There is none, or something was sent in it.
+    No,
+    /// The connection was leased for a batch that only begins it, and nothing was sent behind that.
+    Begun,
+    /// Its first statement is another tenant's.
+    Leaves,
 }
 
 /// What the statements of a transaction have done to the schema.
@@ -302,7 +311,6 @@ impl Session {
             inbound: ReadBuffer::default(),
             outbound: WriteBuffer::default(),
             metrics: shared.metrics.pool(&arrival.database, &arrival.user),
-            tenant_metrics: shared.metrics.tenant(&arrival.tenant.name),
             catalog: group.catalog(),
             group,
             slot,
@@ -390,10 +398,10 @@ impl Session {
 
     /// Enters into the books what a statement may do.
     fn note(&mut self, leased: &mut Leased, verdict: Verdict, text: &[u8]) -> Result<(), PgError> {
+        self.stays_with_tenant(text, verdict)?;
         let unknown = self.unknown_effects(text, verdict);
         self.may_run(leased, verdict)?;
         self.guard(text, verdict, !unknown.is_empty())?;
-        self.waits_for_tenant(text, verdict)?;
         self.forget_sequences(leased, verdict.effects);
         if leased.place == Place::Primary {
             leased.writes |= verdict.class == Class::Primary;
@@ -410,7 +418,9 @@ impl Session {
             }
         }
         leased.schema = leased.schema.max(Schema::after(verdict.effects));
-        leased.ending |= matches!(verdict.tx, TxControl::End | TxControl::Mixed);
+        if matches!(verdict.tx, TxControl::End | TxControl::Mixed) {
+            leased.ending = Some(leased.batch);
+        }
         let verdict = verdict.with(unknown);
         self.effects |= verdict.effects;
         self.tell_within_transaction(leased, verdict.effects);
@@ -423,7 +433,9 @@ impl Session {
             return Ok(());
         }
         let names = setting_names(text);
-        self.asks_for_tenant(leased, text, &names)?;
+        if self.switching.is_none() && names.names.iter().any(|name| name == TENANT) {
+            return Err(refusal::may_not_set_tenant());
+        }
         if let Some((name, value)) = names.values.iter().rev().find(|(name, _)| name.starts_with(OWN_SETTINGS)) {
             state::own_setting(name, value)?;
         }
@@ -440,7 +452,13 @@ impl Session {
         Ok(())
     }
 
-    /// The same for a message that is too long to be looked at.
+    /// Says no to what is too long to be looked at, save its beginning, and is not wanted.
+    fn may_run_unseen(&mut self, head: &[u8]) -> Result<(), PgError> {
+        self.stays_with_tenant_of(head)?;
+        self.guard_unseen()
+    }
+
+    /// The same as [`Self::note`] for such a message.
     fn note_unseen(&mut self, leased: &mut Leased) {
         let effects = Effects::STATE | Effects::MAYBE_DDL;
         self.effects |= effects;
@@ -517,7 +535,7 @@ impl Session {
     }
 
     fn tenant_timed_out(&self) {
-        self.tenant_metrics.timeouts.inc();
+        self.shared.metrics.tenant(&self.tenant.name).timeouts.inc();
         self.audit("timeout");
     }
 
@@ -546,6 +564,11 @@ impl Leased {
     /// Whether a batch was carried out is not known yet.
     fn awaits(&self, batch: u32, ledger: &Ledger<Change>) -> bool {
         batch < self.batch && (self.batch - batch) as usize <= ledger.ends_awaited()
+    }
+
+    /// Something was sent that may end the transaction, and is not answered yet.
+    fn is_ending(&self, ledger: &Ledger<Change>) -> bool {
+        self.ending.is_some_and(|batch| batch == self.batch || self.awaits(batch, ledger))
     }
 
     /// The batch to which an error belongs that comes now.

@@ -1,35 +1,59 @@
-//! A read-only transaction that has begun on a replica, and in which nothing has run yet, moves to the primary where
-//! its first statement belongs there.
+//! A transaction in which nothing has run yet begins once more elsewhere where its first statement belongs there: a
+//! read-only one that has begun on a replica on the primary, and another tenant's on a connection of that tenant.
 
+use super::batch::Batch;
 use super::leasing::NoLease;
 use super::ledger::Status;
-use super::{Leased, Session};
+use super::listening::Told;
+use super::{Leased, Opened, Session};
+use crate::cluster::Place;
+use crate::router::Target;
 use crate::sql::{Class, Effects, Hint, Reason, Verdict};
 
 /// Ends the transaction, and says what it was like.
-const LEAVE: &str = "SHOW transaction_isolation; ROLLBACK";
+const LEAVE: &str = "SHOW transaction_isolation; SHOW transaction_read_only; SHOW transaction_deferrable; ROLLBACK";
+
+/// A transaction that begins once more.
+pub(super) struct Anew {
+    /// By this statement.
+    pub begin: String,
+    /// Where, if not where its first statement belongs.
+    pub target: Option<Target>,
+}
 
 impl Session {
-    /// Is there a transaction on a replica in which nothing has run yet?
+    /// Is there a transaction in which nothing has run yet, and that may begin elsewhere?
     pub(super) fn is_opened(&self) -> bool {
-        let pristine = |leased: &Leased| leased.pristine && !self.keeps_lease();
-        self.ledger.status() == Status::Transaction && self.lease.as_ref().is_some_and(pristine)
+        let opened = |leased: &Leased| leased.opened != Opened::No && !self.keeps_lease();
+        self.ledger.status() == Status::Transaction && self.lease.as_ref().is_some_and(opened)
     }
 
-    /// Gives the replica back. Returns the statement with which the transaction begins anew elsewhere.
-    pub(super) async fn leave_replica(&mut self) -> Result<Option<String>, NoLease> {
+    /// Gives the server connection back on which the transaction has begun.
+    pub(super) async fn leave_opened(&mut self, batch: &Batch) -> Result<Option<Anew>, NoLease> {
         let Some(mut leased) = self.lease.take() else { return Ok(None) };
         self.slot.rests();
         self.ledger.abandon();
         leased.lease.cancel.fence.lowered().await;
-        match leased.lease.ask(LEAVE).await {
-            Ok(answer) => {
-                leased.lease.hand_back();
-                let isolation = answer.sets.into_iter().flatten().flatten().flatten().next().unwrap_or_default();
-                Ok(Some(format!("BEGIN ISOLATION LEVEL {isolation} READ ONLY")))
-            }
-            Err(error) => Err(NoLease::Ended(self.lost(leased.place, &error.to_string(), true))),
-        }
+        let left = match leased.lease.ask(LEAVE).await {
+            Ok(answer) if leased.told != Told::Nothing => self.listens_no_more(&mut leased).await.map(|()| answer),
+            other => other,
+        };
+        let place = leased.place;
+        let answer = left.map_err(|error| NoLease::Ended(self.lost(place, &error.to_string(), true)))?;
+        leased.lease.hand_back();
+        let mut shown =
+            answer.sets.into_iter().map(|set| set.into_iter().flatten().flatten().next().unwrap_or_default());
+        let isolation = shown.next().unwrap_or_default();
+        let [read_only, deferrable] = [(); 2].map(|()| shown.next().is_some_and(|value| value == "on"));
+        let reads = if read_only { "READ ONLY" } else { "READ WRITE" };
+        let defers = if deferrable { "DEFERRABLE" } else { "NOT DEFERRABLE" };
+        let begin = format!("BEGIN ISOLATION LEVEL {isolation}, {reads}, {defers}");
+        let target = match place {
+            Place::Primary => Some(Target::Primary),
+            Place::Replica(_) if belongs_on_primary(batch.verdict()) => None,
+            Place::Replica(_) => Some(Target::Replica),
+        };
+        Ok(Some(Anew { begin, target }))
     }
 }
 

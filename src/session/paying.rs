@@ -52,6 +52,16 @@ impl Session {
         paid
     }
 
+    /// For a batch within a transaction, which does not wait.
+    pub(super) fn pays_within(&mut self, batch: &Batch) -> Result<(), PgError> {
+        if self.tenant.is_rated() && !self.intake.has_paid(batch.len) {
+            let what = self.unpaid(batch, false);
+            self.tenant.pay(what, Instant::now()).map_err(|error| self.rated(error))?;
+            self.intake.paid(batch.len);
+        }
+        Ok(())
+    }
+
     /// Its first message may have been paid for by itself, before it was known that it would have to wait for what was
     /// sent before.
     fn unpaid(&self, batch: &Batch, begins: bool) -> Use {
@@ -67,7 +77,7 @@ impl Session {
         }
         let statements = match request {
             Request::Query(text) => self.counted(text),
-            Request::Bind(_) | Request::LongQuery | Request::FunctionCall(_) => 1,
+            Request::Bind(_) | Request::LongQuery { .. } | Request::FunctionCall(_) => 1,
             _ => return Ok(()),
         };
         self.intake.paid(len);

@@ -256,7 +256,9 @@ impl Session {
             Unnamed::TooLong => Err(refusal::unnamed_too_long()),
             Unnamed::Kept { verdict, .. } => {
                 // First, because what that sends ahead may drop the statement.
-                self.note(leased, *verdict, b"")?;
+                // Whoever has become another tenant's since he has prepared it is held to that one's settings.
+                let text = if self.switching.is_some() { self.unnamed.text().to_vec() } else { Vec::new() };
+                self.note(leased, *verdict, &text)?;
                 if let Unnamed::Kept { identity, .. } = &self.unnamed
                     && !leased.has_unnamed
                 {

@@ -224,10 +224,16 @@ pub(super) fn may_not_set_tenant() -> PgError {
     )
 }
 
-pub(super) fn tenant_is_being_set() -> PgError {
-    PgError::error("25001", format!("\"{TENANT}\" can only be changed between two transactions"))
-        .detail("A transaction, and whatever is sent in one message or before one Sync, is one tenant's.")
-        .hint("Send SET by itself and wait for its end, outside of a transaction.")
+pub(super) fn transaction_of_another_tenant(now: &str, named: &str) -> PgError {
+    PgError::error("25001", format!("the transaction is of the tenant \"{now}\", and cannot become one of \"{named}\""))
+        .detail("A transaction, and whatever is sent in one message or before one Sync, is one tenant's: its first statement says whose.")
+        .hint("Name the tenant in a comment of the first statement, by SET LOCAL as the first statement, or between two transactions.")
+}
+
+pub(super) fn several_tenants() -> PgError {
+    PgError::error("25001", "one message names several tenants")
+        .detail("A transaction, and whatever is sent in one message, is one tenant's.")
+        .hint("Name one tenant, or send several messages.")
 }
 
 pub(super) fn tenant_not_named() -> PgError {
@@ -241,10 +247,10 @@ pub(super) fn unknown_tenant(name: &str) -> PgError {
         .hint("See [[tenants]] and tenants_query in pgweir's configuration.")
 }
 
-pub(super) fn tenant_stays(name: &str) -> PgError {
-    PgError::error("0A000", format!("the session stays one of the tenant \"{name}\""))
-        .detail("It keeps a server connection to itself (temporary tables and the like, session mode), or the other tenant has another database.")
-        .hint("Let go of such state, or connect as the other tenant.")
+pub(super) fn tenant_of_another_database(name: &str, now: &str) -> PgError {
+    PgError::error("0A000", format!("a session of the tenant \"{now}\" cannot work for the tenant \"{name}\""))
+        .detail("That one has another database.")
+        .hint("Connect as the other tenant.")
 }
 
 fn lossy(name: &[u8]) -> std::borrow::Cow<'_, str> {

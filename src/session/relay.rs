@@ -316,6 +316,7 @@ impl Session {
     fn refuse(&mut self, batch: &super::batch::Batch, error: &PgError) {
         self.shared.metrics.error(&error.code);
         error.encode(self.outbound.bytes());
+        self.stands();
         if self.refuse_batch(batch) {
             refusal::ready(&mut self.outbound);
         }

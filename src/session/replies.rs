@@ -269,7 +269,6 @@ impl Session {
                     // Before the client sees it: what it asks next must find this.
                     self.has_written();
                 }
-                leased.ending &= tag != backend::READY;
                 if tag == backend::READY && self.ledger.status() == Status::Idle {
                     // Likewise.
                     self.schema_settles(leased);

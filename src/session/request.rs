@@ -9,6 +9,8 @@ use crate::wire::view::{self, BindHead, Head, Parse, Target};
 const LONGEST_QUERY: usize = 20 * 1024;
 /// A `Parse` up to this long is read whole, so that it can be repeated on another connection.
 pub const LONGEST_PARSE: usize = 1 << 20;
+/// Bytes of a longer one that are looked at.
+const LONG_HEAD: usize = 512;
 /// PostgreSQL has no limit of its own on a name in `Bind`; identifiers are 63 bytes.
 const LONGEST_BIND_HEAD: usize = 16 * 1024;
 
@@ -16,12 +18,15 @@ const LONGEST_BIND_HEAD: usize = 16 * 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request<'a> {
     Query(&'a [u8]),
-    /// Too long to be looked at.
-    LongQuery,
+    /// Too long to be looked at, save its beginning.
+    LongQuery {
+        head: &'a [u8],
+    },
     Parse(Parse<'a>),
-    /// Too long to be kept: its name, and whether that is the unnamed statement.
+    /// Too long to be kept: whether it has a name, and the beginning of its text where it has none.
     LongParse {
         named: bool,
+        head: &'a [u8],
     },
     Bind(BindHead<'a>),
     Describe(Target<'a>),
@@ -54,13 +59,17 @@ pub fn read(data: &[u8]) -> Result<Read<'_>, Malformed> {
     let whole = data.get(..len);
     let wait = Ok(Read::Partial { reserve: Some(len) });
     let request = match tag {
-        frontend::QUERY if len > LONGEST_QUERY => Request::LongQuery,
+        frontend::QUERY if len > LONGEST_QUERY => match data.get(HEADER..HEADER + LONG_HEAD) {
+            Some(head) => Request::LongQuery { head },
+            None => return Ok(Read::Partial { reserve: None }),
+        },
         frontend::QUERY => match whole {
             Some(frame) => Request::Query(view::query(frame).ok_or(malformed)?),
             None => return wait,
         },
-        frontend::PARSE if len > LONGEST_PARSE => match data.get(HEADER) {
-            Some(&first) => Request::LongParse { named: first != 0 },
+        frontend::PARSE if len > LONGEST_PARSE => match data.get(HEADER..HEADER + LONG_HEAD) {
+            Some([0, head @ ..]) => Request::LongParse { named: false, head },
+            Some(_) => Request::LongParse { named: true, head: &[] },
             None => return Ok(Read::Partial { reserve: None }),
         },
         frontend::PARSE => match whole {
@@ -151,8 +160,20 @@ mod tests {
         let mut head = vec![b'd'];
         head.extend((1u32 << 29).to_be_bytes());
         assert_eq!(read(&head), Ok(Read::Request { request: Request::CopyData, len: (1 << 29) + 1 }));
-        head[0] = b'Q';
-        assert_eq!(read(&head), Ok(Read::Request { request: Request::LongQuery, len: (1 << 29) + 1 }));
+    }
+
+    #[test]
+    fn what_is_too_long_is_known_by_its_beginning() {
+        let long = |tag: u8, body: &[u8]| [&[tag], &(1u32 << 29).to_be_bytes()[..], body].concat();
+        let (text, len) = ([b'x'; LONG_HEAD], (1 << 29) + 1);
+        let whole = long(b'Q', &text);
+        assert_eq!(read(&whole[..whole.len() - 1]), Ok(Read::Partial { reserve: None }));
+        assert_eq!(read(&whole), Ok(Read::Request { request: Request::LongQuery { head: &text }, len }));
+        let named = Request::LongParse { named: true, head: &[] };
+        assert_eq!(read(&long(b'P', &text)), Ok(Read::Request { request: named, len }));
+        let unnamed = long(b'P', &[&[0], &text[1..]].concat());
+        let request = Request::LongParse { named: false, head: &text[1..] };
+        assert_eq!(read(&unnamed), Ok(Read::Request { request, len }));
     }
 
     #[test]

@@ -65,8 +65,8 @@ impl Session {
             // Everything that was asked before is answered first.
             Request::Terminate => Done(Sent::Not(Step::Stalled)),
             Request::Query(text) => self.query(leased, text),
-            Request::LongQuery => {
-                if let Err(error) = self.guard_unseen() {
+            Request::LongQuery { head } => {
+                if let Err(error) = self.may_run_unseen(head) {
                     return Done(self.poison_query(leased, error));
                 }
                 self.note_unseen(leased);
@@ -83,9 +83,9 @@ impl Session {
                 Some(query) => self.parse_instead(leased, parse, &query),
                 None => self.parse(leased, parse),
             },
-            Request::LongParse { named: true } => Done(self.poison(leased, refusal::statement_too_long(len))),
-            Request::LongParse { named: false } => {
-                if let Err(error) = self.guard_unseen() {
+            Request::LongParse { named: true, .. } => Done(self.poison(leased, refusal::statement_too_long(len))),
+            Request::LongParse { named: false, head } => {
+                if let Err(error) = self.may_run_unseen(head) {
                     return Done(self.poison(leased, error));
                 }
                 self.note_unseen(leased);
@@ -344,7 +344,9 @@ impl Session {
 
     fn refuse_request(&mut self, leased: &mut Leased, request: Request<'_>, error: PgError) -> Sent {
         match request {
-            Request::Query(_) | Request::LongQuery | Request::FunctionCall(_) => self.poison_query(leased, error),
+            Request::Query(_) | Request::LongQuery { .. } | Request::FunctionCall(_) => {
+                self.poison_query(leased, error)
+            }
             _ => self.poison(leased, error),
         }
     }

@@ -66,7 +66,7 @@ impl Session {
         if let Err(error) = self.learn(&mut leased, hears_itself).await {
             return Settled::Lost(error);
         }
-        self.switch();
+        self.stands();
         self.pass_what_is_heard();
         leased.withheld.tell(&mut self.outbound);
         leased.withheld.reported = false;
@@ -131,7 +131,7 @@ impl Session {
     }
 
     /// The client has its answer: a cancel that comes now is late, and may not strike a question of ours.
-    async fn leave_no_cancel(&self, leased: &Leased) {
+    pub(super) async fn leave_no_cancel(&self, leased: &Leased) {
         self.slot.rests();
         leased.lease.cancel.fence.lowered().await;
     }

@@ -74,6 +74,15 @@ pub(super) struct State {
     default_lock_timeout: u32,
 }
 
+/// A session's own limits and settings, while it works for another tenant.
+pub(super) struct Covered {
+    limits: Arc<Tier>,
+    settings: Arc<Settings>,
+    base: Arc<Settings>,
+    /// Its settings as that tenant's.
+    over: Arc<Settings>,
+}
+
 /// What a session has to be asked after statements that touched its state.
 #[derive(Debug, Default)]
 enum Asks {
@@ -319,8 +328,9 @@ impl State {
         }
     }
 
-    /// The session has other limits, and other settings that are held for it.
-    pub fn belongs_to(&mut self, limits: Arc<Tier>) {
+    /// The session works for a tenant with these limits, and has the settings that are held for it, until it is uncovered.
+    pub fn cover(&mut self, limits: Arc<Tier>) -> Covered {
+        let own = (self.limits.clone(), self.settings.clone(), self.base.clone());
         let ceilings: Vec<_> = self.ceilings().map(|(name, ceiling)| (name, ceiling.to_string())).collect();
         for settings in [&mut self.settings, &mut self.base] {
             let settings = Arc::make_mut(settings);
@@ -337,7 +347,29 @@ impl State {
             let value = self.settings.get(name).cloned();
             Arc::make_mut(&mut self.base).extend(value.map(|value| (name.to_owned(), value)));
         }
+        self.settings_have_changed();
+        let (limits, settings, base) = own;
+        Covered { limits, settings, base, over: self.settings.clone() }
+    }
+
+    /// The session has its own limits and settings again, and what it has made of settings meanwhile.
+    pub fn uncover(&mut self, covered: Covered) {
+        let Covered { limits, mut settings, base, over } = covered;
+        let made = std::mem::take(&mut self.settings);
+        if made != over {
+            let settings = Arc::make_mut(&mut settings);
+            settings.retain(|name, _| made.contains_key(name) || !over.contains_key(name));
+            let new = made.iter().filter(|(name, value)| over.get(*name) != Some(value));
+            settings.extend(new.map(|(name, value)| (name.clone(), value.clone())));
+        }
+        (self.limits, self.settings, self.base) = (limits, settings, base);
+        self.clamp();
+        self.settings_have_changed();
+    }
+
+    fn settings_have_changed(&mut self) {
         self.environment = environment(&self.settings);
+        self.consistency = consistency(&self.settings);
     }
 
     /// What makes the settings again that are held for its tenant, within its transaction.
@@ -373,8 +405,7 @@ impl State {
         }
         self.settings = Arc::new(settings);
         let sticky = self.sticky.then_some(Held::Sticky);
-        self.environment = environment(&self.settings);
-        self.consistency = consistency(&self.settings);
+        self.settings_have_changed();
         let process = self.knows_process.then_some(Held::Process);
         self.held = sticky.or(holdings.held).or(self.hidden.then_some(Held::Hidden)).or(process);
         self.clamp();

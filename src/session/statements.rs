@@ -47,6 +47,16 @@ pub enum Unnamed {
     TooLong,
 }
 
+impl Unnamed {
+    /// As the client wrote it; empty where there is none, or it is too long to be kept.
+    pub fn text(&self) -> &[u8] {
+        match self {
+            Self::Kept { identity, .. } => crate::wire::view::cstring(identity).map_or(&[], |(text, _)| text),
+            Self::None | Self::TooLong => &[],
+        }
+    }
+}
+
 /// What a message changed in our books before the server confirmed it.
 #[derive(Debug)]
 pub enum Change {

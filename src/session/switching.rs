@@ -1,21 +1,29 @@
-//! Clients that say for whom they work: an application that serves all tenants by one pool of connections sets
-//! `pgweir.tenant` between two transactions, if its user has `may_set_tenant`. From then on it is held to that tenant's
-//! limits and has its settings; `RESET` goes back to the tenant as whom it has logged in.
+//! Clients that say for whom they work: an application that serves all tenants by one pool of connections names one, if
+//! its user has `may_set_tenant`. By `SET pgweir.tenant` it does for all that follows, and `RESET` goes back to the tenant
+//! as whom it has logged in; by `SET LOCAL`, or by a comment (`/*tenant='acme'*/`), for one transaction.
 //!
-//! Whatever is sent behind such a statement waits until it is answered, and within a transaction it is refused: a
-//! transaction is one tenant's.
+//! A transaction is one tenant's, and whatever is sent before one `Sync`, or in one message, is one transaction's: whose it
+//! is, its first statement says, before anything of it is sent. What begins a transaction need not say it. If that was sent
+//! by itself the transaction begins once more, on a server connection of that tenant ([`Session::leave_opened`]).
 
 use std::sync::Arc;
 
+use super::batch::Batch;
 use super::ledger::Status;
 use super::slot::Ceilings;
+use super::state::Covered;
 use super::{Leased, Session, refusal};
-use crate::sql::{Effects, SettingNames, Verdict, statements};
+use crate::config::Consistency;
+use crate::pool::difference;
+use crate::sql::{Effects, TxControl, Verdict, commented, commented_before, first_statement, setting_names};
 use crate::tenant::{Taken, Tenant};
+use crate::wire::author;
 use crate::wire::error::{PgError, Severity};
 
 /// The setting, and the startup option, that name a tenant.
 pub const TENANT: &str = "pgweir.tenant";
+/// What names one in a comment.
+const COMMENTED: &str = "tenant";
 
 /// Finds a tenant by its name, as the configuration of now has it.
 pub type FindTenant = Arc<dyn Fn(&str) -> Option<Tenant> + Send + Sync>;
@@ -23,118 +31,340 @@ pub type FindTenant = Arc<dyn Fn(&str) -> Option<Tenant> + Send + Sync>;
 /// Of a session whose user may.
 pub struct Switching {
     find: FindTenant,
+    /// What reads have to see where a tenant says nothing of it.
+    consistency: Consistency,
     /// As whom it has logged in.
     home: Tenant,
-    /// Its place among the clients of another tenant.
-    _place: Option<Taken>,
-    /// What is being asked for.
-    asked: Option<Asked>,
+    /// For whom it works where a transaction does not say it.
+    standing: Standing,
+    /// Who is to be that once the transaction is over.
+    asked: Option<Standing>,
+    /// Its own settings, while it works for another tenant than at its login.
+    covered: Option<Covered>,
+    /// Whose the batch is that is being gathered.
+    said: Said,
+    /// Why the transaction that has begun does not become another tenant's.
+    refused: Option<PgError>,
 }
 
-struct Asked {
+struct Standing {
     tenant: Tenant,
-    /// `None` at home, where it has its place.
-    place: Option<Taken>,
+    /// Its place among that tenant's clients; `None` at home, where it has one anyway.
+    _place: Option<Taken>,
+}
+
+/// Whose a transaction is, by its own word.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+enum Said {
+    /// Nothing yet, or nothing but its beginning.
+    #[default]
+    Nothing,
+    /// Its first statement names nobody.
+    Standing,
+    Home,
+    Tenant {
+        name: String,
+        /// Also what follows.
+        lasts: bool,
+    },
+    /// That can't be.
+    Refused(PgError),
 }
 
 impl Switching {
-    pub fn new(find: FindTenant, home: Tenant) -> Box<Self> {
-        Box::new(Self { find, home, _place: None, asked: None })
+    pub fn new(find: FindTenant, home: Tenant, consistency: Consistency) -> Box<Self> {
+        let standing = Standing { tenant: home.clone(), _place: None };
+        let (asked, covered, said, refused) = Default::default();
+        Box::new(Self { find, consistency, home, standing, asked, covered, said, refused })
+    }
+
+    /// Another batch is gathered.
+    pub(super) fn gathers(&mut self) {
+        (self.said, self.refused) = Default::default();
+    }
+
+    /// One of its statements, in their order.
+    pub(super) fn gathered(&mut self, text: &[u8], verdict: Verdict) {
+        let begins = matches!(verdict.tx, TxControl::Begin | TxControl::BeginReadOnly);
+        self.is_said(|| says(text, verdict).first, begins);
+    }
+
+    /// The same of one that is too long to be looked at, save its beginning.
+    pub(super) fn gathered_long(&mut self, head: &[u8]) {
+        self.is_said(|| said_before(head), false);
+    }
+
+    fn is_said(&mut self, said: impl FnOnce() -> Said, begins: bool) {
+        if self.said == Said::Nothing {
+            self.said = match said() {
+                Said::Nothing if !begins => Said::Standing,
+                said => said,
+            };
+        }
+    }
+
+    fn name_of<'a>(&'a self, said: &'a Said) -> Result<&'a str, &'a PgError> {
+        match said {
+            Said::Nothing | Said::Standing => Ok(&self.standing.tenant.name),
+            Said::Home => Ok(&self.home.name),
+            Said::Tenant { name, .. } => Ok(name),
+            Said::Refused(error) => Err(error),
+        }
+    }
+
+    /// The tenant of this name, for a session that works for `now`.
+    ///
+    /// Errors: 22023 where there is none, 0A000 where its sessions need another database.
+    fn find(&self, name: &str, now: &Tenant) -> Result<Tenant, PgError> {
+        let known = [&self.home, &self.standing.tenant].into_iter().find(|known| *known.name == *name);
+        let tenant = match known {
+            Some(tenant) => tenant.clone(),
+            None => (self.find)(name).ok_or_else(|| refusal::unknown_tenant(name))?,
+        };
+        if tenant.limits.database != self.home.limits.database {
+            return Err(refusal::tenant_of_another_database(&tenant.name, &now.name));
+        }
+        Ok(tenant)
     }
 }
 
 impl Session {
-    /// Is the session about to be another tenant's?
-    pub(super) fn is_switching(&self) -> bool {
-        self.switching.as_ref().is_some_and(|switching| switching.asked.is_some())
+    /// Does the batch that is gathered belong to the tenant for whom the session works now?
+    pub(super) fn is_of_this_tenant(&self) -> bool {
+        let Some(switching) = &self.switching else { return true };
+        switching.name_of(&switching.said).is_ok_and(|name| *name == *self.tenant.name)
     }
 
-    /// Before a statement is sent that makes settings, or any other one behind it in its batch (without a name).
+    /// The session works for the tenant whose the batch is.
     ///
-    /// Errors: 42501 where the user may not, 25001 where it is no time for it, 22023 for a tenant that there is not, 53300
-    /// where that has as many clients as it may have.
-    pub(super) fn asks_for_tenant(
-        &mut self,
-        leased: &Leased,
-        text: &[u8],
-        names: &SettingNames,
-    ) -> Result<(), PgError> {
-        // The unnamed statement is bound without its text.
-        if text.is_empty() {
+    /// Errors: 22023 for a tenant that there is not, or is not written out, 25001 where several are named, 0A000 for one of
+    /// another database.
+    pub(super) fn works_for_its_tenant(&mut self) -> Result<(), PgError> {
+        let Some(switching) = &mut self.switching else { return Ok(()) };
+        let name = switching.name_of(&switching.said).map_err(PgError::clone)?;
+        if *name == *self.tenant.name {
             return Ok(());
         }
-        let asks = names.names.iter().any(|name| name == TENANT);
-        let pinned = self.keeps_lease();
-        // What was sent before may have begun a transaction.
-        let open = self.ledger.status() != Status::Idle || leased.active;
-        let Some(switching) = &mut self.switching else {
-            return if asks { Err(refusal::may_not_set_tenant()) } else { Ok(()) };
-        };
-        let value = names.values.iter().rev().find(|(name, _)| name == TENANT).map(|(_, value)| value.as_str());
-        let tenant = match value {
-            Some(value) if asks => (switching.find)(value).ok_or_else(|| refusal::unknown_tenant(value))?,
-            None if (asks && names.resets) || names.all => switching.home.clone(),
-            None if asks => return Err(refusal::tenant_not_named()),
-            _ if switching.asked.is_some() => return Err(refusal::tenant_is_being_set()),
-            _ => return Ok(()),
-        };
-        if let Some(asked) = &switching.asked {
-            // Bound once it was parsed.
-            return if asked.tenant.name == tenant.name { Ok(()) } else { Err(refusal::tenant_is_being_set()) };
-        }
-        if tenant.name == self.tenant.name {
-            return Ok(());
-        }
-        if open || statements(text) != 1 {
-            return Err(refusal::tenant_is_being_set());
-        }
-        if pinned || tenant.limits.database != switching.home.limits.database {
-            return Err(refusal::tenant_stays(&self.tenant.name));
-        }
-        let at_home = tenant.name == switching.home.name;
-        let place = if at_home {
-            None
-        } else {
-            Some(tenant.admit().map_err(|error| PgError { severity: Severity::Error, ..error })?)
-        };
-        switching.asked = Some(Asked { tenant, place });
+        let tenant = switching.find(name, &self.tenant)?;
+        self.works_for(tenant);
         Ok(())
     }
 
-    /// Nothing else may run in the batch that makes the session another tenant's.
-    pub(super) fn waits_for_tenant(&self, text: &[u8], verdict: Verdict) -> Result<(), PgError> {
-        // The unnamed statement is bound without its text; one that makes settings is looked at itself.
-        let other = self.is_switching() && !text.is_empty() && !verdict.effects.contains(Effects::STATE);
-        if other { Err(refusal::tenant_is_being_set()) } else { Ok(()) }
+    /// The same for a transaction that has begun elsewhere: it is left only if the batch may go on. If not, its first
+    /// message is refused in its place.
+    pub(super) fn moves_to_its_tenant(&mut self, batch: &Batch) -> bool {
+        // What began it may have said whose it is.
+        let names = |switching: &Switching| !matches!(switching.said, Said::Nothing | Said::Standing);
+        if !self.switching.as_deref().is_some_and(names) || self.is_of_this_tenant() {
+            return false;
+        }
+        let outcome = self.works_for_its_tenant().and_then(|()| self.pays_within(batch));
+        let refused = outcome.err();
+        let moves = refused.is_none();
+        if !moves {
+            self.stands();
+        }
+        if let Some(switching) = &mut self.switching {
+            switching.refused = refused;
+        }
+        moves
     }
 
-    /// Everything is answered, and what the session has made is known.
-    pub(super) fn switch(&mut self) {
+    /// Before a statement is sent, whatever it is: it is of the tenant for whom the session works.
+    ///
+    /// Errors: 25001 where it is another one's, 53300 where the session would be one client too many of that for whom it
+    /// is to work from now on, and as for [`Self::works_for_its_tenant`].
+    pub(super) fn stays_with_tenant(&mut self, text: &[u8], verdict: Verdict) -> Result<(), PgError> {
+        if self.switching.is_none() {
+            return Ok(());
+        }
+        let Says { first, later } = says(text, verdict);
+        self.stays_with(&first)?;
+        self.stays_with(&later)
+    }
+
+    /// The same for what is too long to be looked at, save its beginning.
+    pub(super) fn stays_with_tenant_of(&mut self, head: &[u8]) -> Result<(), PgError> {
+        if self.switching.is_none() { Ok(()) } else { self.stays_with(&said_before(head)) }
+    }
+
+    fn stays_with(&mut self, said: &Said) -> Result<(), PgError> {
+        let Some(switching) = &mut self.switching else { return Ok(()) };
+        if let Some(error) = switching.refused.take() {
+            return Err(error);
+        }
+        let name = switching.name_of(said).map_err(PgError::clone)?;
+        if *said == Said::Nothing {
+            return Ok(());
+        }
+        if *name != *self.tenant.name {
+            // Where there is none of that name, that is what is wrong.
+            switching.find(name, &self.tenant)?;
+            return Err(refusal::transaction_of_another_tenant(&self.tenant.name, name));
+        }
+        let lasts = matches!(said, Said::Home | Said::Tenant { lasts: true, .. });
+        if lasts && switching.asked.is_none() && *name != *switching.standing.tenant.name {
+            let at_home = *name == *switching.home.name;
+            let admit = || self.tenant.admit().map_err(|error| PgError { severity: Severity::Error, ..error });
+            let _place = if at_home { None } else { Some(admit()?) };
+            switching.asked = Some(Standing { tenant: self.tenant.clone(), _place });
+        }
+        Ok(())
+    }
+
+    /// Everything is answered, and what the session has made is known: for whom it works from now on.
+    pub(super) fn stands(&mut self) {
         let Some(switching) = &mut self.switching else { return };
         let asked = switching.asked.take();
         let wanted = self.state.tenant().unwrap_or(&switching.home.name);
-        if *wanted == *self.tenant.name {
-            return;
+        if *wanted != *switching.standing.tenant.name {
+            match asked {
+                Some(asked) if *asked.tenant.name == *wanted => switching.standing = asked,
+                // By code that nobody has seen: it takes no effect.
+                _ => {
+                    let standing = &switching.standing.tenant.name;
+                    let name = (*standing != switching.home.name).then(|| standing.clone());
+                    self.state.says_tenant(name.as_deref());
+                }
+            }
         }
-        match asked {
-            Some(Asked { tenant, place }) if *tenant.name == *wanted => {
-                switching._place = place;
-                self.belongs_to(tenant);
-            }
-            // By code that nobody has seen: it takes no effect.
-            _ => {
-                let now = (self.tenant.name != switching.home.name).then(|| self.tenant.name.clone());
-                self.state.says_tenant(now.as_deref());
-            }
+        if switching.standing.tenant.name != self.tenant.name {
+            let tenant = switching.standing.tenant.clone();
+            self.works_for(tenant);
         }
     }
 
-    fn belongs_to(&mut self, tenant: Tenant) {
-        self.tenant_metrics = self.shared.metrics.tenant(&tenant.name);
+    fn works_for(&mut self, tenant: Tenant) {
+        let Some(switching) = &mut self.switching else { return };
+        if let Some(covered) = switching.covered.take() {
+            self.state.uncover(covered);
+        }
+        if tenant.name != switching.home.name {
+            switching.covered = Some(self.state.cover(tenant.limits.clone()));
+        }
+        self.consistency = tenant.limits.consistency.unwrap_or(switching.consistency);
         self.slot.belongs_to(tenant.name.clone(), Ceilings::of(&tenant.limits));
-        self.state.belongs_to(tenant.limits.clone());
-        self.consistency = tenant.limits.consistency.unwrap_or(self.consistency);
         self.tenant = tenant;
         self.joins();
+    }
+
+    /// The server connection that the session keeps gets the settings that the session has now.
+    ///
+    /// Errors: the server is lost.
+    pub(super) async fn brings_up_to_date(&mut self, leased: &mut Leased) -> Result<(), PgError> {
+        if leased.lease.settings == self.state.settings {
+            return Ok(());
+        }
+        if let Some(sql) = difference(&leased.lease.settings, &self.state.settings) {
+            self.leave_no_cancel(leased).await;
+            let answer = leased.lease.ask(&sql).await;
+            self.slot.leases(&leased.lease.cancel);
+            let answer = answer.map_err(|error| self.lost(leased.place, &error.to_string(), false))?;
+            leased.has_unnamed = false;
+            for (name, value) in &answer.reports {
+                author::parameter_status(self.outbound.bytes(), name, value);
+            }
+        }
+        leased.lease.settings = self.state.settings.clone();
+        Ok(())
+    }
+
+    /// Has to be known whose a batch is before it is sent to where the one before it was?
+    pub(super) fn tells_tenants_apart(&self, leased: &Leased) -> bool {
+        let over = !self.ledger.settled() && leased.is_ending(&self.ledger);
+        self.switching.is_some() && (self.ledger.status() == Status::Idle || over)
+    }
+}
+
+/// What a text says of the tenant whose it is.
+#[derive(Debug, PartialEq, Eq)]
+struct Says {
+    /// In a comment, or by its first statement.
+    first: Said,
+    /// By those behind that one, for which it is late.
+    later: Said,
+}
+
+fn says(text: &[u8], verdict: Verdict) -> Says {
+    let touches_settings = verdict.effects.intersects(Effects::STATE | Effects::LOCAL_SETTING);
+    let (first, rest) = if touches_settings { first_statement(text) } else { Default::default() };
+    let (first, later) = (made(first), made(rest));
+    Says { first: agree(commented(text, COMMENTED), first), later }
+}
+
+/// What the comment at the beginning of a text says.
+fn said_before(head: &[u8]) -> Said {
+    agree(commented_before(head, COMMENTED), Said::Nothing)
+}
+
+/// What comments say, and what is made.
+fn agree(commented: Vec<String>, made: Said) -> Said {
+    let name = match (&made, commented.first()) {
+        (_, None) => return made,
+        (Said::Tenant { name, .. }, Some(_)) | (_, Some(name)) => name,
+    };
+    let several = commented.iter().any(|other| other != name) || made == Said::Home;
+    match made {
+        _ if several => Said::Refused(refusal::several_tenants()),
+        Said::Nothing => Said::Tenant { name: name.clone(), lasts: false },
+        made => made,
+    }
+}
+
+/// The tenant that statements name by making the setting.
+fn made(text: &[u8]) -> Said {
+    if text.is_empty() {
+        return Said::Nothing;
+    }
+    let names = setting_names(text);
+    let asks = names.names.iter().any(|name| name == TENANT);
+    let mut values = names.values.iter().filter(|(name, _)| name == TENANT).map(|(_, value)| value);
+    match values.next() {
+        _ if names.all => Said::Home,
+        _ if !asks => Said::Nothing,
+        Some(first) if values.any(|other| other != first) => Said::Refused(refusal::several_tenants()),
+        Some(name) => Said::Tenant { name: name.clone(), lasts: names.lasting },
+        None if names.resets => Said::Home,
+        None => Said::Refused(refusal::tenant_not_named()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::{Catalog, Classifier};
+
+    #[test]
+    fn a_comment_or_the_first_statement_says_whose_a_text_is() {
+        let classifier = Classifier::new(0);
+        let of = |sql: &str| says(sql.as_bytes(), classifier.classify(sql.as_bytes(), &Catalog::unloaded(), None));
+        let acme = |lasts| Said::Tenant { name: "acme".into(), lasts };
+        for (sql, first, later) in [
+            ("SELECT 1", Said::Nothing, Said::Nothing),
+            ("BEGIN", Said::Nothing, Said::Nothing),
+            ("SELECT 1 /*tenant='acme'*/", acme(false), Said::Nothing),
+            ("BEGIN /*tenant='acme'*/", acme(false), Said::Nothing),
+            ("SET pgweir.tenant = 'acme'", acme(true), Said::Nothing),
+            ("SET LOCAL pgweir.tenant TO acme", acme(false), Said::Nothing),
+            ("BEGIN; SET LOCAL pgweir.tenant = 'acme'; SELECT 1", acme(false), Said::Nothing),
+            ("SELECT set_config('pgweir.tenant', 'acme', true)", acme(true), Said::Nothing),
+            ("SELECT 1; SET pgweir.tenant = 'acme'", Said::Nothing, acme(true)),
+            ("SET LOCAL pgweir.tenant = 'acme'; SET pgweir.tenant = 'acme'", acme(false), acme(true)),
+            ("SET pgweir.tenant = 'acme' /*tenant='acme'*/", acme(true), Said::Nothing),
+            ("RESET pgweir.tenant", Said::Home, Said::Nothing),
+            ("SET pgweir.tenant TO DEFAULT", Said::Home, Said::Nothing),
+            ("SELECT 1; DISCARD ALL", Said::Nothing, Said::Home),
+            ("SET LOCAL work_mem = '1MB'", Said::Nothing, Said::Nothing),
+        ] {
+            assert_eq!(of(sql), Says { first, later }, "{sql}");
+        }
+        for (sql, code) in [
+            ("/*tenant='acme'*/ SELECT 1 /*tenant='beta'*/", "25001"),
+            ("SET pgweir.tenant = 'acme' /*tenant='beta'*/", "25001"),
+            ("RESET pgweir.tenant /*tenant='acme'*/", "25001"),
+            ("SELECT set_config('pgweir.tenant', current_user, true)", "22023"),
+        ] {
+            assert!(matches!(of(sql).first, Said::Refused(error) if error.code == code), "{sql}");
+        }
     }
 }

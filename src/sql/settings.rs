@@ -15,6 +15,8 @@ pub struct SettingNames {
     pub unknown: bool,
     /// Names and values, where a single one is written out.
     pub values: Vec<(String, String)>,
+    /// Some last longer than their transaction, as far as the text says (`SET`, not `SET LOCAL`).
+    pub lasting: bool,
     /// Some go back to their defaults.
     pub resets: bool,
     /// `RESET ALL` or `DISCARD ALL`.
@@ -76,6 +78,7 @@ impl SettingNames {
     fn set(&mut self, sql: &[u8], tokens: &[Token]) {
         let scoped = matches!(tokens, [token, next, ..]
             if matches!(token.keyword, Keyword::Session | Keyword::Local) && !is_assignment(sql, next) && next.kind != Kind::Dot);
+        self.lasting |= !(scoped && tokens[0].keyword == Keyword::Local);
         let tokens = if scoped { &tokens[1..] } else { tokens };
         let is_class = tokens.get(1).is_some_and(|token| token.kind == Kind::Dot);
         match tokens.first().map(|token| token.keyword).filter(|_| !is_class) {
@@ -86,6 +89,7 @@ impl SettingNames {
     }
 
     fn reset(&mut self, sql: &[u8], tokens: &[Token]) {
+        self.lasting = true;
         match tokens.first().map(|token| token.keyword) {
             Some(Keyword::All) => {}
             _ => self.named(sql, tokens),
@@ -126,6 +130,7 @@ impl SettingNames {
 
     /// The arguments of `set_config`.
     fn call(&mut self, sql: &[u8], tokens: &[Token]) {
+        self.lasting = true;
         match tokens {
             [open, literal, comma, value, ..]
                 if open.kind == Kind::LeftParen && literal.kind == Kind::Literal && comma.kind == Kind::Comma =>

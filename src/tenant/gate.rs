@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 /// See the module's page. Cheap to clone. Outlives reloads.
 #[derive(Debug, Clone, Default)]
@@ -15,6 +15,7 @@ struct Inner {
     state: Mutex<State>,
     /// Nobody passes. Changed with the state locked; whoever has no limit only looks here.
     closed: AtomicBool,
+    opened: Notify,
 }
 
 type Give = oneshot::Sender<Result<Pass, Full>>;
@@ -101,7 +102,20 @@ impl Gate {
         let state = self.state();
         self.0.closed.store(false, Ordering::Release);
         drop(state);
+        self.0.opened.notify_waiters();
         self.look(most);
+    }
+
+    /// Returns once it is not closed.
+    pub async fn opened(&self) {
+        loop {
+            let mut opened = std::pin::pin!(self.0.opened.notified());
+            opened.as_mut().enable();
+            if !self.is_closed() {
+                return;
+            }
+            opened.await;
+        }
     }
 
     pub fn is_closed(&self) -> bool {

@@ -252,6 +252,11 @@ impl Tenant {
         self.counters.gate.open(self.counters.limits.load().max_server_connections.unwrap_or(usize::MAX));
     }
 
+    /// Returns at once where it is not paused.
+    pub async fn resumed(&self) {
+        self.counters.gate.opened().await;
+    }
+
     pub fn is_paused(&self) -> bool {
         self.counters.gate.is_closed()
     }

@@ -66,10 +66,11 @@ async fn no_transaction_has_two_tenants_and_nobody_names_one_who_may_not() {
         (say::query("SET pgweir.tenant = 'nobody'"), 1, Some("22023")),
         (say::query("SELECT set_config('pgweir.tenant', current_user, false)"), 1, Some("22023")),
         (say::query(&format!("SELECT 1; {set}")), 1, Some("25001")),
-        (say::query(&format!("{set}; SELECT 1")), 1, Some("25001")),
-        ([say::query("BEGIN"), say::query(set), say::query("ROLLBACK")].concat(), 3, Some("25001")),
-        ([say::run(set, &[]), say::batch("SELECT 1", &[])].concat(), 1, Some("25001")),
+        (say::query(&format!("{set}; SET pgweir.tenant = 'beta'")), 1, Some("25001")),
         ([say::run("SELECT 1", &[]), say::batch(set, &[])].concat(), 1, Some("25001")),
+        (say::query("SELECT 1 /*tenant='acme'*/; SELECT 2 /*tenant='beta'*/"), 1, None),
+        (say::query("/*tenant='acme'*/ SELECT 1 /*tenant='beta'*/"), 1, Some("25001")),
+        (say::query("SELECT 1 /*tenant='nobody'*/"), 1, Some("22023")),
         // Nobody has seen that, and it takes no effect.
         (say::query("DO $$ BEGIN PERFORM set_config('pgweir.tenant', 'acme', false); END $$"), 1, None),
         (say::query("SET app.tenant = 'own'"), 1, None),
@@ -85,15 +86,183 @@ async fn no_transaction_has_two_tenants_and_nobody_names_one_who_may_not() {
         (say::query("SET app.tenant = 'x'"), 1, Some("42501")),
         (say::query("RESET pgweir.tenant"), 1, None),
         (say::query("SET app.tenant = 'x'"), 1, None),
-        (say::query("CREATE TEMP TABLE t (x int)"), 1, None),
-        (say::query(set), 1, Some("0A000")),
     ] {
         assert_eq!(code(&mut client, messages, answers).await.as_deref(), expected);
     }
     let proxy = Proxy::start(&stage.config(TENANTS).await).await;
     let mut client = RawClient::welcome(&stage.endpoint(proxy.port)).await;
-    let frames = client.query(set).await;
-    assert_eq!(frames.iter().find_map(|frame| frame.sqlstate()).as_deref(), Some("42501"));
+    assert_eq!(code(&mut client, say::query(set), 1).await.as_deref(), Some("42501"));
+    assert_eq!(code(&mut client, say::query("SET app.tenant = 'own' /*tenant='acme'*/"), 1).await, None);
+}
+
+/// The first statement of a transaction says whose it is.
+#[tokio::test]
+async fn a_transaction_is_of_the_tenant_that_its_first_statement_names() {
+    let stage = Stage::set("").await;
+    let text = format!("{}may_set_tenant = true\n", stage.config(&format!("{TENANTS}[pool]\nsize = 2\n")).await);
+    let proxy = Proxy::start(&text).await;
+    let url = format!("postgres://{}@127.0.0.1:{}/{}", stage.user, proxy.port, stage.database.name);
+    let client = connect(&url).await;
+    let (local, set) = ("SET LOCAL pgweir.tenant = 'acme'", "SET pgweir.tenant = 'acme'");
+    let commented = format!("{SEEN} /*action='x',tenant='acme'*/");
+    let seen = async || Some(value(&client, SEEN).await).filter(|seen| seen != "NULL").unwrap_or_default();
+    for _ in 0..3 {
+        for begin in
+            ["BEGIN", "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY, DEFERRABLE", "START TRANSACTION READ ONLY"]
+        {
+            for first in [local, set, &commented, "SELECT set_config('pgweir.tenant', 'acme', true)"] {
+                client.batch_execute(begin).await.unwrap();
+                client.batch_execute(first).await.unwrap();
+                assert_eq!(seen().await, "acme", "{begin}; {first}");
+                let shown = value(
+                    &client,
+                    "SELECT concat_ws(' ', current_setting('transaction_isolation'), \
+                    current_setting('transaction_read_only'), current_setting('transaction_deferrable'))",
+                )
+                .await;
+                let expected = match begin {
+                    "BEGIN" => "read committed off off",
+                    "START TRANSACTION READ ONLY" => "read committed on off",
+                    _ => "repeatable read on on",
+                };
+                assert_eq!(shown, expected, "{begin}; {first}");
+                client.batch_execute("ROLLBACK").await.unwrap();
+                assert_eq!(seen().await, "", "{begin}; {first}");
+            }
+        }
+        client
+            .batch_execute(&format!(
+                "BEGIN; {local}; CREATE TABLE IF NOT EXISTS t (who text DEFAULT current_setting('app.tenant')); \
+            INSERT INTO t DEFAULT VALUES; COMMIT"
+            ))
+            .await
+            .unwrap();
+        assert_eq!(seen().await, "");
+        client.batch_execute(&format!("BEGIN; {set}; COMMIT")).await.unwrap();
+        assert_eq!(seen().await, "acme");
+        client.batch_execute("BEGIN; RESET pgweir.tenant; COMMIT").await.unwrap();
+        assert_eq!(seen().await, "");
+        assert_eq!(value(&client, &commented).await, "acme");
+        let row = client.query_one(&commented, &[]).await.unwrap();
+        assert_eq!(row.get::<_, &str>(0), "acme");
+        client.batch_execute("BEGIN /*tenant='beta'*/").await.unwrap();
+        assert_eq!(seen().await, "beta");
+        let error = client.batch_execute(&commented).await.unwrap_err();
+        assert_eq!(sqlstate(&error), "25001");
+        assert_eq!(sqlstate(&client.batch_execute("SELECT 1").await.unwrap_err()), "25P02");
+        client.batch_execute("ROLLBACK /*tenant='beta'*/").await.unwrap();
+        assert_eq!(seen().await, "");
+        for late in [set, local, &commented, "SET pgweir.tenant = 'nobody'"] {
+            client.batch_execute("BEGIN").await.unwrap();
+            client.batch_execute("SELECT 1").await.unwrap();
+            let expected = if late.ends_with("'nobody'") { "22023" } else { "25001" };
+            assert_eq!(sqlstate(&client.batch_execute(late).await.unwrap_err()), expected, "{late}");
+            client.batch_execute("ROLLBACK").await.unwrap();
+            client.batch_execute("BEGIN").await.unwrap();
+            let unknown = client.batch_execute("SELECT 1 /*tenant='nobody'*/").await.unwrap_err();
+            assert_eq!(sqlstate(&unknown), "22023");
+            assert_eq!(sqlstate(&client.batch_execute("SELECT 1").await.unwrap_err()), "25P02");
+            client.batch_execute("ROLLBACK").await.unwrap();
+        }
+    }
+    assert_eq!(value(&client, "SELECT string_agg(DISTINCT who, ',') FROM t").await, "acme");
+    // Its limits hold.
+    let slow = "SELECT pg_sleep(60) /*tenant='acme'*/";
+    assert_eq!(sqlstate(&client.batch_execute(slow).await.unwrap_err()), "57014");
+    let guarded = "SET app.tenant = 'x' /*tenant='acme'*/";
+    assert_eq!(sqlstate(&client.batch_execute(guarded).await.unwrap_err()), "42501");
+    // What is too long to be looked at is of the tenant that its beginning names.
+    let long = format!("/*tenant='acme'*/ SELECT current_setting('app.tenant') AS x{}", " ".repeat(30_000));
+    assert_eq!(value(&client, &long).await, "acme");
+    // Everything at once: each batch waits until it is known whose it is.
+    let mut raw = RawClient::welcome(&stage.endpoint(proxy.port)).await;
+    let messages = [
+        &commented,
+        SEEN,
+        "BEGIN",
+        local,
+        SEEN,
+        "COMMIT",
+        &commented.replace("acme", "beta"),
+        set,
+        SEEN,
+        "RESET pgweir.tenant",
+        SEEN,
+    ];
+    raw.send(&messages.map(say::query).concat()).await.unwrap();
+    let (frames, end) = raw.until_ready(messages.len()).await;
+    assert!(end.is_none());
+    let seen: Vec<_> = frames
+        .iter()
+        .filter(|frame| frame.tag == b'D')
+        .map(|frame| frame.values()[0].clone().unwrap_or_default())
+        .collect();
+    let errors: Vec<_> = frames.iter().filter_map(|frame| frame.sqlstate()).collect();
+    assert_eq!(
+        (seen, errors),
+        (["acme", "", "acme", "beta", "acme", ""].map(String::from).to_vec(), Vec::<String>::new())
+    );
+    // An unnamed statement that was prepared for somebody else.
+    for (messages, answers, expected) in [
+        ([say::parse("", "SET app.tenant = 'x'"), say::sync()].concat(), 1, None),
+        (say::query("SELECT 1"), 1, None),
+        ([say::parse("r", set), say::parse("", "SELECT 1 /*tenant='beta'*/"), say::sync()].concat(), 1, Some("25001")),
+        ([say::parse("s", set), say::sync(), say::parse("", "SET app.tenant = 'x'"), say::sync()].concat(), 2, None),
+        (say::again("s", &[]), 1, None),
+        ([say::bind("", "", &[]), say::execute("", 0), say::sync()].concat(), 1, Some("42501")),
+        (say::query("BEGIN"), 1, None),
+        (say::query("SELECT 1"), 1, None),
+        ([say::parse("", "SELECT 2 /*tenant='beta'*/"), say::sync()].concat(), 1, Some("25001")),
+        (say::query("ROLLBACK"), 1, None),
+    ] {
+        assert_eq!(code(&mut raw, messages, answers).await.as_deref(), expected);
+    }
+}
+
+/// A session's own settings are its own again behind another tenant's transaction, and what it makes in that stays.
+#[tokio::test]
+async fn what_a_session_has_made_it_has_for_each_tenant() {
+    let cluster = shared_cluster().await;
+    let tenants = "[tiers.standard]\nstatement_timeout = \"20s\"\n\
+        [[tenants]]\nname = \"acme\"\nstatement_timeout = \"3s\"\nlock_timeout = \"2s\"\nconsistency = \"eventual\"\nmatch = { option = \"acme\" }\nsettings = { work_mem = \"5MB\", \"app.tenant\" = \"acme\" }\n";
+    for mode in ["transaction", "session"] {
+        let database = fresh_database("").await;
+        let text = trusted(&config(cluster, &format!("{tenants}[pool]\nmode = \"{mode}\"\n"), &["postgres"]));
+        let proxy = Proxy::start(&text).await;
+        let client = connect(&proxy.url(cluster, "postgres", &database.name)).await;
+        let settings = "SELECT concat_ws(' ', current_setting('work_mem'), current_setting('statement_timeout'), \
+            current_setting('lock_timeout'), current_setting('app.other', true), current_setting('app.tenant', true))";
+        let acme = format!("{settings} /*tenant='acme'*/");
+        client.batch_execute("SET work_mem = '7MB'; SET statement_timeout = '10s'; SET app.other = 'x'").await.unwrap();
+        for _ in 0..2 {
+            assert_eq!(value(&client, settings).await.trim_end(), "7MB 10s 0 x", "{mode}");
+            assert_eq!(value(&client, &acme).await, "5MB 3s 2s x acme", "{mode}");
+        }
+        client.batch_execute("SET app.other = 'y' /*tenant='acme'*/").await.unwrap();
+        client.batch_execute("SET lock_timeout = '1s' /*tenant='acme'*/").await.unwrap();
+        assert_eq!(value(&client, settings).await.trim_end(), "7MB 10s 1s y", "{mode}");
+        assert_eq!(value(&client, &acme).await, "5MB 3s 1s y acme", "{mode}");
+        client.batch_execute("SET pgweir.tenant = 'acme'; SET statement_timeout = '2s'").await.unwrap();
+        assert_eq!(value(&client, settings).await, "5MB 2s 1s y acme", "{mode}");
+        client.batch_execute("RESET pgweir.tenant").await.unwrap();
+        assert_eq!(value(&client, settings).await.trim_end(), "7MB 2s 1s y", "{mode}");
+        // A server connection that is kept is made up to date.
+        client.batch_execute("CREATE TEMP TABLE t AS SELECT 1 /*tenant='acme'*/").await.unwrap();
+        for _ in 0..2 {
+            assert_eq!(value(&client, settings).await.trim_end(), "7MB 2s 1s y", "{mode}");
+            assert_eq!(value(&client, &acme).await, "5MB 2s 1s y acme", "{mode}");
+            assert_eq!(value(&client, "SELECT count(*) FROM t").await, "1");
+        }
+        let consistency = async || {
+            let rows = client.query("EXPLAIN ROUTE SELECT 1", &[]).await.unwrap();
+            rows.iter().find(|row| row.get::<_, &str>(0) == "consistency").unwrap().get::<_, String>(1)
+        };
+        assert_eq!(consistency().await, "session");
+        client.batch_execute("SET pgweir.tenant = 'acme'").await.unwrap();
+        assert_eq!(consistency().await, "eventual");
+        client.batch_execute("RESET pgweir.tenant").await.unwrap();
+        assert_eq!(consistency().await, "session");
+    }
 }
 
 async fn code(client: &mut RawClient, messages: Vec<u8>, answers: usize) -> Option<String> {
