@@ -470,6 +470,7 @@ impl Session {
         }
         if settled && self.keeps_lease() && self.lease.as_ref().is_some_and(|leased| !leased.active) {
             if self.goes_on_at_once(&batch) {
+                self.opens_here(&batch);
                 self.intake.admit(&batch);
                 return None;
             }

@@ -93,16 +93,30 @@ impl Session {
 
     /// The same where the session keeps its server connection: once its tenant is not paused.
     async fn goes_on_here(&mut self, batch: &Batch) -> Result<(), NoLease> {
+        let Some(mut leased) = self.lease.take() else { return Ok(()) };
+        let begin = match leased.opened {
+            Opened::Leaves => Some(self.end_opened(&mut leased).await?),
+            Opened::No | Opened::Begun => None,
+        };
+        let ready = self.readies(&mut leased).await;
+        leased.opened = self.opens(leased.place, batch);
+        self.lease = Some(leased);
+        match ready {
+            Err(NoLease::Refused(error)) if begin.is_some() => return Err(NoLease::Ended(error)),
+            outcome => outcome?,
+        }
+        self.intake.admit(batch);
+        if let Some(begin) = begin {
+            self.begin_again(&begin);
+        }
+        Ok(())
+    }
+
+    async fn readies(&mut self, leased: &mut Leased) -> Result<(), NoLease> {
         if self.tenant.is_paused() {
             self.await_resumption().await?;
         }
-        if let Some(mut leased) = self.lease.take() {
-            let outcome = self.brings_up_to_date(&mut leased).await;
-            self.lease = Some(leased);
-            outcome.map_err(NoLease::Ended)?;
-        }
-        self.intake.admit(batch);
-        Ok(())
+        self.brings_up_to_date(leased).await.map_err(NoLease::Ended)
     }
 
     async fn await_resumption(&mut self) -> Result<(), NoLease> {
@@ -495,6 +509,13 @@ impl Session {
         let only = batch.complete && batch.synced && batch.verdict.is_some_and(begins) && self.intake.binds() <= 1;
         let matters = place != Place::Primary || self.switching.is_some();
         if only && matters { Opened::Begun } else { Opened::No }
+    }
+
+    /// The same for a batch on the server connection that the session keeps.
+    pub(super) fn opens_here(&mut self, batch: &Batch) {
+        let Some(place) = self.lease.as_ref().map(|leased| leased.place) else { return };
+        let opened = self.opens(place, batch);
+        self.lease.iter_mut().for_each(|leased| leased.opened = opened);
     }
 
     /// The transaction that has begun elsewhere begins here.

@@ -24,36 +24,40 @@ pub(super) struct Anew {
 impl Session {
     /// Is there a transaction in which nothing has run yet, and that may begin elsewhere?
     pub(super) fn is_opened(&self) -> bool {
-        let opened = |leased: &Leased| leased.opened != Opened::No && !self.keeps_lease();
+        let opened = |leased: &Leased| leased.opened != Opened::No;
         self.ledger.status() == Status::Transaction && self.lease.as_ref().is_some_and(opened)
     }
 
     /// Gives the server connection back on which the transaction has begun.
     pub(super) async fn leave_opened(&mut self, batch: &Batch) -> Result<Option<Anew>, NoLease> {
         let Some(mut leased) = self.lease.take() else { return Ok(None) };
-        self.slot.rests();
-        self.ledger.abandon();
-        leased.lease.cancel.fence.lowered().await;
-        let left = match leased.lease.ask(LEAVE).await {
-            Ok(answer) if leased.told != Told::Nothing => self.listens_no_more(&mut leased).await.map(|()| answer),
-            other => other,
-        };
+        let begin = self.end_opened(&mut leased).await?;
         let place = leased.place;
-        let answer = left.map_err(|error| NoLease::Ended(self.lost(place, &error.to_string(), true)))?;
         leased.lease.hand_back();
-        let mut shown =
-            answer.sets.into_iter().map(|set| set.into_iter().flatten().flatten().next().unwrap_or_default());
-        let isolation = shown.next().unwrap_or_default();
-        let [read_only, deferrable] = [(); 2].map(|()| shown.next().is_some_and(|value| value == "on"));
-        let reads = if read_only { "READ ONLY" } else { "READ WRITE" };
-        let defers = if deferrable { "DEFERRABLE" } else { "NOT DEFERRABLE" };
-        let begin = format!("BEGIN ISOLATION LEVEL {isolation}, {reads}, {defers}");
         let target = match place {
             Place::Primary => Some(Target::Primary),
             Place::Replica(_) if belongs_on_primary(batch.verdict()) => None,
             Place::Replica(_) => Some(Target::Replica),
         };
         Ok(Some(Anew { begin, target }))
+    }
+
+    /// Ends the transaction in which nothing has run yet. Returns the statement that begins it once more.
+    pub(super) async fn end_opened(&mut self, leased: &mut Leased) -> Result<String, NoLease> {
+        self.ledger.abandon();
+        self.leave_no_cancel(leased).await;
+        let left = match leased.lease.ask(LEAVE).await {
+            Ok(answer) if leased.told != Told::Nothing => self.listens_no_more(leased).await.map(|()| answer),
+            other => other,
+        };
+        let answer = left.map_err(|error| NoLease::Ended(self.lost(leased.place, &error.to_string(), true)))?;
+        let first = |rows: Vec<Vec<Option<String>>>| rows.into_iter().flatten().flatten().next().unwrap_or_default();
+        let mut shown = answer.sets.into_iter().map(first);
+        let isolation = shown.next().unwrap_or_default();
+        let [read_only, deferrable] = [(); 2].map(|()| shown.next().is_some_and(|value| value == "on"));
+        let reads = if read_only { "READ ONLY" } else { "READ WRITE" };
+        let defers = if deferrable { "DEFERRABLE" } else { "NOT DEFERRABLE" };
+        Ok(format!("BEGIN ISOLATION LEVEL {isolation}, {reads}, {defers}"))
     }
 }
 

@@ -252,6 +252,11 @@ async fn what_a_session_has_made_it_has_for_each_tenant() {
             assert_eq!(value(&client, settings).await.trim_end(), "7MB 2s 1s y", "{mode}");
             assert_eq!(value(&client, &acme).await, "5MB 2s 1s y acme", "{mode}");
             assert_eq!(value(&client, "SELECT count(*) FROM t").await, "1");
+            client.batch_execute("BEGIN ISOLATION LEVEL SERIALIZABLE").await.unwrap();
+            client.batch_execute("SET LOCAL pgweir.tenant = 'acme'").await.unwrap();
+            assert_eq!(value(&client, settings).await, "5MB 2s 1s y acme", "{mode}");
+            assert_eq!(value(&client, "SHOW transaction_isolation").await, "serializable");
+            client.batch_execute("COMMIT").await.unwrap();
         }
         let consistency = async || {
             let rows = client.query("EXPLAIN ROUTE SELECT 1", &[]).await.unwrap();
