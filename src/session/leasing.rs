@@ -99,6 +99,8 @@ impl Session {
             Opened::No | Opened::Begun => None,
         };
         let ready = self.readies(&mut leased).await;
+        // It may have waited meanwhile.
+        self.slot.leases(&leased.lease.cancel);
         leased.opened = self.opens(leased.place, batch);
         self.lease = Some(leased);
         match ready {
@@ -123,7 +125,10 @@ impl Session {
         let (tenant, since) = (self.tenant.clone(), Instant::now());
         let patience = self.group.pool(Place::Primary).settings().queue_timeout;
         let resumed = tokio::time::timeout(patience, async move { tenant.resumed().await });
-        match self.wait(resumed).await? {
+        self.slot.waits();
+        let outcome = self.wait(resumed).await;
+        self.slot.rests();
+        match outcome? {
             Ok(()) => Ok(()),
             Err(_) => {
                 self.limited("max_server_connections");

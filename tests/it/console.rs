@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use tokio_postgres::{Client, SimpleQueryMessage};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
-use crate::support::primary_only::{config, sqlstate, value};
+use crate::support::primary_only::{config, sqlstate, try_value, value};
 use crate::support::process::Process;
 use crate::support::proxy::Proxy;
 use crate::support::{TestDatabase, connect, eventually, fresh_database, shared_cluster};
@@ -118,6 +118,36 @@ async fn a_paused_tenant_waits_and_others_do_not() {
     eventually("it waits", async || stage.shown("acme", "waiting").await.as_deref() == Some("1")).await;
     stage.console.simple_query("RESUME TENANT acme").await.unwrap();
     waits.await.unwrap().unwrap();
+    // So does a session that keeps its server connection, which may be cancelled there and goes on afterwards.
+    acme.batch_execute("CREATE TEMP TABLE kept AS SELECT 7 AS x").await.unwrap();
+    stage.console.simple_query("PAUSE TENANT acme").await.unwrap();
+    for ends in ["by itself", "cancelled", "resumed"] {
+        let waits = {
+            let acme = acme.clone();
+            tokio::spawn(async move { try_value(&acme, "SELECT x FROM kept").await })
+        };
+        eventually("it waits", async || stage.shown("acme", "waiting").await.as_deref() == Some("1")).await;
+        match ends {
+            "cancelled" => acme.cancel_token().cancel_query(NoTls).await.unwrap(),
+            "resumed" => drop(stage.console.simple_query("RESUME TENANT acme").await.unwrap()),
+            _ => {}
+        }
+        match (ends, waits.await.unwrap()) {
+            ("by itself", Err(error)) => assert_eq!(sqlstate(&error), "53300"),
+            ("cancelled", Err(error)) => assert_eq!(sqlstate(&error), "57014"),
+            (_, outcome) => assert_eq!(outcome.unwrap(), "7", "{ends}"),
+        }
+    }
+    let runs = {
+        let acme = acme.clone();
+        tokio::spawn(async move { acme.batch_execute("SELECT pg_sleep(600) FROM kept").await })
+    };
+    let running = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%sleep(600)%' \
+                   AND state = 'active' AND pid <> pg_backend_pid()";
+    eventually("it runs", async || stage.database.sql(running).await == "1").await;
+    acme.cancel_token().cancel_query(NoTls).await.unwrap();
+    assert_eq!(sqlstate(&runs.await.unwrap().unwrap_err()), "57014");
+    acme.batch_execute("DROP TABLE kept").await.unwrap();
     // One that waits is killed like any other.
     stage.console.simple_query("PAUSE TENANT acme").await.unwrap();
     let waits = {

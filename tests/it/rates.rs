@@ -158,24 +158,30 @@ async fn transactions_count_once() {
 async fn what_comes_too_early_waits_where_it_may() {
     let database = fresh_database("").await;
     let limits = "rate_limits = [{ rate = \"50/s\", burst = 1, delay = \"60s\" }]";
-    let proxy = proxy(&format!("[tiers.standard]\n{limits}\n[pool]\nsize = 2\n")).await;
-    let clients = [proxy.connect(&database.name).await, proxy.connect(&database.name).await];
-    for _ in 0..10 {
-        for client in &clients {
-            assert_eq!(value(client, "SELECT 1").await, "1");
+    for mode in ["transaction", "session"] {
+        let proxy = proxy(&format!("[tiers.standard]\n{limits}\n[pool]\nmode = \"{mode}\"\nsize = 2\n")).await;
+        let clients = [proxy.connect(&database.name).await, proxy.connect(&database.name).await];
+        if mode == "transaction" {
+            // One of the two keeps its server connection.
+            clients[0].batch_execute("CREATE TEMP TABLE kept (x int)").await.unwrap();
         }
+        for _ in 0..10 {
+            for client in &clients {
+                assert_eq!(value(client, "SELECT 1").await, "1");
+            }
+        }
+        assert!(proxy.metric("pgweir_tenant_delays_total{tenant=\"default\"}") >= 10.0);
+        assert_eq!(proxy.metric("pgweir_tenant_rejections_total{reason=\"rate_limit\",tenant=\"default\"}"), 0.0);
+        // One who waits can be cancelled, and goes on.
+        clients[1].batch_execute(&"SELECT 1;".repeat(2000)).await.unwrap();
+        let waiting = clients[0].batch_execute("SELECT 2");
+        let cancelling = async {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            clients[0].cancel_token().cancel_query(tokio_postgres::NoTls).await.unwrap();
+        };
+        let (outcome, ()) = tokio::join!(waiting, cancelling);
+        assert_eq!(sqlstate(&outcome.unwrap_err()), "57014");
     }
-    assert!(proxy.metric("pgweir_tenant_delays_total{tenant=\"default\"}") >= 10.0);
-    assert_eq!(proxy.metric("pgweir_tenant_rejections_total{reason=\"rate_limit\",tenant=\"default\"}"), 0.0);
-    // One who waits can be cancelled, and goes on.
-    clients[1].batch_execute(&"SELECT 1;".repeat(2000)).await.unwrap();
-    let waiting = clients[0].batch_execute("SELECT 2");
-    let cancelling = async {
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        clients[0].cancel_token().cancel_query(tokio_postgres::NoTls).await.unwrap();
-    };
-    let (outcome, ()) = tokio::join!(waiting, cancelling);
-    assert_eq!(sqlstate(&outcome.unwrap_err()), "57014");
 }
 
 #[tokio::test]
