@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shared;
+use super::slot::Patience;
 use crate::cluster::Host;
 
 /// How often the watch looks.
 const BEAT: Duration = Duration::from_millis(50);
 /// The server's own timeout comes first; this long after it the watch acts.
-const GRACE: Duration = Duration::from_millis(100);
-/// From the cancel request to the closing of the server connection.
-const PATIENCE: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_millis(50);
+/// From the cancel request to the end of the server's process.
+const PATIENCE: Patience = Patience { usual: Duration::from_secs(1), stubborn: Duration::from_millis(75) };
 
 /// Holds every session to its tenant's ceiling, for as long as it is polled.
 pub async fn enforce_ceilings(shared: Arc<Shared>) {

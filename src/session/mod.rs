@@ -411,6 +411,9 @@ impl Session {
             self.state.note_timeout(text, verdict);
             self.state.note_discard(text);
         }
+        if self.may_catch_cancels(text, verdict) {
+            self.slot.may_be_stubborn();
+        }
         if verdict.reason == Reason::Ddl {
             let databases = databases_named(text);
             if !databases.is_empty() {
@@ -461,11 +464,18 @@ impl Session {
     /// The same as [`Self::note`] for such a message.
     fn note_unseen(&mut self, leased: &mut Leased) {
         let effects = Effects::STATE | Effects::MAYBE_DDL;
+        self.slot.may_be_stubborn();
         self.effects |= effects;
         self.state.ask_everything();
         self.state.note_environment(&SettingNames::default(), effects);
         leased.writes = true;
         leased.schema = leased.schema.max(Schema::Suspected);
+    }
+
+    /// May it run code that catches its own cancellation? Blocks are not looked into.
+    fn may_catch_cancels(&self, text: &[u8], verdict: Verdict) -> bool {
+        let calls = || verdict.class == Class::Primary || intake::may_call(text, verdict);
+        verdict.reason == Reason::Procedure || (self.catalog.catches_cancels() && calls())
     }
 
     /// While the catalog is being read, nobody knows for sure what functions do to the session. Where the last
@@ -513,6 +523,8 @@ impl Session {
             leased.overhead = if fresh { now - leased.since } else { Duration::ZERO };
             leased.since = now;
             self.slot.statement_starts(now);
+        } else {
+            self.slot.goes_on_in_batch(Instant::now);
         }
     }
 

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -26,6 +26,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 
 /// How long a client that was told of the end may take to close.
 const LINGER: Duration = Duration::from_millis(200);
+/// For what a killed session runs, from the cancel to the end of the server's process.
+const STUBBORN: Duration = Duration::from_millis(500);
 
 /// Why the relay stops.
 #[derive(Debug)]
@@ -206,6 +208,9 @@ impl Session {
     /// buffer to the client's socket.
     fn pass_replies(&mut self, leased: &mut Leased, cx: &mut Context<'_>) -> Result<(), Broken> {
         let mut run = self.take_replies(leased)?;
+        if self.rests_in_batch() && leased.passing == 0 {
+            self.slot.rests_in_batch(Instant::now());
+        }
         if run > 0 {
             self.inbound_is_answered(leased);
         }
@@ -240,7 +245,13 @@ impl Session {
 
     /// A transaction is open, and everything in it is answered.
     fn rests_in_transaction(&self) -> bool {
-        self.lease.is_some() && self.ledger.settled() && self.ledger.status() != Status::Idle
+        let rests = self.ledger.settled() && self.ledger.status() != Status::Idle;
+        self.lease.is_some() && (rests || self.rests_in_batch())
+    }
+
+    /// Everything that was sent is answered, and the end of the batch is still to come.
+    fn rests_in_batch(&self) -> bool {
+        self.ledger.is_empty() && self.ledger.is_unsynced()
     }
 
     fn signalled(&mut self, signals: u32) -> Option<Result<(), PgError>> {
@@ -254,8 +265,8 @@ impl Session {
             self.lost(Place::Primary, "another server has become the primary", in_transaction)
         } else if is(Signal::Kill) && self.lease.is_some() {
             self.tenant_timed_out();
-            // The cancel had no effect: the server connection is closed, and with it the client's, which
-            // is in the middle of an answer that will never be complete.
+            // The cancel had no effect: the server's process is ended, and with it the client's connection, which is in
+            // the middle of an answer that will never be complete.
             let over = self.slot.was_cut_off().unwrap_or(CutOff::Statement);
             PgError { severity: crate::wire::error::Severity::Fatal, ..self.ceiling_error(over) }
         } else if is(Signal::TransactionTimeout) && self.rests_in_transaction() {
@@ -269,7 +280,15 @@ impl Session {
         } else {
             return None;
         };
-        let in_mid_frame = self.closes().is_some_and(|leased| leased.passing > 0);
+        let leased = self.closes();
+        let in_mid_frame = leased.as_ref().is_some_and(|leased| leased.passing > 0);
+        if let Some(leased) = leased.filter(|_| is(Signal::Kill) || is(Signal::End)) {
+            match self.ledger.is_empty() {
+                true => drop(leased),
+                false if is(Signal::Kill) => drop(tokio::spawn(leased.lease.terminate())),
+                false => drop(tokio::spawn(leased.lease.end(STUBBORN))),
+            }
+        }
         self.ledger.abandon();
         // Nothing can be said in the middle of a message.
         Some(if in_mid_frame { Ok(()) } else { Err(error) })

@@ -261,6 +261,8 @@ impl Session {
     fn observe(&mut self, leased: &mut Leased, tag: u8) {
         match tag {
             backend::EMPTY_QUERY | backend::PORTAL_SUSPENDED => leased.lease.pool().metrics.queries.inc(),
+            // A server that waits for data does not hear of a cancel.
+            backend::COPY_IN => self.slot.may_be_stubborn(),
             backend::COMMAND_COMPLETE | backend::READY => {
                 if tag == backend::COMMAND_COMPLETE {
                     leased.lease.pool().metrics.queries.inc();

@@ -13,7 +13,7 @@ use super::{Again, Leased, Session, refusal};
 use crate::cluster::Place;
 use crate::config::PoolMode;
 use crate::pool::{Held, Lease, Sequences, difference, probe, settings_now};
-use crate::server::{QueryError, cancel};
+use crate::server::QueryError;
 use crate::sql::Effects;
 use crate::wire::error::{PgError, Severity};
 
@@ -295,9 +295,9 @@ impl Session {
         let Some(mut leased) = self.lease.take() else { return };
         self.slot.rests();
         if !self.ledger.is_empty() {
-            // The connection is closed below; what runs on it is of no use to anybody.
-            let target = leased.lease.cancel.clone();
-            tokio::spawn(async move { cancel(&target.host, target.pid, &target.key, RESET_TIMEOUT).await });
+            // What runs is of no use to anybody.
+            tokio::spawn(leased.lease.end(RESET_TIMEOUT));
+            return;
         }
         let clean = self.ledger.settled() && !self.ledger.ambiguous() && leased.lease.outbound.is_flushed();
         let serves_others = self.mode != PoolMode::Session || leased.lease.pool().settings().reuse;

@@ -2,7 +2,7 @@
 //! what it is doing, and send it a signal.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -113,6 +113,8 @@ pub struct Slot {
     idle_since: AtomicU64,
     /// A [`CutOff`], or 0.
     cut_off: AtomicU8,
+    /// What runs may go on in spite of a cancel.
+    stubborn: AtomicBool,
 }
 
 /// For metrics.
@@ -206,6 +208,27 @@ impl Slot {
         self.next_statement(now);
     }
 
+    /// What is about to run may go on in spite of a cancel, until everything is answered.
+    pub fn may_be_stubborn(&self) {
+        self.stubborn.store(true, Ordering::Relaxed);
+    }
+
+    /// Everything that was sent is answered, and the server waits for more of the batch (`Sync`).
+    pub fn rests_in_batch(&self, now: Instant) {
+        if self.idle_since.load(Ordering::Relaxed) == 0 {
+            self.busy_since.store(0, Ordering::Relaxed);
+            self.idle_since.store(self.at(now), Ordering::Relaxed);
+        }
+    }
+
+    /// More of a batch is sent. `now` is only asked for where it has rested.
+    pub fn goes_on_in_batch(&self, now: impl FnOnce() -> Instant) {
+        if self.idle_since.load(Ordering::Relaxed) != 0 {
+            self.idle_since.store(0, Ordering::Relaxed);
+            self.next_statement(now());
+        }
+    }
+
     /// A statement of the batch has ended: the time of the next one runs from now.
     pub fn next_statement(&self, now: Instant) {
         self.busy_since.store(self.at(now), Ordering::Relaxed);
@@ -218,6 +241,7 @@ impl Slot {
 
     fn ends(&self, idle_since: u64, status: Status) {
         self.busy_since.store(0, Ordering::Relaxed);
+        self.stubborn.store(false, Ordering::Relaxed);
         self.idle_since.store(idle_since, Ordering::Relaxed);
         if status != Status::Transaction {
             self.transaction_since.store(0, Ordering::Relaxed);
@@ -306,6 +330,21 @@ impl Slot {
     }
 }
 
+/// From a cancel to the end of what goes on in spite of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Servers may be slow.
+    pub usual: Duration,
+    /// Where it may go on on purpose.
+    pub stubborn: Duration,
+}
+
+impl Patience {
+    fn with(self, slot: &Slot) -> Duration {
+        if slot.stubborn.load(Ordering::Relaxed) { self.stubborn } else { self.usual }
+    }
+}
+
 /// What is done about a session that is over a ceiling.
 #[derive(Debug, Clone, Copy)]
 enum Overrun {
@@ -361,6 +400,7 @@ impl Registry {
             transaction_since: AtomicU64::new(0),
             idle_since: AtomicU64::new(0),
             cut_off: AtomicU8::new(0),
+            stubborn: AtomicBool::new(false),
         });
         slots.insert(pid, slot.clone());
         slot
@@ -384,17 +424,17 @@ impl Registry {
         }
     }
 
-    /// Cuts off what is over its ceiling: what runs first by a cancel, then, `patience` later, by closing the server
-    /// connection; a transaction in which nothing runs by that at once. To be called many times a second. Returns the
-    /// tenants of those that were cancelled.
-    pub fn enforce_ceilings(&self, grace: Duration, patience: Duration) -> Vec<Arc<str>> {
+    /// Cuts off what is over its ceiling: what runs first by a cancel, then, with `patience`, by ending its server process;
+    /// a transaction in which nothing runs by closing the server connection. To be called many times a second. Returns
+    /// the tenants of those that were cancelled.
+    pub fn enforce_ceilings(&self, grace: Duration, patience: Patience) -> Vec<Arc<str>> {
         let now = Instant::now();
         let mut cut = Vec::new();
         for slot in self.all() {
             match slot.over_ceiling(now, grace) {
                 None => {}
                 Some((Overrun::Rests(signal), _)) => slot.send(signal),
-                Some((Overrun::Runs(_), over)) if over > patience => slot.send(Signal::Kill),
+                Some((Overrun::Runs(_), over)) if over > patience.with(&slot) => slot.send(Signal::Kill),
                 Some((Overrun::Runs(why), _)) if slot.cut_off.swap(why as u8, Ordering::Relaxed) == 0 => {
                     cut.push(slot.tenant());
                     tokio::spawn(async move { cancel_on_server(&slot).await });

@@ -19,7 +19,44 @@ const SCHEMA: &str = "CREATE TABLE t (x int); INSERT INTO t VALUES (1); GRANT AL
     CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(60); RETURN NEW; END $$;
     CREATE TABLE triggered (x int); GRANT ALL ON triggered TO PUBLIC;
     CREATE TRIGGER slow BEFORE INSERT ON triggered FOR EACH ROW EXECUTE FUNCTION slow();
-    CREATE VIEW sleepers AS SELECT pg_sleep(60)::text AS x; GRANT SELECT ON sleepers TO PUBLIC";
+    CREATE VIEW sleepers AS SELECT pg_sleep(60)::text AS x; GRANT SELECT ON sleepers TO PUBLIC;
+    CREATE FUNCTION stubborn() RETURNS int LANGUAGE plpgsql AS $$ BEGIN LOOP
+    BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END $$;
+    CREATE FUNCTION secretive(code text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE code; END $$;
+    CREATE FUNCTION stubborn_too() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM stubborn(); RETURN NEW; END $$;
+    CREATE TABLE guarded (x int); GRANT ALL ON guarded TO PUBLIC;
+    CREATE TRIGGER stubborn BEFORE INSERT ON guarded FOR EACH ROW EXECUTE FUNCTION stubborn_too()";
+
+/// Seconds for which the server's own view may show what is over a ceiling.
+const OVER: f64 = 0.25;
+/// The bound is for a test that would hang.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Machines are busy: what is shown for longer every time is.
+const TRIES: usize = 5;
+
+/// The longest for which the server's own view, by its own clock, shows what `over` says since `since`.
+async fn longest(database: &str, over: &str, since: &str, during: impl Future<Output = ()>) -> f64 {
+    let primary = shared_cluster().await.primary();
+    let direct = connect(&primary.url("postgres", "postgres")).await;
+    let shown = format!(
+        "SELECT coalesce(max(extract(epoch FROM clock_timestamp() - {since})), 0)::float8 FROM pg_stat_activity \
+         WHERE datname = '{database}' AND pid <> pg_backend_pid() AND {over}"
+    );
+    let (mut during, mut longest) = (std::pin::pin!(during), 0.0_f64);
+    let mut over = false;
+    loop {
+        let now: f64 = direct.query_one(&shown, &[]).await.unwrap().get(0);
+        longest = longest.max(now);
+        if over && now == 0.0 {
+            return longest;
+        }
+        if over {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        } else {
+            over = tokio::time::timeout(Duration::from_millis(2), &mut during).await.is_ok();
+        }
+    }
+}
 
 /// What is sent, each when what was sent before is answered; the last sleeps for a minute.
 fn ways() -> Vec<Vec<Vec<u8>>> {
@@ -47,6 +84,12 @@ fn ways() -> Vec<Vec<Vec<u8>>> {
         &["DO $$ BEGIN PERFORM set_config('statement_timeout', '0', false); PERFORM pg_sleep(60); END $$"],
         &["DO $$ BEGIN EXECUTE 'SET statement_timeout = 0'; COMMIT; PERFORM pg_sleep(60); END $$"],
         &["DO $$ BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN PERFORM pg_sleep(60); END $$"],
+        &["COPY t FROM STDIN /* and then asleep */"],
+        &["DO $$ BEGIN LOOP BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN SQLSTATE '57014' THEN NULL; END; END LOOP; END $$"],
+        &["SELECT stubborn()"],
+        &["SELECT secretive('SELECT stubborn()')"],
+        &["INSERT INTO guarded VALUES (1)"],
+        &["BEGIN", "SELECT stubborn()"],
         &["SELECT pg_sleep(0.2); SELECT pg_sleep(0.2); SELECT pg_sleep(60)"],
         &["INSERT INTO triggered VALUES (1)"],
         &["SELECT * FROM sleepers"],
@@ -83,28 +126,43 @@ async fn no_way_leads_around_the_ceiling_of_a_statement() {
     let stage = Stage::set(SCHEMA).await;
     let proxy = Proxy::start(&stage.config(CEILING).await).await;
     for way in ways() {
-        let what = way.iter().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect::<Vec<_>>();
-        let mut client = RawClient::welcome(&stage.endpoint(proxy.port)).await;
-        let (last, before) = way.split_last().unwrap();
-        for bytes in before {
-            client.send(bytes).await.unwrap();
-            let (frames, end) = client.until_ready(1).await;
-            assert!(end.is_none() && code(&frames).is_none(), "{what:?}: {frames:?}");
-        }
-        client.send(last).await.unwrap();
-        let (frames, _) = client.until_ready(1).await;
-        assert_eq!(code(&frames).as_deref(), Some("57014"), "{what:?}: {frames:?}");
-        assert_eq!(running(&stage.database.name).await, "0", "{what:?} goes on");
+        // The time of a message is that of its first statement.
+        let before = if shown(&way).contains("pg_sleep(0.2); SELECT pg_sleep(0.2)") { 0.4 } else { 0.0 };
+        let runs = "query ~ 'sleep|stubborn|guarded|secretive' AND state = 'active'";
+        cut_off(&stage, &proxy, &way, &["57014"], [runs, "query_start"], 0.3 + before).await;
     }
 }
 
-/// Statements that the server is at.
-async fn running(database: &str) -> String {
-    let sql = format!(
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND query LIKE '%sleep%' \
-        AND state = 'active'"
-    );
-    shared_cluster().await.primary().psql(&sql).await.unwrap().trim().to_owned()
+fn shown(way: &[Vec<u8>]) -> String {
+    way.iter().map(|bytes| String::from_utf8_lossy(bytes)).collect::<Vec<_>>().join(" | ")
+}
+
+/// Holds that a way around a ceiling, in seconds, ends with one of these errors, and that the server is done with it in
+/// time. `over` says what is over it, and since when.
+async fn cut_off(stage: &Stage, proxy: &Proxy, way: &[Vec<u8>], codes: &[&str], over: [&str; 2], ceiling: f64) {
+    let (what, mut longer) = (shown(way), Vec::new());
+    while longer.len() < TRIES && longer.iter().all(|longer| *longer > OVER) {
+        let mut client = RawClient::welcome(&stage.endpoint(proxy.port)).await;
+        let (last, first) = way.split_last().unwrap();
+        for bytes in first {
+            client.send(bytes).await.unwrap();
+            let (frames, end) = client.until_ready(1).await;
+            assert!(end.is_none() && code(&frames).is_none(), "{what}: {frames:?}");
+        }
+        let cut_off = async {
+            client.send(last).await.unwrap();
+            let code = loop {
+                let (frames, end) = tokio::time::timeout(PATIENCE, client.until_ready(1)).await.expect(&what);
+                match code(&frames) {
+                    Some(code) => break code,
+                    None => assert!(end.is_none(), "{what}: {frames:?}"),
+                }
+            };
+            assert!(codes.contains(&&*code), "{what}: {code}");
+        };
+        longer.push(longest(&stage.database.name, over[0], over[1], cut_off).await - ceiling);
+    }
+    assert!(longer.iter().any(|longer| *longer <= OVER), "{what}: the server shows it for so much longer: {longer:?}");
 }
 
 /// What a role, a database or a connection string say of it.
@@ -184,6 +242,86 @@ async fn a_transaction_ends_at_its_ceiling_whatever_goes_on_in_it() {
         assert_eq!((code(&frames).as_deref(), end.is_some()), (Some("25P04"), true), "{frames:?}");
         assert_eq!(frames[0].field(b'S').as_deref(), Some("FATAL"));
         eventually("nothing is open on the server", async || open(&stage.database.name).await == "0").await;
+    }
+}
+
+#[tokio::test]
+async fn no_way_leads_around_the_ceiling_of_a_transaction() {
+    const CEILING: &str = "[tiers.standard]\ntransaction_timeout = \"400ms\"\n[pool]\nsize = 5\n";
+    let stage = Stage::set(SCHEMA).await;
+    let proxy = Proxy::start(&stage.config(CEILING).await).await;
+    let begin = say::query("BEGIN; UPDATE t SET x = x");
+    let sleep = || say::query("SELECT pg_sleep(60)");
+    let text = |text: &str| say::query(text);
+    let run = |sql: &str| say::run(sql, &[]);
+    for way in [
+        vec![sleep()],
+        vec![begin.clone(), sleep()],
+        vec![text("BEGIN; UPDATE t SET x = x; SELECT pg_sleep(60)")],
+        vec![
+            begin.clone(),
+            text("SET LOCAL statement_timeout = 0; SET idle_in_transaction_session_timeout = 0"),
+            sleep(),
+        ],
+        vec![begin.clone(), text("SAVEPOINT s"), text("ROLLBACK TO s; SELECT pg_sleep(60)")],
+        vec![begin.clone(), text("SELECT pg_sleep(0.1)").repeat(20)],
+        vec![text("DO $$ BEGIN FOR i IN 1 .. 600 LOOP PERFORM pg_sleep(0.1); END LOOP; END $$")],
+        vec![text("SELECT stubborn()")],
+        vec![begin.clone(), text("INSERT INTO guarded VALUES (1)")],
+        vec![begin.clone(), text("COPY t FROM STDIN")],
+        vec![begin.clone(), text("CREATE TEMP TABLE mine (x int)"), sleep()],
+        // Nothing runs.
+        vec![begin.clone(), vec![]],
+        vec![text("BEGIN; DECLARE c CURSOR FOR SELECT generate_series(1, 10)"), text("FETCH c"), vec![]],
+        // The server waits for the end of the batch.
+        vec![[run("UPDATE t SET x = x"), say::flush()].concat()],
+        vec![begin.clone(), [run("SELECT 1"), say::flush()].concat()],
+        vec![
+            [
+                say::parse("", "SELECT generate_series(1, 10)"),
+                say::bind("", "", &[]),
+                say::execute("", 1),
+                say::flush(),
+            ]
+            .concat(),
+        ],
+    ] {
+        // One that has failed is in nobody's way.
+        let over = ["xact_start IS NOT NULL AND state NOT LIKE '%(aborted)'", "xact_start"];
+        cut_off(&stage, &proxy, &way, &["57014", "25P04"], over, 0.4).await;
+    }
+}
+
+#[tokio::test]
+async fn no_way_leads_around_the_ceiling_of_a_wait_in_a_transaction() {
+    const CEILING: &str = "[tiers.standard]\nidle_in_transaction_timeout = \"300ms\"\n[pool]\nsize = 5\n";
+    let stage = Stage::set(SCHEMA).await;
+    let proxy = Proxy::start(&stage.config(CEILING).await).await;
+    let text = |text: &str| say::query(text);
+    let run = |sql: &str| say::run(sql, &[]);
+    for way in [
+        vec![text("BEGIN; UPDATE t SET x = x"), vec![]],
+        vec![text("BEGIN"), text("SET idle_in_transaction_session_timeout = 0"), vec![]],
+        vec![text("SET idle_in_transaction_session_timeout = 0"), text("BEGIN"), text("SELECT 1"), vec![]],
+        vec![text("BEGIN; DECLARE c CURSOR FOR SELECT generate_series(1, 10)"), text("FETCH c"), vec![]],
+        vec![text("CREATE TEMP TABLE mine (x int)"), text("BEGIN"), vec![]],
+        vec![text("BEGIN READ ONLY"), vec![]],
+        vec![say::batch("BEGIN", &[]), say::batch("SAVEPOINT s", &[]), vec![]],
+        vec![[run("UPDATE t SET x = x"), say::flush()].concat()],
+        vec![text("BEGIN"), [run("SELECT 1"), say::flush()].concat()],
+        vec![
+            [
+                say::parse("", "SELECT generate_series(1, 10)"),
+                say::bind("", "", &[]),
+                say::execute("", 1),
+                say::flush(),
+            ]
+            .concat(),
+        ],
+    ] {
+        // A server that waits for the end of a batch calls that active, and does not say since when.
+        let over = ["xact_start IS NOT NULL", "state_change"];
+        cut_off(&stage, &proxy, &way, &["25P03"], over, 0.3).await;
     }
 }
 

@@ -44,6 +44,7 @@ pub(super) fn build(generation: u64, rows: &CatalogRows) -> Catalog {
 fn base(generation: u64, rows: &CatalogRows) -> Catalog {
     let mut catalog = Catalog::empty(generation);
     catalog.writes_may_notify = rows.writes_may_notify;
+    catalog.catches_cancels = rows.catches_cancels;
     for schema in &rows.schemas {
         catalog.schema(schema.name.as_bytes(), schema.role);
     }

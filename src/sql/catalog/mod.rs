@@ -44,6 +44,8 @@ pub struct Catalog {
     tainted_types: HashSet<u32>,
     /// A write may notify without saying so.
     writes_may_notify: bool,
+    /// There is code that may catch its own cancellation.
+    catches_cancels: bool,
 }
 
 /// Everything tainted that one name can stand for.
@@ -188,6 +190,7 @@ impl Catalog {
             everything: None,
             tainted_types: HashSet::new(),
             writes_may_notify: true,
+            catches_cancels: true,
         }
     }
 
@@ -218,6 +221,11 @@ impl Catalog {
     /// May a write send a notification by a trigger or a rule, as far as is known?
     pub fn writes_may_notify(&self) -> bool {
         self.writes_may_notify
+    }
+
+    /// Is there code that may catch its own cancellation (`EXCEPTION WHEN query_canceled`), as far as is known?
+    pub fn catches_cancels(&self) -> bool {
+        self.catches_cancels
     }
 
     pub(super) fn beyond_ascii(&self) -> bool {

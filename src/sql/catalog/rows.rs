@@ -10,6 +10,8 @@ pub struct CatalogRows {
     pub(super) search_path: String,
     /// Writes may notify without saying so.
     pub(super) writes_may_notify: bool,
+    /// There is code that may catch its own cancellation.
+    pub(super) catches_cancels: bool,
     pub(super) schemas: Vec<SchemaRow>,
     pub(super) builtins: Vec<BuiltinRow>,
     pub(super) functions: Vec<FunctionRow>,
@@ -133,7 +135,10 @@ impl CatalogRows {
 
     fn add(&mut self, row: &Row) -> Result<(), CatalogRowsError> {
         match row.query {
-            "context" => (self.search_path, self.writes_may_notify) = (row.text(1)?, row.bool(2)?),
+            "context" => {
+                self.search_path = row.text(1)?;
+                (self.writes_may_notify, self.catches_cancels) = (row.bool(2)?, row.bool(3)?);
+            }
             "schemas" => self.schemas.push(SchemaRow { oid: row.oid(0)?, name: row.text(1)?, role: row.bool(2)? }),
             "builtins" => self.builtins.push(BuiltinRow {
                 name: row.text(0)?,
