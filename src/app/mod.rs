@@ -27,7 +27,7 @@ use crate::client::Lasting;
 use crate::config::{Config, Listen};
 use crate::listener::{self, ClientSocket, Door};
 use crate::metrics::{self, Metrics, Ready};
-use crate::session::{Shared, enforce_ceilings, leave_silent_replicas};
+use crate::session::{Shared, enforce_ceilings, leave_silent_replicas, watch_locks};
 use census::DoorCensus;
 use files::FilesNeeded;
 use readiness::Readiness;
@@ -94,7 +94,12 @@ impl App {
             let snapshot = door.snapshot();
             snapshot.clusters().flat_map(|cluster| cluster.replicas.clone()).collect()
         };
-        app.watches.spawn(leave_silent_replicas(shared, replicas));
+        app.watches.spawn(leave_silent_replicas(shared.clone(), replicas));
+        let door = app.door.clone();
+        let hosts = move || {
+            door.snapshot().clusters().flat_map(|cluster| cluster.hosts().cloned().collect::<Vec<_>>()).collect()
+        };
+        app.watches.spawn(watch_locks(shared, hosts));
         if let Some(listener) = http_listener {
             app.serve_http(listener, metrics);
         }

@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use super::freshness::{Lsn, Moment};
+use super::locks::Locks;
 use crate::config::{HostConfig, Roles};
 use crate::pool::Budget;
 
@@ -56,6 +57,7 @@ pub struct Host {
     losses: AtomicU32,
     /// The primary has written what this replica is not known to have replayed.
     lags: Notify,
+    pub locks: Locks,
 }
 
 impl Host {
@@ -74,6 +76,7 @@ impl Host {
             ahead: AtomicBool::new(false),
             losses: AtomicU32::new(0),
             lags: Notify::new(),
+            locks: Locks::default(),
         }
     }
 

@@ -7,6 +7,7 @@ mod freshness;
 mod greeting;
 mod group;
 mod host;
+mod locks;
 mod monitor;
 mod refusals;
 
@@ -111,7 +112,7 @@ impl Cluster {
         number.checked_sub(1).map_or(&self.primary, |replica| &self.replicas[replica])
     }
 
-    fn hosts(&self) -> impl Iterator<Item = &Arc<Host>> {
+    pub fn hosts(&self) -> impl Iterator<Item = &Arc<Host>> {
         std::iter::once(&self.primary).chain(&self.replicas)
     }
 

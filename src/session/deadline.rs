@@ -25,6 +25,31 @@ pub async fn enforce_ceilings(shared: Arc<Shared>) {
     }
 }
 
+/// How often those are looked for who wait for locks.
+const LOCKS_BEAT: Duration = Duration::from_millis(75);
+
+/// Holds every session to its tenant's ceiling of waits for locks, for as long as it is polled. The server's own timeout
+/// comes first. `hosts` are those of the configuration of the moment.
+pub async fn watch_locks(shared: Arc<Shared>, hosts: impl Fn() -> Vec<Arc<Host>>) {
+    let mut watched = false;
+    loop {
+        tokio::time::sleep(LOCKS_BEAT).await;
+        let candidates = shared.registry.may_wait_too_long(GRACE);
+        let before = std::mem::replace(&mut watched, !candidates.is_empty());
+        if !watched && !before {
+            continue;
+        }
+        for host in hosts() {
+            let here = candidates.iter().filter(|(target, _)| Arc::ptr_eq(&target.host, &host.config));
+            for pid in host.locks.watch(here.map(|(target, ceiling)| (target.pid, *ceiling)).collect()) {
+                if shared.registry.waits_too_long(&host.config, pid) {
+                    tracing::info!(host = %host.config.name, pid, "a wait for a lock is cut off by its tenant's ceiling");
+                }
+            }
+        }
+    }
+}
+
 /// How long a host has to be down before the reads that wait for it are run elsewhere, at least: its
 /// monitor alone may have lost its connection.
 const SILENCE: Duration = Duration::from_secs(1);

@@ -39,7 +39,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-pub use deadline::{enforce_ceilings, leave_silent_replicas};
+pub use deadline::{enforce_ceilings, leave_silent_replicas, watch_locks};
 pub use refusal::{guarded, unknown_consistency};
 use slot::CutOff;
 pub use slot::{Activity, Ceilings, Registry, Signal, Slot};
@@ -553,11 +553,12 @@ impl Session {
 
     fn ceiling_error(&self, over: CutOff) -> PgError {
         let limits = &self.tenant.limits;
-        let (name, ceiling) = match over {
-            CutOff::Statement => ("statement", limits.statement_timeout),
-            CutOff::Transaction => ("transaction", limits.transaction_timeout),
+        let (code, name, ceiling) = match over {
+            CutOff::Statement => ("57014", "statement", limits.statement_timeout),
+            CutOff::Transaction => ("57014", "transaction", limits.transaction_timeout),
+            CutOff::Lock => ("55P03", "lock", limits.lock_timeout),
         };
-        refusal::over_ceiling(&self.tenant.name, name, ceiling.unwrap_or(Duration::ZERO))
+        refusal::over_ceiling(code, name, &self.tenant.name, ceiling.unwrap_or(Duration::ZERO))
     }
 }
 

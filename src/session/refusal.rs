@@ -108,8 +108,8 @@ pub(super) fn cancelled_in_queue() -> PgError {
 }
 
 /// The statement, or its transaction, was over its tenant's ceiling. `what`: `statement` or `transaction`.
-pub(super) fn over_ceiling(tenant: &str, what: &str, ceiling: Duration) -> PgError {
-    PgError::error("57014", format!("canceling statement due to {what} timeout")).detail(of_tenant(tenant, ceiling))
+pub(super) fn over_ceiling(code: &'static str, what: &str, tenant: &str, ceiling: Duration) -> PgError {
+    PgError::error(code, format!("canceling statement due to {what} timeout")).detail(of_tenant(tenant, ceiling))
 }
 
 /// The transaction was over its tenant's ceiling while nothing ran in it.

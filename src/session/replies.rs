@@ -9,7 +9,7 @@ use super::introducing::name;
 use super::leasing::MOST_ATTEMPTS;
 use super::ledger::{Status, Synthetic, Verdict};
 use super::statements::{Change, Unnamed, Used};
-use super::{Again, Leased, Session, refusal};
+use super::{Again, CutOff, Leased, Session, refusal};
 use crate::cluster::Place;
 use crate::pool::{OUR_NAMES, Shape};
 use crate::sql::Reason;
@@ -428,6 +428,10 @@ impl Session {
         }
         if error.code == "57014" && error.message.ends_with("statement timeout") {
             self.tenant_timed_out();
+            // The client may have asked for less.
+            if self.slot.is_over_statement(Instant::now()) {
+                return Verdict::Replace(Box::new(self.ceiling_error(CutOff::Statement)));
+            }
         }
         Verdict::Forward
     }

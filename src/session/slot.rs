@@ -51,6 +51,7 @@ pub struct Ceilings {
     pub statement: Option<Duration>,
     pub transaction: Option<Duration>,
     pub idle_in_transaction: Option<Duration>,
+    pub lock: Option<Duration>,
 }
 
 impl Ceilings {
@@ -59,6 +60,7 @@ impl Ceilings {
             statement: tier.statement_timeout,
             transaction: tier.transaction_timeout,
             idle_in_transaction: tier.idle_in_transaction_timeout,
+            lock: tier.lock_timeout,
         }
     }
 }
@@ -69,6 +71,7 @@ impl Ceilings {
 pub enum CutOff {
     Statement = 1,
     Transaction = 2,
+    Lock = 3,
 }
 
 /// What a session is doing.
@@ -253,6 +256,7 @@ impl Slot {
         match self.cut_off.load(Ordering::Relaxed) {
             1 => Some(CutOff::Statement),
             2 => Some(CutOff::Transaction),
+            3 => Some(CutOff::Lock),
             _ => None,
         }
     }
@@ -280,7 +284,7 @@ impl Slot {
     /// The ceiling over which the session is, and by how much. `grace`: the server's own timeout of a statement comes
     /// first.
     fn over_ceiling(&self, now: Instant, grace: Duration) -> Option<(Overrun, Duration)> {
-        let (_, Ceilings { statement, transaction, idle_in_transaction }) = *self.of_tenant();
+        let (_, Ceilings { statement, transaction, idle_in_transaction, .. }) = *self.of_tenant();
         let statement = self.overdue(&self.busy_since, statement, now).and_then(|over| over.checked_sub(grace));
         if let Some(over) = statement {
             return Some((Overrun::Runs(CutOff::Statement), over));
@@ -293,6 +297,22 @@ impl Slot {
         }
         let over = self.overdue(&self.idle_since, idle_in_transaction, now)?;
         Some((Overrun::Rests(Signal::IdleTimeout), over))
+    }
+
+    /// Has the statement that runs come to its ceiling?
+    pub fn is_over_statement(&self, now: Instant) -> bool {
+        let ceiling = self.of_tenant().1.statement;
+        self.overdue(&self.busy_since, ceiling, now).is_some()
+    }
+
+    /// It runs for longer than it may wait for a lock: where, and how long that is.
+    fn may_wait_too_long(&self, now: Instant, grace: Duration) -> Option<(Arc<CancelTarget>, Duration)> {
+        let ceiling = self.of_tenant().1.lock?;
+        self.overdue(&self.busy_since, Some(ceiling + grace), now)?;
+        match &*self.place() {
+            Place::Leased(target) => Some((target.clone(), ceiling)),
+            Place::Idle | Place::Waiting | Place::Preparing(_) => None,
+        }
     }
 
     /// Since the base, and never 0.
@@ -443,6 +463,26 @@ impl Registry {
             }
         }
         cut
+    }
+
+    /// Server processes that may have waited for a lock for longer than their sessions may, and how long that is.
+    pub fn may_wait_too_long(&self, grace: Duration) -> Vec<(Arc<CancelTarget>, Duration)> {
+        let now = Instant::now();
+        self.all().iter().filter_map(|slot| slot.may_wait_too_long(now, grace)).collect()
+    }
+
+    /// Cuts off what waits for a lock in this server process: by a cancel, then by ending the process. True for the former.
+    pub fn waits_too_long(&self, host: &Arc<HostConfig>, pid: i32) -> bool {
+        let is_there = |target: &CancelTarget| target.pid == pid && Arc::ptr_eq(&target.host, host);
+        let found =
+            self.all().into_iter().find(|slot| matches!(&*slot.place(), Place::Leased(target) if is_there(target)));
+        let Some(slot) = found else { return false };
+        let first = slot.cut_off.swap(CutOff::Lock as u8, Ordering::Relaxed) == 0;
+        match first {
+            true => drop(tokio::spawn(async move { cancel_on_server(&slot).await })),
+            false => slot.send(Signal::Kill),
+        }
+        first
     }
 
     /// Tells every session that waits for an answer of this server that there may be none.

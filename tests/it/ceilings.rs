@@ -190,7 +190,16 @@ async fn nor_do_defaults_lead_around_it() {
         let client = connect(&format!("{}?{options}", proxy.url(cluster, role, name))).await;
         for _ in 0..2 {
             let error = client.batch_execute("SELECT pg_sleep(60)").await.unwrap_err();
-            assert_eq!(error.code().map(|code| code.code()), Some("57014"), "{role} {options}");
+            let error = error.as_db_error().unwrap();
+            assert_eq!(error.code().code(), "57014", "{role} {options}");
+            assert_eq!(error.message(), "canceling statement due to statement timeout");
+            assert_eq!(error.detail(), Some("The ceiling of tenant \"default\" is 300 ms."));
+            // Not where the client has asked for less.
+            let own =
+                client.batch_execute("BEGIN; SET LOCAL statement_timeout = 50; SELECT pg_sleep(60)").await.unwrap_err();
+            let own = own.as_db_error().unwrap();
+            assert_eq!((own.code().code(), own.detail()), ("57014", None));
+            client.batch_execute("ROLLBACK").await.unwrap();
             client.batch_execute("RESET ALL; SET SESSION AUTHORIZATION DEFAULT").await.unwrap();
         }
     }
@@ -346,6 +355,54 @@ async fn nobody_waits_in_a_transaction_for_longer_than_he_may() {
     }
     let rejected = "pgweir_tenant_rejections_total{reason=\"idle_in_transaction_timeout\",tenant=\"default\"}";
     assert_eq!(proxy.metric(rejected), 3.0);
+}
+
+#[tokio::test]
+async fn no_way_leads_around_the_ceiling_of_a_wait_for_a_lock() {
+    const CEILING: &str = "[tiers.standard]\nlock_timeout = \"300ms\"\n[pool]\nsize = 5\n";
+    let stage = Stage::set(&format!(
+        "{SCHEMA}; CREATE TABLE locked (x int); GRANT ALL ON locked TO PUBLIC;
+         CREATE FUNCTION waits() RETURNS bigint LANGUAGE sql SET lock_timeout = 0 AS 'SELECT count(*) FROM locked';
+         CREATE FUNCTION waits_on() RETURNS int LANGUAGE plpgsql SET lock_timeout = 0 AS $$ BEGIN LOOP
+         BEGIN LOCK locked; EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END $$;
+         CREATE PROCEDURE commits_and_waits() LANGUAGE plpgsql AS
+         $$ BEGIN SET lock_timeout = 0; COMMIT; PERFORM count(*) FROM locked; END $$"
+    ))
+    .await;
+    let proxy = Proxy::start(&stage.config(CEILING).await).await;
+    let holder = connect(&shared_cluster().await.primary().url("postgres", &stage.database.name)).await;
+    holder.batch_execute("BEGIN; LOCK locked; SELECT pg_advisory_lock(7)").await.unwrap();
+    let text = |text: &str| say::query(text);
+    let reads = || say::query("SELECT * FROM locked");
+    let lifted = "SET lock_timeout = 0";
+    for way in [
+        vec![reads()],
+        vec![text(lifted), reads()],
+        vec![text("SET lock_timeout = 0; SELECT * FROM locked")],
+        vec![text("BEGIN"), text("SET LOCAL lock_timeout = 0"), reads()],
+        vec![text("BEGIN; SET LOCAL lock_timeout = '1h'; SELECT * FROM locked")],
+        vec![text("SELECT set_config('lock_timeout', '0', false), (SELECT count(*) FROM locked)")],
+        vec![text(
+            "WITH lifted AS MATERIALIZED (SELECT set_config('lock_timeout', '0', true)) SELECT count(*) FROM lifted, (SELECT pg_advisory_xact_lock(7)) AS l",
+        )],
+        vec![text("UPDATE pg_settings SET setting = '0' WHERE name = 'lock_timeout'; SELECT * FROM locked")],
+        vec![text("SET lock_timeout = 0; LOCK locked IN ACCESS EXCLUSIVE MODE")],
+        vec![text("SET lock_timeout = 0; SELECT pg_advisory_lock(7)")],
+        vec![text("SET lock_timeout = 0; INSERT INTO locked VALUES (1)")],
+        vec![text("SELECT waits()")],
+        vec![text("CALL commits_and_waits()")],
+        vec![text("DO $$ BEGIN SET lock_timeout = 0; LOCK locked; END $$")],
+        vec![text("SELECT waits_on()")],
+        vec![[say::run(lifted, &[]), say::batch("SELECT * FROM locked", &[])].concat()],
+        vec![text("CREATE TEMP TABLE mine (x int)"), text("SET lock_timeout = 0; SELECT * FROM locked")],
+    ] {
+        // A wait that is cut off may be followed by another.
+        let over = [
+            "wait_event_type = 'Lock'",
+            "(SELECT min(waitstart) FROM pg_locks WHERE pg_locks.pid = pg_stat_activity.pid AND NOT granted)",
+        ];
+        cut_off(&stage, &proxy, &way, &["55P03"], over, 0.3).await;
+    }
 }
 
 #[tokio::test]
