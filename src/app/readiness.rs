@@ -88,7 +88,7 @@ mod tests {
     fn host(port: u16) -> Arc<HostConfig> {
         let tls = ServerTls { mode: SslMode::Disable, root_cert: None, cert: None, key: None };
         let address = HostAddress::Tcp { host: "127.0.0.1".to_owned(), port };
-        Arc::new(HostConfig { name: "db1".to_owned(), address, tls })
+        Arc::new(HostConfig { name: "db1".to_owned(), address, tls, max_server_connections: None })
     }
 
     #[tokio::test]

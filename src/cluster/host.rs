@@ -185,7 +185,8 @@ mod tests {
 
     fn replica() -> Host {
         let tls = ServerTls { mode: SslMode::Disable, root_cert: None, cert: None, key: None };
-        let config = HostConfig { name: "b".into(), address: HostAddress::Unix("/b".into()), tls };
+        let address = HostAddress::Unix("/b".into());
+        let config = HostConfig { name: "b".into(), address, tls, max_server_connections: None };
         Host::new(Arc::new(config), Role::Replica, Roles::Configured, None)
     }
 

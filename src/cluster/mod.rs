@@ -22,7 +22,7 @@ pub use greeting::{Greeting, GreetingError};
 pub use group::{Group, Home, Place, Wanted};
 pub use host::{Claim, Host, Role};
 
-use crate::config::{ClusterConfig, PoolSettings, Roles};
+use crate::config::{ClusterConfig, HostConfig, PoolSettings, Roles};
 use crate::metrics::Metrics;
 use crate::pool::{Budget, PoolCensus, PoolKey, ROTATION};
 use crate::server::connect::Login;
@@ -51,9 +51,11 @@ impl Cluster {
     pub fn new(config: Arc<ClusterConfig>, metrics: Arc<Metrics>) -> Arc<Self> {
         let clock = Arc::new(Clock::default());
         let roles = config.roles;
-        let most = config.max_server_connections;
-        let host =
-            |config: &crate::config::HostConfig, role| Arc::new(Host::new(Arc::new(config.clone()), role, roles, most));
+        let all = config.max_server_connections;
+        let host = |config: &HostConfig, role| {
+            let most = config.max_server_connections.or(all);
+            Arc::new(Host::new(Arc::new(config.clone()), role, roles, most))
+        };
         let cluster = Arc::new(Self {
             primary: host(&config.primary, Role::Primary),
             replicas: config.replicas.iter().map(|replica| host(replica, Role::Replica)).collect(),

@@ -75,7 +75,7 @@ fn cluster(name: String, section: Section, around: &Surroundings) -> Option<Clus
     );
     let told = [("close", LostNotifications::Close), ("notice", LostNotifications::Notice)];
     let lost_notifications = section.get("lost_notifications").and_then(|item| item.choice(&told));
-    let max_server_connections = section.get("max_server_connections").and_then(|item| item.count(1..=100_000));
+    let max_server_connections = most_connections(&section);
     let monitor = section.get("monitor").and_then(|item| monitor(item.section()?, around));
     section.finish();
     Some(ClusterConfig {
@@ -94,7 +94,11 @@ fn cluster(name: String, section: Section, around: &Surroundings) -> Option<Clus
     })
 }
 
-/// A URL, or a table with `url` and `name`.
+fn most_connections(section: &Section) -> Option<usize> {
+    section.get("max_server_connections").and_then(|item| item.count(1..=100_000))
+}
+
+/// A URL, or a table with that and more.
 fn host(item: &Item, around: &Surroundings) -> Option<HostConfig> {
     if item.is_string() {
         return host_from_url(item, None, around);
@@ -102,8 +106,9 @@ fn host(item: &Item, around: &Surroundings) -> Option<HostConfig> {
     let section = item.section_or("a URL such as \"postgres://10.0.0.1:5432\", or { url = \"…\", name = \"…\" }")?;
     let name = section.get("name").and_then(|item| item.name());
     let url = section.require("url", "a URL such as \"postgres://10.0.0.1:5432\"");
+    let max_server_connections = most_connections(&section);
     section.finish();
-    host_from_url(&url?, name, around)
+    Some(HostConfig { max_server_connections, ..host_from_url(&url?, name, around)? })
 }
 
 fn host_from_url(item: &Item, name: Option<String>, around: &Surroundings) -> Option<HostConfig> {
@@ -144,7 +149,7 @@ pub(super) fn named(name: Option<String>, url: ServerUrl) -> HostConfig {
         HostAddress::Tcp { host, port } => format!("{host}:{port}"),
         HostAddress::Unix(path) => path.display().to_string(),
     });
-    HostConfig { name, address: url.address, tls: url.tls }
+    HostConfig { name, address: url.address, tls: url.tls, max_server_connections: None }
 }
 
 /// Hosts are told apart by name in metrics and logs, and one server must not be both primary and replica.

@@ -227,6 +227,8 @@ pub struct HostConfig {
     pub name: String,
     pub address: HostAddress,
     pub tls: ServerTls,
+    /// Where it is another than its cluster's ([`ClusterConfig::max_server_connections`]).
+    pub max_server_connections: Option<usize>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -220,7 +220,12 @@ async fn fake(messages: &[Vec<u8>]) -> HostConfig {
         }
     });
     let tls = ServerTls { mode: SslMode::Disable, root_cert: None, cert: None, key: None };
-    HostConfig { name: "fake".into(), address: HostAddress::Tcp { host: "127.0.0.1".into(), port }, tls }
+    HostConfig {
+        name: "fake".into(),
+        address: HostAddress::Tcp { host: "127.0.0.1".into(), port },
+        tls,
+        max_server_connections: None,
+    }
 }
 
 async fn answer_with(mut tcp: TcpStream, answer: Vec<u8>) {

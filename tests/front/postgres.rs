@@ -102,7 +102,7 @@ impl Postgres {
     pub fn tcp(&self, mode: SslMode) -> HostConfig {
         let tls = ServerTls { mode, root_cert: Some(self.certificates.path("ca.crt")), cert: None, key: None };
         let address = HostAddress::Tcp { host: "localhost".to_owned(), port: self.port };
-        HostConfig { name: "test".to_owned(), address, tls }
+        HostConfig { name: "test".to_owned(), address, tls, max_server_connections: None }
     }
 
     pub fn unix(&self) -> HostConfig {

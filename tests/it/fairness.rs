@@ -185,7 +185,10 @@ async fn pools_share_what_their_host_may_have() {
     let cluster = shared_cluster().await;
     // Beside those of the pools each database has one for its catalog.
     let text = config(cluster, "[pool]\nsize = 10\nqueue_timeout = \"60s\"\n", &["postgres"]);
-    let text = text.replace("[clusters.main]", "[clusters.main]\nmax_server_connections = 9");
+    let text = text.replace("[clusters.main]", "[clusters.main]\nmax_server_connections = 100");
+    // This host has fewer than others would.
+    let text = text.replace("name = \"primary\" }", "name = \"primary\", max_server_connections = 9 }");
+    assert!(text.contains("max_server_connections = 9 }"));
     let proxy = Proxy::start(&text).await;
     let url = async |name: &str| proxy.url(cluster, "postgres", name);
     let (most, stop) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
