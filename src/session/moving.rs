@@ -12,6 +12,8 @@ use crate::sql::{Class, Effects, Hint, Reason, Verdict};
 
 /// Ends the transaction, and says what it was like.
 const LEAVE: &str = "SHOW transaction_isolation; SHOW transaction_read_only; SHOW transaction_deferrable; ROLLBACK";
+/// The same on a standby, where none writes, and none is serializable.
+const LEAVE_STANDBY: &str = "SHOW transaction_isolation; ROLLBACK";
 
 /// A transaction that begins once more.
 pub(super) struct Anew {
@@ -46,7 +48,8 @@ impl Session {
     pub(super) async fn end_opened(&mut self, leased: &mut Leased) -> Result<String, NoLease> {
         self.ledger.abandon();
         self.leave_no_cancel(leased).await;
-        let left = match leased.lease.ask(LEAVE).await {
+        let leave = if leased.place == Place::Primary { LEAVE } else { LEAVE_STANDBY };
+        let left = match leased.lease.ask(leave).await {
             Ok(answer) if leased.told != Told::Nothing => self.listens_no_more(leased).await.map(|()| answer),
             other => other,
         };
@@ -54,9 +57,8 @@ impl Session {
         let first = |rows: Vec<Vec<Option<String>>>| rows.into_iter().flatten().flatten().next().unwrap_or_default();
         let mut shown = answer.sets.into_iter().map(first);
         let isolation = shown.next().unwrap_or_default();
-        let [read_only, deferrable] = [(); 2].map(|()| shown.next().is_some_and(|value| value == "on"));
-        let reads = if read_only { "READ ONLY" } else { "READ WRITE" };
-        let defers = if deferrable { "DEFERRABLE" } else { "NOT DEFERRABLE" };
+        let reads = if shown.next().is_none_or(|value| value == "on") { "READ ONLY" } else { "READ WRITE" };
+        let defers = if shown.next().is_some_and(|value| value == "on") { "DEFERRABLE" } else { "NOT DEFERRABLE" };
         Ok(format!("BEGIN ISOLATION LEVEL {isolation}, {reads}, {defers}"))
     }
 }

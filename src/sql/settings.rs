@@ -132,11 +132,16 @@ impl SettingNames {
     fn call(&mut self, sql: &[u8], tokens: &[Token]) {
         self.lasting = true;
         match tokens {
-            [open, literal, comma, value, ..]
+            [open, literal, comma, rest @ ..]
                 if open.kind == Kind::LeftParen && literal.kind == Kind::Literal && comma.kind == Kind::Comma =>
             {
                 let name = String::from_utf8_lossy(literal_value(literal.text(sql))).to_lowercase();
-                self.value(&name, sql, value);
+                // Anything else is computed.
+                if let [value, end, ..] = rest
+                    && (value.kind, end.kind) == (Kind::Literal, Kind::Comma)
+                {
+                    self.value(&name, sql, value);
+                }
                 self.names.push(name);
             }
             _ => self.unknown = true,
@@ -341,6 +346,7 @@ mod tests {
         assert_eq!(values("set local Pgweir.\"consistency\" to Tenant;"), one("pgweir.consistency", "Tenant"));
         assert_eq!(values("SELECT set_config('a.b', 'c', true)"), one("a.b", "c"));
         assert_eq!(values("SET a.b TO DEFAULT; RESET a.b; SET a = b, c; SELECT set_config('a', $1, true)"), []);
+        assert_eq!(values("SELECT set_config('a', 'b' || c, true), set_config('a', b, true)"), []);
     }
 
     #[test]

@@ -242,8 +242,7 @@ impl Tenant {
         self.counters.hold_to(&Arc::new(limits));
     }
 
-    /// No more of its transactions begin until it is resumed: they wait, as for a server connection. Sessions that keep
-    /// one go on.
+    /// No more of its transactions begin until it is resumed: they wait, as for a server connection.
     pub fn pause(&self) {
         self.counters.gate.close();
     }

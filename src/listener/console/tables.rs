@@ -140,10 +140,7 @@ pub(super) fn help() -> Table {
         ("SHOW POOLS", "server connections by database, user and host"),
         ("SHOW HOSTS", "servers, and how many connections each has"),
         ("SHOW VERSION", "pgweir's"),
-        (
-            "PAUSE TENANT name",
-            "no more of its transactions begin, but in sessions that keep a server connection; others wait for up to queue_timeout",
-        ),
+        ("PAUSE TENANT name", "no more of its transactions begin: they wait for up to queue_timeout"),
         ("RESUME TENANT name", "they go on"),
         ("KILL TENANT name", "its sessions end at once (57P01), and what they run is cancelled"),
         ("LIMIT TENANT name key = value", "another limit, written as in the configuration, until that is read again"),
