@@ -54,8 +54,7 @@ impl Session {
             other => other,
         };
         let answer = left.map_err(|error| NoLease::Ended(self.lost(leased.place, &error.to_string(), true)))?;
-        let first = |rows: Vec<Vec<Option<String>>>| rows.into_iter().flatten().flatten().next().unwrap_or_default();
-        let mut shown = answer.sets.into_iter().map(first);
+        let mut shown = answer.sets.into_iter().flatten().flatten().flatten();
         let isolation = shown.next().unwrap_or_default();
         let reads = if shown.next().is_none_or(|value| value == "on") { "READ ONLY" } else { "READ WRITE" };
         let defers = if shown.next().is_some_and(|value| value == "on") { "DEFERRABLE" } else { "NOT DEFERRABLE" };
