@@ -315,7 +315,8 @@ impl Session {
                 self.intake.streaming = Some(Streaming { left: len, to_server: false });
                 None
             }
-            Gathered::Terminate => Some(if self.lease.is_some() { Step::Stalled } else { Step::Left }),
+            Gathered::Terminate if self.ledger.settled() => Some(Step::Left),
+            Gathered::Terminate => Some(Step::Stalled),
         })
     }
 
@@ -490,20 +491,25 @@ impl Session {
         if self.lease.as_ref().is_some_and(|leased| leased.opened == Opened::Leaves) {
             return Some(Step::NeedLease(batch));
         }
-        let needs_server = batch.needs_server || !batch.complete;
-        let moves = needs_server && self.moves_to_its_tenant(&batch);
-        let on_replica = self.lease.as_ref().is_some_and(|leased| leased.place != Place::Primary);
-        let belongs = on_replica && batch.complete && belongs_on_primary(batch.verdict());
-        if !moves && belongs && self.pays_within(&batch).is_ok() {
-            return Some(Step::NeedLease(batch));
-        }
-        if !needs_server {
+        if !batch.needs_server && batch.complete {
             // Names of statements that are given up.
             self.intake.admit(&batch);
             return None;
         }
+        let opened = match self.moves_to_its_tenant(&batch) {
+            Ok(true) => Opened::Leaves,
+            Err(error) => Opened::Refused(Box::new(error)),
+            Ok(false) => {
+                let on_replica = self.lease.as_ref().is_some_and(|leased| leased.place != Place::Primary);
+                let belongs = on_replica && batch.complete && belongs_on_primary(batch.verdict());
+                if belongs && self.pays_within(&batch, false).is_ok() {
+                    return Some(Step::NeedLease(batch));
+                }
+                Opened::No
+            }
+        };
         if let Some(leased) = &mut self.lease {
-            leased.opened = if moves { Opened::Leaves } else { Opened::No };
+            leased.opened = opened;
         }
         // Where it moves it is judged once more, under the settings of that tenant.
         self.intake.ungather();
@@ -528,6 +534,8 @@ impl Session {
             && verdict.hint.is_none()
             && !super::batch::needs_probe(verdict.effects);
         plain
+            && self.ledger.status() == Status::Idle
+            && !self.keeps_lease()
             && leased.flights.bytes() + batch.len <= LONGEST_BATCH
             && !leased.ended_early
             && !self.holds_the_end(leased)

@@ -48,14 +48,19 @@ impl Session {
             _ => return false,
         };
         // What cannot be had in time is not waited for twice.
-        let waited = tokio::time::timeout(CATALOG_PATIENCE, group.reading(reading)).await;
-        self.intake.ungather();
-        waited.is_ok()
+        let waited = tokio::time::timeout(CATALOG_PATIENCE, group.reading(reading)).await.is_ok();
+        if waited {
+            self.intake.ungather();
+        }
+        waited
     }
 
     /// Leases a connection for the batch and makes it this session's.
     pub(super) async fn lease_for(&mut self, batch: &Batch) -> Result<(), NoLease> {
-        self.works_for_its_tenant().map_err(NoLease::Refused)?;
+        // Of a transaction that has begun that is known.
+        if !self.is_opened() {
+            self.works_for_its_tenant().map_err(NoLease::Refused)?;
+        }
         // Boxed, so that those who have no limits are no larger for it.
         if self.tenant.is_rated() {
             Box::pin(self.pay(batch)).await?;
@@ -96,7 +101,7 @@ impl Session {
         let Some(mut leased) = self.lease.take() else { return Ok(()) };
         let begin = match leased.opened {
             Opened::Leaves => Some(self.end_opened(&mut leased).await?),
-            Opened::No | Opened::Begun => None,
+            Opened::No | Opened::Begun | Opened::Refused(_) => None,
         };
         let ready = self.readies(&mut leased).await;
         // It may have waited meanwhile.
@@ -518,9 +523,9 @@ impl Session {
 
     /// The same for a batch on the server connection that the session keeps.
     pub(super) fn opens_here(&mut self, batch: &Batch) {
-        let Some(place) = self.lease.as_ref().map(|leased| leased.place) else { return };
-        let opened = self.opens(place, batch);
-        self.lease.iter_mut().for_each(|leased| leased.opened = opened);
+        let Some(mut leased) = self.lease.take() else { return };
+        leased.opened = self.opens(leased.place, batch);
+        self.lease = Some(leased);
     }
 
     /// The transaction that has begun elsewhere begins here.

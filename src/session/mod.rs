@@ -225,7 +225,7 @@ struct Leased {
 }
 
 /// A transaction that may still begin once more on another server connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 enum Opened {
     /// There is none, or something was sent in it.
     No,
@@ -233,6 +233,8 @@ enum Opened {
     Begun,
     /// Its first statement is another tenant's.
     Leaves,
+    /// It would be, if that could be: why not.
+    Refused(Box<PgError>),
 }
 
 /// What the statements of a transaction have done to the schema.
@@ -398,7 +400,7 @@ impl Session {
 
     /// Enters into the books what a statement may do.
     fn note(&mut self, leased: &mut Leased, verdict: Verdict, text: &[u8]) -> Result<(), PgError> {
-        self.stays_with_tenant(text, verdict)?;
+        self.stays_with_tenant(leased, text, verdict)?;
         let unknown = self.unknown_effects(text, verdict);
         self.may_run(leased, verdict)?;
         self.guard(text, verdict, !unknown.is_empty())?;
@@ -456,8 +458,8 @@ impl Session {
     }
 
     /// Says no to what is too long to be looked at, save its beginning, and is not wanted.
-    fn may_run_unseen(&mut self, head: &[u8]) -> Result<(), PgError> {
-        self.stays_with_tenant_of(head)?;
+    fn may_run_unseen(&mut self, leased: &mut Leased, head: &[u8]) -> Result<(), PgError> {
+        self.stays_with_tenant_of(leased, head)?;
         self.guard_unseen()
     }
 

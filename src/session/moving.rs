@@ -26,7 +26,7 @@ pub(super) struct Anew {
 impl Session {
     /// Is there a transaction in which nothing has run yet, and that may begin elsewhere?
     pub(super) fn is_opened(&self) -> bool {
-        let opened = |leased: &Leased| leased.opened != Opened::No;
+        let opened = |leased: &Leased| matches!(leased.opened, Opened::Begun | Opened::Leaves);
         self.ledger.status() == Status::Transaction && self.lease.as_ref().is_some_and(opened)
     }
 
@@ -54,6 +54,7 @@ impl Session {
             other => other,
         };
         let answer = left.map_err(|error| NoLease::Ended(self.lost(leased.place, &error.to_string(), true)))?;
+        self.hear_beside(leased, answer.notifications);
         let mut shown = answer.sets.into_iter().flatten().flatten().flatten();
         let isolation = shown.next().unwrap_or_default();
         let reads = if shown.next().is_none_or(|value| value == "on") { "READ ONLY" } else { "READ WRITE" };

@@ -52,10 +52,10 @@ impl Session {
         paid
     }
 
-    /// For a batch within a transaction, which does not wait.
-    pub(super) fn pays_within(&mut self, batch: &Batch) -> Result<(), PgError> {
+    /// For a batch within a transaction, which does not wait. `begins`: the transaction is its tenant's from here on.
+    pub(super) fn pays_within(&mut self, batch: &Batch, begins: bool) -> Result<(), PgError> {
         if self.tenant.is_rated() && !self.intake.has_paid(batch.len) {
-            let what = self.unpaid(batch, false);
+            let what = self.unpaid(batch, begins);
             self.tenant.pay(what, Instant::now()).map_err(|error| self.rated(error))?;
             self.intake.paid(batch.len);
         }

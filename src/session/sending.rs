@@ -66,7 +66,7 @@ impl Session {
             Request::Terminate => Done(Sent::Not(Step::Stalled)),
             Request::Query(text) => self.query(leased, text),
             Request::LongQuery { head } => {
-                if let Err(error) = self.may_run_unseen(head) {
+                if let Err(error) = self.may_run_unseen(leased, head) {
                     return Done(self.poison_query(leased, error));
                 }
                 self.note_unseen(leased);
@@ -85,7 +85,7 @@ impl Session {
             },
             Request::LongParse { named: true, .. } => Done(self.poison(leased, refusal::statement_too_long(len))),
             Request::LongParse { named: false, head } => {
-                if let Err(error) = self.may_run_unseen(head) {
+                if let Err(error) = self.may_run_unseen(leased, head) {
                     return Done(self.poison(leased, error));
                 }
                 self.note_unseen(leased);
@@ -215,6 +215,9 @@ impl Session {
     }
 
     fn describe(&mut self, leased: &mut Leased, name: &[u8]) -> Course {
+        if let Err(error) = self.may_go_on(leased) {
+            return Done(self.poison(leased, error));
+        }
         let ready = match self.knows(leased, name) {
             Known::Unsure => return Done(Sent::Not(Step::Stalled)),
             Known::Servers => return Owed(Awaits::Describe, None),
@@ -318,6 +321,7 @@ impl Session {
             && !self.keeps_lease()
             && !leased.own.is_on()
             && self.ledger.status() == Status::Idle
+            && !self.state.is_in_transaction()
             && self.ledger.is_unsynced()
             && !self.ledger.is_skipping()
             && !self.ledger.reaches_back()

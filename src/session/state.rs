@@ -178,7 +178,7 @@ impl State {
         self.mentioned.extend(names.names.into_iter().filter(|name| name.contains('.')));
         self.sticky |= effects.contains(Effects::STICKY);
         self.hidden |= effects.contains(Effects::HIDDEN) || names.unknown || self.mentioned.len() > LONGEST_MENTIONED;
-        if !in_transaction && ends_with_reset(text) {
+        if !self.in_transaction && ends_with_reset(text) {
             (self.hidden, self.mentioned) = (false, BTreeSet::new());
         }
     }
@@ -206,6 +206,11 @@ impl State {
     /// A statement opens or shapes a transaction: the settings made from now on may be undone with it.
     pub fn enters_transaction(&mut self) {
         self.in_transaction = true;
+    }
+
+    /// Something was sent that opens or shapes a transaction, and is not over for all that is known.
+    pub fn is_in_transaction(&self) -> bool {
+        self.in_transaction
     }
 
     pub fn knows_process(&self) -> bool {
@@ -358,8 +363,9 @@ impl State {
         let made = std::mem::take(&mut self.settings);
         if made != over {
             let settings = Arc::make_mut(&mut settings);
-            settings.retain(|name, _| made.contains_key(name) || !over.contains_key(name));
-            let new = made.iter().filter(|(name, value)| over.get(*name) != Some(value));
+            let held = |name: &String| limits.settings.contains_key(name);
+            settings.retain(|name, _| made.contains_key(name) || !over.contains_key(name) || held(name));
+            let new = made.iter().filter(|(name, value)| over.get(*name) != Some(value) && !held(name));
             settings.extend(new.map(|(name, value)| (name.clone(), value.clone())));
         }
         (self.limits, self.settings, self.base) = (limits, settings, base);

@@ -12,10 +12,10 @@ use super::batch::Batch;
 use super::ledger::Status;
 use super::slot::Ceilings;
 use super::state::Covered;
-use super::{Leased, Session, refusal};
+use super::{Leased, Opened, Session, refusal};
 use crate::config::Consistency;
 use crate::pool::difference;
-use crate::sql::{Effects, TxControl, Verdict, commented, commented_before, first_statement, setting_names};
+use crate::sql::{TxControl, Verdict, commented, commented_before, first_statement, mentions, setting_names};
 use crate::tenant::{Taken, Tenant};
 use crate::wire::author;
 use crate::wire::error::{PgError, Severity};
@@ -43,8 +43,6 @@ pub struct Switching {
     covered: Option<Covered>,
     /// Whose the batch is that is being gathered.
     said: Said,
-    /// Why the transaction that has begun does not become another tenant's.
-    refused: Option<PgError>,
 }
 
 struct Standing {
@@ -74,19 +72,19 @@ enum Said {
 impl Switching {
     pub fn new(find: FindTenant, home: Tenant, consistency: Consistency) -> Box<Self> {
         let standing = Standing { tenant: home.clone(), _place: None };
-        let (asked, covered, said, refused) = Default::default();
-        Box::new(Self { find, consistency, home, standing, asked, covered, said, refused })
+        let (asked, covered, said) = Default::default();
+        Box::new(Self { find, consistency, home, standing, asked, covered, said })
     }
 
     /// Another batch is gathered.
     pub(super) fn gathers(&mut self) {
-        (self.said, self.refused) = Default::default();
+        self.said = Said::Nothing;
     }
 
     /// One of its statements, in their order.
     pub(super) fn gathered(&mut self, text: &[u8], verdict: Verdict) {
         let begins = matches!(verdict.tx, TxControl::Begin | TxControl::BeginReadOnly);
-        self.is_said(|| says(text, verdict).first, begins);
+        self.is_said(|| says(text).first, begins);
     }
 
     /// The same of one that is too long to be looked at, save its beginning.
@@ -150,49 +148,69 @@ impl Session {
         Ok(())
     }
 
-    /// The same for a transaction that has begun elsewhere: it is left only if the batch may go on. If not, its first
-    /// message is refused in its place.
-    pub(super) fn moves_to_its_tenant(&mut self, batch: &Batch) -> bool {
+    /// The same for a transaction that has begun: true where it has to begin once more.
+    ///
+    /// Errors: as for [`Self::works_for_its_tenant`], and 53400. The session works on for the tenant for whom it has begun.
+    pub(super) fn moves_to_its_tenant(&mut self, batch: &Batch) -> Result<bool, PgError> {
         // What began it may have said whose it is.
         let names = |switching: &Switching| !matches!(switching.said, Said::Nothing | Said::Standing);
         if !self.switching.as_deref().is_some_and(names) || self.is_of_this_tenant() {
-            return false;
+            return Ok(false);
         }
-        let outcome = self.works_for_its_tenant().and_then(|()| self.pays_within(batch));
-        let refused = outcome.err();
-        let moves = refused.is_none();
-        if !moves {
-            self.stands();
+        let before = self.tenant.clone();
+        let outcome = self.works_for_its_tenant().and_then(|()| self.pays_within(batch, true));
+        if outcome.is_err() && self.tenant.name != before.name {
+            self.works_for(before);
         }
-        if let Some(switching) = &mut self.switching {
-            switching.refused = refused;
-        }
-        moves
+        outcome.map(|()| true)
     }
 
     /// Before a statement is sent, whatever it is: it is of the tenant for whom the session works.
     ///
     /// Errors: 25001 where it is another one's, 53300 where the session would be one client too many of that for whom it
     /// is to work from now on, and as for [`Self::works_for_its_tenant`].
-    pub(super) fn stays_with_tenant(&mut self, text: &[u8], verdict: Verdict) -> Result<(), PgError> {
-        if self.switching.is_none() {
+    pub(super) fn stays_with_tenant(
+        &mut self,
+        leased: &mut Leased,
+        text: &[u8],
+        verdict: Verdict,
+    ) -> Result<(), PgError> {
+        // What ends a transaction may always be said.
+        if self.switching.is_none() || verdict.tx == TxControl::End {
             return Ok(());
         }
-        let Says { first, later } = says(text, verdict);
+        self.may_go_on(leased)?;
+        let Says { first, later, home } = says(text);
         self.stays_with(&first)?;
-        self.stays_with(&later)
+        self.stays_with(&later)?;
+        if home && let Some(switching) = &mut self.switching {
+            switching.asked = Some(Standing { tenant: switching.home.clone(), _place: None });
+        }
+        Ok(())
+    }
+
+    /// Of a transaction that was refused to its tenant nothing runs.
+    pub(super) fn may_go_on(&self, leased: &mut Leased) -> Result<(), PgError> {
+        match std::mem::replace(&mut leased.opened, Opened::No) {
+            Opened::Refused(error) => Err(*error),
+            opened => {
+                leased.opened = opened;
+                Ok(())
+            }
+        }
     }
 
     /// The same for what is too long to be looked at, save its beginning.
-    pub(super) fn stays_with_tenant_of(&mut self, head: &[u8]) -> Result<(), PgError> {
-        if self.switching.is_none() { Ok(()) } else { self.stays_with(&said_before(head)) }
+    pub(super) fn stays_with_tenant_of(&mut self, leased: &mut Leased, head: &[u8]) -> Result<(), PgError> {
+        if self.switching.is_none() {
+            return Ok(());
+        }
+        self.may_go_on(leased)?;
+        self.stays_with(&said_before(head))
     }
 
     fn stays_with(&mut self, said: &Said) -> Result<(), PgError> {
         let Some(switching) = &mut self.switching else { return Ok(()) };
-        if let Some(error) = switching.refused.take() {
-            return Err(error);
-        }
         let name = switching.name_of(said).map_err(PgError::clone)?;
         if *said == Said::Nothing {
             return Ok(());
@@ -261,6 +279,7 @@ impl Session {
             self.slot.leases(&leased.lease.cancel);
             let answer = answer.map_err(|error| self.lost(leased.place, &error.to_string(), false))?;
             leased.has_unnamed = false;
+            self.hear_beside(leased, answer.notifications);
             for (name, value) in &answer.reports {
                 author::parameter_status(self.outbound.bytes(), name, value);
             }
@@ -283,13 +302,18 @@ struct Says {
     first: Said,
     /// By those behind that one, for which it is late.
     later: Said,
+    /// `RESET ALL`, `DISCARD ALL`: for whom the session works when the transaction is over.
+    home: bool,
 }
 
-fn says(text: &[u8], verdict: Verdict) -> Says {
-    let touches_settings = verdict.effects.intersects(Effects::STATE | Effects::LOCAL_SETTING);
-    let (first, rest) = if touches_settings { first_statement(text) } else { Default::default() };
+/// By the text alone: what it says does not depend on the settings of the tenant whose it is.
+fn says(text: &[u8]) -> Says {
+    let makes = mentions(text, TENANT.as_bytes()) || mentions(text, b"pgweir\"");
+    let all = mentions(text, b"reset") || mentions(text, b"discard");
+    let home = all && setting_names(text).all;
+    let (first, rest) = if makes { first_statement(text) } else { Default::default() };
     let (first, later) = (made(first), made(rest));
-    Says { first: agree(commented(text, COMMENTED), first), later }
+    Says { first: agree(commented(text, COMMENTED), first), later, home }
 }
 
 /// What the comment at the beginning of a text says.
@@ -320,7 +344,6 @@ fn made(text: &[u8]) -> Said {
     let asks = names.names.iter().any(|name| name == TENANT);
     let mut values = names.values.iter().filter(|(name, _)| name == TENANT).map(|(_, value)| value);
     match values.next() {
-        _ if names.all => Said::Home,
         _ if !asks => Said::Nothing,
         Some(first) if values.any(|other| other != first) => Said::Refused(refusal::several_tenants()),
         Some(name) => Said::Tenant { name: name.clone(), lasts: names.lasting },
@@ -332,12 +355,9 @@ fn made(text: &[u8]) -> Said {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sql::{Catalog, Classifier};
 
     #[test]
     fn a_comment_or_the_first_statement_says_whose_a_text_is() {
-        let classifier = Classifier::new(0);
-        let of = |sql: &str| says(sql.as_bytes(), classifier.classify(sql.as_bytes(), &Catalog::unloaded(), None));
         let acme = |lasts| Said::Tenant { name: "acme".into(), lasts };
         for (sql, first, later) in [
             ("SELECT 1", Said::Nothing, Said::Nothing),
@@ -345,18 +365,22 @@ mod tests {
             ("SELECT 1 /*tenant='acme'*/", acme(false), Said::Nothing),
             ("BEGIN /*tenant='acme'*/", acme(false), Said::Nothing),
             ("SET pgweir.tenant = 'acme'", acme(true), Said::Nothing),
+            ("SET \"pgweir\".tenant = Acme", acme(true), Said::Nothing),
             ("SET LOCAL pgweir.tenant TO acme", acme(false), Said::Nothing),
             ("BEGIN; SET LOCAL pgweir.tenant = 'acme'; SELECT 1", acme(false), Said::Nothing),
-            ("SELECT set_config('pgweir.tenant', 'acme', true)", acme(true), Said::Nothing),
+            ("SELECT set_config('PGWEIR.tenant', 'acme', true)", acme(true), Said::Nothing),
             ("SELECT 1; SET pgweir.tenant = 'acme'", Said::Nothing, acme(true)),
             ("SET LOCAL pgweir.tenant = 'acme'; SET pgweir.tenant = 'acme'", acme(false), acme(true)),
             ("SET pgweir.tenant = 'acme' /*tenant='acme'*/", acme(true), Said::Nothing),
             ("RESET pgweir.tenant", Said::Home, Said::Nothing),
             ("SET pgweir.tenant TO DEFAULT", Said::Home, Said::Nothing),
-            ("SELECT 1; DISCARD ALL", Said::Nothing, Said::Home),
             ("SET LOCAL work_mem = '1MB'", Said::Nothing, Said::Nothing),
         ] {
-            assert_eq!(of(sql), Says { first, later }, "{sql}");
+            assert_eq!(says(sql.as_bytes()), Says { first, later, home: false }, "{sql}");
+        }
+        for sql in ["RESET ALL", "DISCARD ALL /*tenant='acme'*/", "SELECT 1; RESET ALL"] {
+            let Says { later, home, .. } = says(sql.as_bytes());
+            assert_eq!((later, home), (Said::Nothing, true), "{sql}");
         }
         for (sql, code) in [
             ("/*tenant='acme'*/ SELECT 1 /*tenant='beta'*/", "25001"),
@@ -364,7 +388,7 @@ mod tests {
             ("RESET pgweir.tenant /*tenant='acme'*/", "25001"),
             ("SELECT set_config('pgweir.tenant', current_user, true)", "22023"),
         ] {
-            assert!(matches!(of(sql).first, Said::Refused(error) if error.code == code), "{sql}");
+            assert!(matches!(says(sql.as_bytes()).first, Said::Refused(error) if error.code == code), "{sql}");
         }
     }
 }

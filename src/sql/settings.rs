@@ -149,12 +149,14 @@ impl SettingNames {
     }
 
     fn value(&mut self, name: &str, sql: &[u8], token: &Token) {
-        let text = match token.kind {
-            Kind::Literal => literal_value(token.text(sql)),
-            Kind::Word if token.keyword != Keyword::Default => token.text(sql),
+        let value = match token.kind {
+            Kind::Literal => String::from_utf8_lossy(literal_value(token.text(sql))).replace("''", "'"),
+            Kind::Word if token.keyword == Keyword::Default => return,
+            // As PostgreSQL reads names.
+            Kind::Word | Kind::Quoted => String::from_utf8_lossy(&name::spelled(token.text(sql))).into_owned(),
             _ => return,
         };
-        self.values.push((name.to_owned(), String::from_utf8_lossy(text).into_owned()));
+        self.values.push((name.to_owned(), value));
     }
 
     fn add(&mut self, name: &str) {
@@ -343,7 +345,9 @@ mod tests {
         let values = |sql: &str| setting_names(sql.as_bytes()).values;
         let one = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
         assert_eq!(values("SET pgweir.consistency = 'eventual'"), one("pgweir.consistency", "eventual"));
-        assert_eq!(values("set local Pgweir.\"consistency\" to Tenant;"), one("pgweir.consistency", "Tenant"));
+        assert_eq!(values("set local Pgweir.\"consistency\" to Tenant;"), one("pgweir.consistency", "tenant"));
+        assert_eq!(values("SET a.b = \"Tenant\""), one("a.b", "Tenant"));
+        assert_eq!(values("SET a.b = 'O''Neil'"), one("a.b", "O'Neil"));
         assert_eq!(values("SELECT set_config('a.b', 'c', true)"), one("a.b", "c"));
         assert_eq!(values("SET a.b TO DEFAULT; RESET a.b; SET a = b, c; SELECT set_config('a', $1, true)"), []);
         assert_eq!(values("SELECT set_config('a', 'b' || c, true), set_config('a', b, true)"), []);

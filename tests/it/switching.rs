@@ -270,6 +270,133 @@ async fn what_a_session_has_made_it_has_for_each_tenant() {
     }
 }
 
+/// With replicas, and tenants that hold nothing or little.
+#[tokio::test]
+async fn whose_a_transaction_is_stays_true_whatever_goes_wrong() {
+    let stage = Stage::set("").await;
+    let more = "[[tenants]]\nname = \"free\"\nmatch = { option = \"free\" }\n\
+        [[tenants]]\nname = \"rare\"\nrate_limits = [{ rate = \"2/h\", counts = \"transactions\" }]\nmatch = { option = \"rare\" }\n";
+    let text = format!("{}may_set_tenant = true\n", stage.config(&format!("{TENANTS}{more}")).await);
+    let proxy = Proxy::start(&text).await;
+    let endpoint = stage.endpoint(proxy.port);
+    let lock = "SELECT pg_advisory_xact_lock(1), current_setting('app.tenant', true)";
+    let mut client = RawClient::welcome(&endpoint).await;
+    for (messages, answers, expected, status, shown) in [
+        // What takes it to the primary does not take it to another tenant.
+        (say::query("BEGIN READ ONLY /*tenant='acme'*/"), 1, None, b'T', ""),
+        (say::query(lock), 1, None, b'T', "acme"),
+        (say::query("ROLLBACK /*tenant='acme'*/"), 1, None, b'I', ""),
+        // What is refused fails the transaction, wherever it belongs.
+        (say::query("BEGIN READ ONLY"), 1, None, b'T', ""),
+        (say::query(&format!("{lock} /*tenant='nobody'*/")), 1, Some("22023"), b'E', ""),
+        (say::query("ROLLBACK"), 1, None, b'I', ""),
+        (say::query("BEGIN /*tenant='beta'*/"), 1, None, b'T', ""),
+        (say::query("SELECT 1 /*tenant='nobody'*/"), 1, Some("22023"), b'E', ""),
+        (say::query("ROLLBACK; SET work_mem = '8MB'"), 1, None, b'I', ""),
+        (say::query(SEEN), 1, None, b'I', ""),
+        (say::query("BEGIN /*tenant='beta'*/"), 1, None, b'T', ""),
+        (say::query("SELECT 1 /*tenant='acme'*/; SELECT 2"), 1, None, b'T', "2"),
+        (say::query("SELECT 1/0"), 1, Some("22012"), b'E', ""),
+        // Whatever the comment says.
+        (say::query("ROLLBACK /*tenant='acme'*/"), 1, None, b'I', ""),
+        (say::query("BEGIN"), 1, None, b'T', ""),
+        (
+            [say::parse("", "SELECT nope /*tenant='acme'*/"), say::describe_statement(""), say::sync()].concat(),
+            1,
+            Some("42703"),
+            b'E',
+            "",
+        ),
+        (say::query("ROLLBACK"), 1, None, b'I', ""),
+        (say::query("BEGIN"), 1, None, b'T', ""),
+        (
+            [say::parse("", "SELECT nope /*tenant='acme'*/"), say::describe_statement(""), say::flush(), say::sync()]
+                .concat(),
+            1,
+            Some("42703"),
+            b'E',
+            "",
+        ),
+        (say::query("ROLLBACK"), 1, None, b'I', ""),
+        (say::query("SET PgWeir.Tenant = ACME"), 1, None, b'I', ""),
+        (say::query(SEEN), 1, None, b'I', "acme"),
+        (say::query("SET pgweir.tenant = 'free'"), 1, None, b'I', ""),
+        (say::query("SELECT 1; RESET ALL"), 1, None, b'I', "1"),
+        (say::query("SHOW pgweir.tenant"), 1, None, b'I', ""),
+        // Each transaction counts for whom it is.
+        (say::query("BEGIN"), 1, None, b'T', ""),
+        (say::query("SET LOCAL pgweir.tenant = 'rare'"), 1, None, b'T', ""),
+        (say::query("COMMIT"), 1, None, b'I', ""),
+        (say::query("SELECT 1 /*tenant='rare'*/"), 1, None, b'I', "1"),
+        (say::query("BEGIN"), 1, None, b'T', ""),
+        (say::query("SET LOCAL pgweir.tenant = 'rare'"), 1, Some("53400"), b'E', ""),
+        (say::query("ROLLBACK"), 1, None, b'I', ""),
+        // Sent at once.
+        (say::query("BEGIN READ ONLY"), 1, None, b'T', ""),
+        (
+            ["SELECT 1", "SELECT * FROM nope", "COMMIT", "SELECT 2"].map(say::query).concat(),
+            4,
+            Some("42P01"),
+            b'I',
+            "2",
+        ),
+    ] {
+        let what = String::from_utf8_lossy(&messages).into_owned();
+        client.send(&messages).await.unwrap();
+        let (frames, end) = client.until_ready(answers).await;
+        assert!(end.is_none(), "{what}: {frames:?}");
+        assert_eq!(frames.iter().find_map(|frame| frame.sqlstate()).as_deref(), expected, "{what}");
+        assert_eq!(frames.last().unwrap().status(), Some(status), "{what}");
+        let rows = frames.iter().filter(|frame| frame.tag == b'D');
+        let last = rows.last().and_then(|row| row.values().last().cloned().flatten()).unwrap_or_default();
+        assert_eq!(last, shown, "{what}: {frames:?}");
+    }
+    // What a session makes as one tenant's does not lift what is held for another.
+    let url = format!("postgres://{}@127.0.0.1:{}/{}", stage.user, proxy.port, stage.database.name);
+    let beta = connect(&format!("{url}?options=-c%20pgweir.tenant%3Dbeta")).await;
+    beta.batch_execute("SET app.tenant = 'x' /*tenant='free'*/").await.unwrap();
+    assert_eq!(value(&beta, SEEN).await, "beta");
+}
+
+/// A client that takes its leave has left, whatever it keeps.
+#[tokio::test]
+async fn a_goodbye_is_heard() {
+    let stage = Stage::set("").await;
+    let rated = "[tiers.standard]\nrate_limits = [\"1000/s\"]\n";
+    for (more, may, before) in [
+        ("", "may_set_tenant = true", "BEGIN"),
+        ("", "may_set_tenant = true", "BEGIN READ ONLY"),
+        ("", "", "BEGIN READ ONLY"),
+        ("", "may_set_tenant = true", "CREATE TEMP TABLE t (x int)"),
+        (rated, "", "CREATE TEMP TABLE t (x int)"),
+        ("[pool]\nmode = \"session\"\n", "may_set_tenant = true", "SELECT 1"),
+        (&format!("{rated}[pool]\nmode = \"session\"\n"), "", "SELECT 1"),
+    ] {
+        let proxy = Proxy::start(&format!("{}{may}\n", stage.config(more).await)).await;
+        let mut client = RawClient::welcome(&stage.endpoint(proxy.port)).await;
+        client.query(before).await;
+        client.send(&say::terminate()).await.unwrap();
+        let (frames, end) = client.until_ready(1).await;
+        assert!(frames.is_empty() && end.is_some(), "{more} {may} {before}: {frames:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_reset_that_is_rolled_back_leaves_nothing_to_the_next_client() {
+    let stage = Stage::set("").await;
+    let proxy = Proxy::start(&stage.config("[pool]\nsize = 1\n").await).await;
+    let endpoint = stage.endpoint(proxy.port);
+    let (mut one, mut two) = (RawClient::welcome(&endpoint).await, RawClient::welcome(&endpoint).await);
+    for sql in ["SET app.who = 'u7'", "BEGIN; RESET ALL", "ROLLBACK"] {
+        let frames = one.query(sql).await;
+        assert!(frames.iter().all(|frame| frame.sqlstate().is_none()), "{frames:?}");
+    }
+    // A write, so that it runs where the other has been.
+    let user = "CREATE TEMP TABLE t ON COMMIT DROP AS SELECT 1; SELECT current_setting('app.who', true)";
+    assert_ne!(two.rows(user).await.last().map(String::as_str), Some("u7"));
+    assert_eq!(one.rows(user).await.last().map(String::as_str), Some("u7"));
+}
+
 async fn code(client: &mut RawClient, messages: Vec<u8>, answers: usize) -> Option<String> {
     client.send(&messages).await.unwrap();
     let (frames, end) = client.until_ready(answers).await;
