@@ -98,20 +98,29 @@ impl Session {
 
     /// The same where the session keeps its server connection: once its tenant is not paused.
     async fn goes_on_here(&mut self, batch: &Batch) -> Result<(), NoLease> {
+        if self.tenant.is_paused() {
+            let resumed = self.await_resumption().await;
+            match (resumed, self.lease.as_mut().filter(|leased| leased.opened == Opened::Leaves)) {
+                // The transaction fails, which has begun.
+                (Err(NoLease::Refused(error)), Some(leased)) => {
+                    leased.opened = Opened::Refused(Box::new(error));
+                    self.intake.ungather();
+                    return Ok(());
+                }
+                (outcome, _) => outcome?,
+            }
+        }
         let Some(mut leased) = self.lease.take() else { return Ok(()) };
+        // It may have waited.
+        self.slot.leases(&leased.lease.cancel);
         let begin = match leased.opened {
             Opened::Leaves => Some(self.end_opened(&mut leased).await?),
             Opened::No | Opened::Begun | Opened::Refused(_) => None,
         };
-        let ready = self.readies(&mut leased).await;
-        // It may have waited meanwhile.
+        self.brings_up_to_date(&mut leased).await.map_err(NoLease::Ended)?;
         self.slot.leases(&leased.lease.cancel);
         leased.opened = self.opens(leased.place, batch);
         self.lease = Some(leased);
-        match ready {
-            Err(NoLease::Refused(error)) if begin.is_some() => return Err(NoLease::Ended(error)),
-            outcome => outcome?,
-        }
         self.intake.admit(batch);
         if let Some(begin) = begin {
             self.begin_again(&begin);
@@ -119,27 +128,17 @@ impl Session {
         Ok(())
     }
 
-    async fn readies(&mut self, leased: &mut Leased) -> Result<(), NoLease> {
-        if self.tenant.is_paused() {
-            self.await_resumption().await?;
-        }
-        self.brings_up_to_date(leased).await.map_err(NoLease::Ended)
-    }
-
     async fn await_resumption(&mut self) -> Result<(), NoLease> {
         let (tenant, since) = (self.tenant.clone(), Instant::now());
         let patience = self.group.pool(Place::Primary).settings().queue_timeout;
         let resumed = tokio::time::timeout(patience, async move { tenant.resumed().await });
-        self.slot.waits();
+        self.waits();
         let outcome = self.wait(resumed).await;
         self.slot.rests();
-        match outcome? {
-            Ok(()) => Ok(()),
-            Err(_) => {
-                self.limited("max_server_connections");
-                Err(NoLease::Refused(self.tenant.too_many_connections(since.elapsed(), false)))
-            }
-        }
+        outcome?.map_err(|_| {
+            self.limited("paused");
+            NoLease::Refused(self.tenant.still_paused(since.elapsed()))
+        })
     }
 
     /// May the session go on at once on the server connection that it keeps?
@@ -374,6 +373,14 @@ impl Session {
         self.members[place.number()].get_or_insert_with(join)
     }
 
+    /// The session waits, perhaps with a server connection that it keeps.
+    pub(super) fn waits(&self) {
+        match &self.lease {
+            Some(leased) => self.slot.waits_with(&leased.lease.cancel),
+            None => self.slot.waits(),
+        }
+    }
+
     /// Waits for something, and for the client: it may cancel or leave.
     pub(super) async fn wait<T>(&mut self, what: impl Future<Output = T>) -> Result<T, NoLease> {
         let slot = self.slot.clone();
@@ -382,6 +389,9 @@ impl Session {
             let signals = slot.take_signals(cx.waker());
             if signals & (Signal::Shutdown as u32 | Signal::End as u32) != 0 {
                 return Poll::Ready(Err(NoLease::Ended(refusal::shutting_down())));
+            }
+            if signals & Signal::Fenced as u32 != 0 {
+                return Poll::Ready(Err(NoLease::Ended(self.fenced())));
             }
             if signals & Signal::Cancel as u32 != 0 {
                 return Poll::Ready(Err(NoLease::Refused(refusal::cancelled_in_queue())));

@@ -30,7 +30,7 @@ impl Session {
         let wait = self.tenant.pay(what, Instant::now()).map_err(|error| NoLease::Refused(self.rated(error)))?;
         if !wait.is_zero() {
             self.shared.metrics.delayed(&self.tenant.name);
-            self.slot.waits();
+            self.waits();
             let waited = self.wait(tokio::time::sleep(wait)).await;
             self.slot.rests();
             waited?;

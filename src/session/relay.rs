@@ -261,8 +261,7 @@ impl Session {
         } else if is(Signal::HostLost) && self.lease.as_ref().is_some_and(Leased::may_move) {
             return self.server_lost(&io::ErrorKind::TimedOut.into());
         } else if is(Signal::Fenced) && self.lease.is_some() {
-            let in_transaction = self.ledger.status() != Status::Idle;
-            self.lost(Place::Primary, "another server has become the primary", in_transaction)
+            self.fenced()
         } else if is(Signal::Kill) && self.lease.is_some() {
             self.tenant_timed_out();
             // The cancel had no effect: the server's process is ended, and with it the client's connection, which is in
@@ -292,6 +291,12 @@ impl Session {
         self.ledger.abandon();
         // Nothing can be said in the middle of a message.
         Some(if in_mid_frame { Ok(()) } else { Err(error) })
+    }
+
+    /// The server that the session has to itself is not the primary any more.
+    pub(super) fn fenced(&self) -> PgError {
+        let in_transaction = self.ledger.status() != Status::Idle;
+        self.lost(Place::Primary, "another server has become the primary", in_transaction)
     }
 
     /// A read that has not been answered at all runs elsewhere; everything else is lost with its server.

@@ -78,7 +78,8 @@ pub enum CutOff {
 #[derive(Debug)]
 enum Place {
     Idle,
-    Waiting,
+    /// For a server connection, or with one that it keeps.
+    Waiting(Option<Arc<CancelTarget>>),
     /// The server makes the session's settings, ahead of its batch: a cancel has to wait, or the batch would run without
     /// them.
     Preparing(Arc<CancelTarget>),
@@ -177,7 +178,13 @@ impl Slot {
     /// A cancel that came for an earlier request does not concern the next one.
     pub fn waits(&self) {
         self.signals.fetch_and(!(Signal::Cancel as u32), Ordering::AcqRel);
-        self.goes_to(Place::Waiting);
+        self.goes_to(Place::Waiting(None));
+    }
+
+    /// The same with a server connection that it keeps, on which nothing runs.
+    pub fn waits_with(&self, target: &Arc<CancelTarget>) {
+        self.signals.fetch_and(!(Signal::Cancel as u32), Ordering::AcqRel);
+        self.goes_to(Place::Waiting(Some(target.clone())));
     }
 
     pub fn leases(&self, target: &Arc<CancelTarget>) {
@@ -264,7 +271,7 @@ impl Slot {
     pub fn activity(&self) -> Activity {
         match *self.place() {
             Place::Idle => Activity::Idle,
-            Place::Waiting => Activity::Waiting,
+            Place::Waiting(_) => Activity::Waiting,
             Place::Preparing(_) => Activity::Active,
             Place::Leased(_) if self.busy_since.load(Ordering::Relaxed) != 0 => Activity::Active,
             Place::Leased(_) if self.idle_since.load(Ordering::Relaxed) != 0 => Activity::IdleInTransaction,
@@ -311,7 +318,7 @@ impl Slot {
         self.overdue(&self.busy_since, Some(ceiling + grace), now)?;
         match &*self.place() {
             Place::Leased(target) => Some((target.clone(), ceiling)),
-            Place::Idle | Place::Waiting | Place::Preparing(_) => None,
+            Place::Idle | Place::Waiting(_) | Place::Preparing(_) => None,
         }
     }
 
@@ -324,7 +331,7 @@ impl Slot {
     fn begin_cancel(&self) -> Strikes {
         match &*self.place() {
             Place::Idle => Strikes::Nothing,
-            Place::Waiting => {
+            Place::Waiting(_) => {
                 self.send(Signal::Cancel);
                 Strikes::Nothing
             }
@@ -497,7 +504,12 @@ impl Registry {
 
     fn signal_at_work(&self, host: &Arc<HostConfig>, signal: Signal) {
         for slot in self.all() {
-            let at_work = matches!(&*slot.place(), Place::Leased(target) | Place::Preparing(target) if Arc::ptr_eq(&target.host, host));
+            let at_work = match &*slot.place() {
+                Place::Leased(target) | Place::Preparing(target) | Place::Waiting(Some(target)) => {
+                    Arc::ptr_eq(&target.host, host)
+                }
+                Place::Idle | Place::Waiting(None) => false,
+            };
             if at_work {
                 slot.send(signal);
             }

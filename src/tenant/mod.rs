@@ -165,9 +165,7 @@ impl Tenant {
         let limits = self.counters.limits.load();
         let (in_use, waiting) = self.counters.gate.count();
         if self.counters.gate.is_closed() {
-            return PgError::error("53300", format!("tenant \"{name}\" is paused"))
-                .detail(format!("Waited {:.1} s; {waiting} others wait.", waited.as_secs_f64()))
-                .hint("An administrator has paused it (PAUSE TENANT) and can resume it; try again later.");
+            return self.still_paused(waited);
         }
         let most = limits.max_server_connections.unwrap_or(usize::MAX);
         let why = match (full, limits.queue_length) {
@@ -177,6 +175,14 @@ impl Tenant {
         PgError::error("53300", format!("too many server connections for tenant \"{name}\": {in_use} are in use, {most} allowed"))
             .detail(why)
             .hint(format!("Make transactions shorter, or raise max_server_connections or queue_length of the tenant or of its tier \"{tier}\"."))
+    }
+
+    /// It was not resumed in time.
+    pub fn still_paused(&self, waited: Duration) -> PgError {
+        let (_, waiting) = self.counters.gate.count();
+        PgError::error("53300", format!("tenant \"{}\" is paused", self.name))
+            .detail(format!("Waited {:.1} s; {waiting} others wait.", waited.as_secs_f64()))
+            .hint("An administrator has paused it (PAUSE TENANT) and can resume it; try again later.")
     }
 
     /// Has it any rate limits? Those of the configuration of now, whenever the client has come.
