@@ -27,7 +27,7 @@ use crate::client::Lasting;
 use crate::config::{Config, Listen};
 use crate::listener::{self, ClientSocket, Door};
 use crate::metrics::{self, Metrics, Ready};
-use crate::session::{Shared, enforce_ceilings, leave_silent_replicas, watch_locks};
+use crate::session::{Shared, enforce_ceilings, leave_silent_replicas};
 use census::DoorCensus;
 use files::FilesNeeded;
 use readiness::Readiness;
@@ -86,7 +86,6 @@ impl App {
             stopping,
             lasting,
         };
-        app.watches.spawn(enforce_ceilings(shared.clone()));
         app.watches.spawn(roles::follow(app.door.clone(), app.snapshots.clone()));
         app.watches.spawn(tenants::follow(app.door.clone(), app.snapshots.clone()));
         let door = app.door.clone();
@@ -97,9 +96,10 @@ impl App {
         app.watches.spawn(leave_silent_replicas(shared.clone(), replicas));
         let door = app.door.clone();
         let hosts = move || {
-            door.snapshot().clusters().flat_map(|cluster| cluster.hosts().cloned().collect::<Vec<_>>()).collect()
+            let snapshot = door.snapshot();
+            snapshot.clusters().flat_map(|cluster| cluster.hosts().cloned().collect::<Vec<_>>()).collect()
         };
-        app.watches.spawn(watch_locks(shared, hosts));
+        app.watches.spawn(enforce_ceilings(shared, hosts));
         if let Some(listener) = http_listener {
             app.serve_http(listener, metrics);
         }

@@ -57,7 +57,8 @@ pub struct Host {
     losses: AtomicU32,
     /// The primary has written what this replica is not known to have replayed.
     lags: Notify,
-    pub locks: Locks,
+    /// See [`super::locks`].
+    pub(super) locks: Locks,
 }
 
 impl Host {

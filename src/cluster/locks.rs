@@ -1,80 +1,104 @@
-//! Who waits for a lock on a host for longer than it may: asked by the host's monitor, of those alone who may.
+//! Who waits for a lock on a host, and for how long already: asked of those alone who may have waited for too long.
 //!
 //! The server's own `lock_timeout` comes first. This is for what has lifted that where nobody sees it (in the same message,
 //! in code).
 
-use std::fmt::Write as _;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::collections::HashMap;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
-use tokio::sync::futures::Notified;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
 
-/// A server process, and for how long it may wait.
-pub type MayWait = (i32, Duration);
+use super::host::Host;
+use crate::pool::Place;
+use crate::server::{Connected, Login, QueryError, connect, simple_query};
+
+/// For an answer. Nobody's health depends on it.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Without a question for so long the connection is closed.
+const IDLE: Duration = Duration::from_secs(10);
+/// Of process ids and times.
+const ANSWER_LIMIT: usize = 1 << 20;
+/// `undefined_column`: `waitstart` came with PostgreSQL 14.
+const UNDEFINED_COLUMN: &str = "42703";
 
 /// See the module's page.
 #[derive(Debug, Default)]
 pub struct Locks {
-    state: Mutex<State>,
-    asked: Notify,
+    /// As whom to ask: the monitor, or the first who had a pool there.
+    pub(super) login: OnceLock<Login>,
+    asker: Mutex<Asker>,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    /// The monitor is to ask for these.
-    wanted: Vec<MayWait>,
-    /// Processes that were found to have waited for too long.
-    found: Vec<i32>,
+#[derive(Default)]
+struct Asker {
+    connection: Option<(Connected, Place)>,
+    last: Option<Instant>,
+    /// The server cannot say.
+    unable: bool,
 }
 
-impl Locks {
-    /// Has the host asked for these. Returns which of those asked for before have waited for too long.
-    pub fn watch(&self, wanted: Vec<MayWait>) -> Vec<i32> {
-        let any = !wanted.is_empty();
-        let found = {
-            let mut state = self.state();
-            state.wanted = wanted;
-            std::mem::take(&mut state.found)
+impl std::fmt::Debug for Asker {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.debug_struct("Asker").field("connected", &self.connection.is_some()).field("unable", &self.unable).finish()
+    }
+}
+
+impl Host {
+    /// For how long these server processes have waited for a lock, those that do. `None` where that is not known: the last
+    /// question is not answered yet, or this one is not in time.
+    pub async fn waits_for_locks(&self, pids: &[i32]) -> Option<HashMap<i32, Duration>> {
+        let mut asker = self.locks.asker.try_lock().ok().filter(|asker| !asker.unable)?;
+        let (mut connected, place) = match asker.connection.take() {
+            Some(connection) => connection,
+            None => {
+                let mut login = self.locks.login.get()?.clone();
+                login.parameters.push(("application_name".into(), "pgweir locks".into()));
+                let place = self.budget.place_of_our_own();
+                (connect(&self.config, &login, PATIENCE).await.ok()?, place)
+            }
         };
-        if any {
-            self.asked.notify_one();
+        asker.last = Some(Instant::now());
+        // A connection that has not answered is closed.
+        match timeout(PATIENCE, simple_query(&mut connected.stream, &question(pids), ANSWER_LIMIT)).await.ok()? {
+            Ok(answer) => {
+                asker.connection = Some((connected, place));
+                Some(answer.sets.into_iter().flatten().filter_map(waits).collect())
+            }
+            Err(QueryError::Server { code, .. }) => {
+                asker.unable = code == UNDEFINED_COLUMN;
+                None
+            }
+            Err(QueryError::Broken(_)) => None,
         }
-        found
     }
 
-    /// Until there is a question.
-    pub(super) fn asked(&self) -> Notified<'_> {
-        self.asked.notified()
-    }
-
-    /// The question to ask, if there is one (`pg_locks.waitstart`, PostgreSQL 14).
-    pub(super) fn question(&self) -> Option<String> {
-        let wanted = std::mem::take(&mut self.state().wanted);
-        if wanted.is_empty() {
-            return None;
+    /// There is nothing to ask.
+    pub fn rests_from_locks(&self) {
+        if let Ok(mut asker) = self.locks.asker.try_lock()
+            && asker.last.is_some_and(|last| last.elapsed() > IDLE)
+        {
+            (asker.connection, asker.last) = (None, None);
         }
-        let mut rows = String::new();
-        for (pid, most) in wanted {
-            let comma = if rows.is_empty() { "" } else { ", " };
-            // Writing to a string does not fail.
-            let _ = write!(rows, "{comma}({pid}, {})", most.as_millis());
-        }
-        Some(format!(
-            "SELECT waits.pid FROM (VALUES {rows}) AS may (pid, most) JOIN pg_catalog.pg_locks AS waits \
-             ON waits.pid OPERATOR(pg_catalog.=) may.pid WHERE NOT waits.granted AND waits.waitstart \
-             OPERATOR(pg_catalog.<) (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) \
-             pg_catalog.make_interval(secs => may.most / 1000.0))"
-        ))
     }
+}
 
-    pub(super) fn found(&self, pids: impl Iterator<Item = i32>) {
-        self.state().found.extend(pids);
-    }
+fn question(pids: &[i32]) -> String {
+    let pids: Vec<_> = pids.iter().map(i32::to_string).collect();
+    format!(
+        "SELECT waits.pid, pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) waits.waitstart) \
+         FROM pg_catalog.pg_locks AS waits WHERE NOT waits.granted AND waits.pid OPERATOR(pg_catalog.=) \
+         ANY ('{{{}}}'::pg_catalog.int4[])",
+        pids.join(",")
+    )
+}
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// A process, and seconds; none for a moment at the beginning of a wait.
+fn waits(row: Vec<Option<String>>) -> Option<(i32, Duration)> {
+    let [pid, seconds] = row.try_into().ok()?;
+    let seconds = seconds.and_then(|seconds| seconds.parse().ok()).unwrap_or(0.0);
+    Some((pid?.parse().ok()?, Duration::try_from_secs_f64(seconds).unwrap_or_default()))
 }
 
 #[cfg(test)]
@@ -82,15 +106,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_is_asked_for_once_and_found_once() {
-        let locks = Locks::default();
-        assert_eq!(locks.question(), None);
-        assert!(locks.watch(vec![(7, Duration::from_millis(400)), (8, Duration::from_secs(2))]).is_empty());
-        let question = locks.question().unwrap();
-        assert!(question.contains("VALUES (7, 400), (8, 2000)"), "{question}");
-        assert_eq!(locks.question(), None);
-        locks.found([8].into_iter());
-        assert_eq!(locks.watch(Vec::new()), [8]);
-        assert!(locks.watch(Vec::new()).is_empty());
+    fn a_row_is_a_process_and_how_long_it_waits() {
+        let row = |seconds: Option<&str>| waits(vec![Some("7".into()), seconds.map(str::to_owned)]);
+        assert_eq!(row(Some("0.25")), Some((7, Duration::from_millis(250))));
+        assert_eq!((row(None), row(Some("-0.001"))), (Some((7, Duration::ZERO)), Some((7, Duration::ZERO))));
+        assert!(question(&[7, 8]).contains("'{7,8}'::pg_catalog.int4[]"));
     }
 }

@@ -98,9 +98,7 @@ impl Cluster {
         groups.insert(key, group.clone());
         drop(groups);
         self.spawn(catalog::keep(Arc::downgrade(&group)));
-        if !self.replicas.is_empty() || self.config.roles == Roles::Asked {
-            self.monitored.call_once(|| self.monitor(login));
-        }
+        self.monitored.call_once(|| self.monitor(login));
         group
     }
 
@@ -175,7 +173,11 @@ impl Cluster {
             None => borrowed.clone(),
         };
         for host in self.hosts() {
-            self.spawn(monitor::watch(Arc::downgrade(self), host.clone(), login.clone()));
+            // Set once, like all this.
+            let _ = host.locks.login.set(login.clone());
+            if !self.replicas.is_empty() || self.config.roles == Roles::Asked {
+                self.spawn(monitor::watch(Arc::downgrade(self), host.clone(), login.clone()));
+            }
         }
     }
 

@@ -27,8 +27,6 @@ const HURRY: Duration = Duration::from_millis(1);
 
 /// Room for a whole answer: it is read with one call.
 const ANSWER: usize = 512;
-/// Of process ids.
-const ANSWER_OF_LOCKS: usize = 1 << 20;
 type Connection = BufReader<Stream>;
 
 /// A position, and the primary's timeline: the first eight digits of a WAL file's name.
@@ -94,12 +92,6 @@ async fn follow(cluster: &Weak<Cluster>, host: &Host, mut connection: Connection
         };
         host.claims(timeline.map_or(Claim::Standby, |timeline| Claim::Primary { timeline }));
         note(&cluster, host, asked, lsn);
-        if let Some(question) = host.locks.question() {
-            match ask_locks(&mut connection, &question).await {
-                Ok(pids) => host.locks.found(pids.into_iter()),
-                Err(reason) => return Some(reason),
-            }
-        }
         if !host.is_ahead() && host.set_up(true) {
             found(&cluster, host);
         }
@@ -134,7 +126,6 @@ async fn rest(cluster: Arc<Cluster>, host: &Host, asked: Moment, connection: &mu
         () = tokio::time::sleep_until(clock.next(beat).into()) => return,
         () = demanded => {}
         () = host.lags(), if is_replica => {}
-        () = host.locks.asked() => {}
         () = clock.writes(), if !is_replica && wanted => pause = poll,
         // A server says nothing unasked but that it goes, or is gone: the next question finds out.
         _ = connection.fill_buf() => {}
@@ -158,18 +149,6 @@ async fn ask(connection: &mut Connection, role: Role) -> Result<Option<(Lsn, Opt
     let lsn = columns.next().flatten().as_deref().and_then(Lsn::parse);
     let timeline = columns.next().flatten().and_then(|digits| u32::from_str_radix(&digits, 16).ok());
     Ok(lsn.map(|lsn| (lsn.without_header(), timeline)))
-}
-
-/// The server processes that wait for locks.
-async fn ask_locks(connection: &mut Connection, question: &str) -> Result<Vec<i32>, &'static str> {
-    let answer = match tokio::time::timeout(PATIENCE, simple_query(connection, question, ANSWER_OF_LOCKS)).await {
-        Ok(Ok(answer)) => answer,
-        // It has been cancelled, or is too old a server.
-        Ok(Err(error)) if !error.is_broken() => return Ok(Vec::new()),
-        Ok(Err(_)) => return Err("the monitor's connection was closed"),
-        Err(_) => return Err("it accepts connections and does not answer"),
-    };
-    Ok(answer.sets.into_iter().flatten().flatten().flatten().filter_map(|pid| pid.parse().ok()).collect())
 }
 
 /// What a host says that was taken for a replica.

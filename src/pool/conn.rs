@@ -100,6 +100,11 @@ impl Conn {
         }
     }
 
+    /// Since it was opened.
+    pub(super) fn age(&self) -> Duration {
+        self.opened.elapsed()
+    }
+
     /// Asks a question of our own. Only when nothing is owed on the connection; after an error of
     /// [`QueryError::Broken`] it must be dropped.
     pub async fn ask(&mut self, sql: &str) -> Result<Answer, QueryError> {

@@ -1,7 +1,7 @@
 //! The end of a connection on which something runs that nobody waits for any more. Closing its socket does not end what
 //! the server does: that goes on until it has something to say.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncWriteExt, copy, sink};
 use tokio::time::timeout;
@@ -11,6 +11,10 @@ use crate::server::{cancel, connect, simple_query};
 
 /// For the server to take what it is asked.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Before the server is asked again.
+const PAUSE: Duration = Duration::from_millis(250);
+/// Seconds between the beginning of a server process and that of its connection for us.
+const SLACK: f64 = 10.0;
 /// Of the answer to a question whose answer is one word.
 const ANSWER_LIMIT: usize = 1 << 10;
 
@@ -28,10 +32,19 @@ impl Lease {
 
     /// Ends the server process, whatever it does, and closes the connection.
     pub async fn terminate(mut self) {
-        let pid = self.cancel.pid;
-        // It cannot be another's process while this connection is open.
-        if let Err(reason) = self.ask_to_terminate().await {
-            tracing::warn!(host = %self.cancel.host.name, pid, reason, "cannot end a server process");
+        // One that waits for the client finds that it has gone.
+        let _ = timeout(PATIENCE, self.stream.shutdown()).await;
+        let until = Instant::now() + PATIENCE;
+        while let Err(reason) = self.ask_to_terminate().await {
+            if Instant::now() > until {
+                let pid = self.cancel.pid;
+                tracing::warn!(host = %self.cancel.host.name, pid, reason, "cannot end a server process");
+                return;
+            }
+            // The server may have no connection to spare.
+            if self.ends_within(PAUSE).await {
+                return;
+            }
         }
         self.ends_within(PATIENCE).await;
     }
@@ -54,10 +67,23 @@ impl Lease {
         let _place = pool.place_of_our_own();
         let connected = connect(&pool.host, &login, PATIENCE).await;
         let mut connected = connected.map_err(|error| error.to_string())?;
-        let sql = format!("SELECT pg_catalog.pg_terminate_backend({})", self.cancel.pid);
+        let sql = self.terminates();
         match timeout(PATIENCE, simple_query(&mut connected.stream, &sql, ANSWER_LIMIT)).await {
             Ok(outcome) => outcome.map(drop).map_err(|error| error.to_string()),
             Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
         }
+    }
+
+    /// The process of this number that is as old as this connection: behind one name there may be several servers.
+    fn terminates(&self) -> String {
+        let age = self.age().as_secs_f64();
+        format!(
+            "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE \
+             pid OPERATOR(pg_catalog.=) {} AND pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() \
+             OPERATOR(pg_catalog.-) backend_start) BETWEEN {:.1} AND {:.1}",
+            self.cancel.pid,
+            age - SLACK,
+            age + SLACK
+        )
     }
 }

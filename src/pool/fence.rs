@@ -4,7 +4,7 @@
 //! it arrives. So a server connection is not handed on until every cancel that was started for it is
 //! over (PostgreSQL, "Canceling Requests in Progress").
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
@@ -15,6 +15,7 @@ use crate::config::HostConfig;
 pub struct Fence {
     under_way: AtomicUsize,
     lowered: Notify,
+    broken: AtomicBool,
 }
 
 impl Fence {
@@ -22,6 +23,15 @@ impl Fence {
     pub fn raise(self: &std::sync::Arc<Self>) -> FenceGuard {
         self.under_way.fetch_add(1, Ordering::AcqRel);
         FenceGuard(self.clone())
+    }
+
+    /// A cancel may still come, nobody knows when: nobody else gets the connection.
+    pub fn breaks(&self) {
+        self.broken.store(true, Ordering::Release);
+    }
+
+    pub fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
     }
 
     pub fn is_raised(&self) -> bool {

@@ -51,11 +51,16 @@ impl Lease {
     /// for it is under way, that happens when the request is over.
     pub fn hand_back(mut self) {
         let Some(conn) = self.conn.take() else { return };
-        if !conn.cancel.fence.is_raised() {
+        let fence = &conn.cancel.fence;
+        if !fence.is_raised() && !fence.is_broken() {
             return self.pool.take_back(conn);
         }
-        // The lease closes the connection if the task is dropped on the way.
+        let breaks = fence.is_broken();
+        // The lease closes the connection, also if the task is dropped on the way.
         self.conn = Some(conn);
+        if breaks {
+            return;
+        }
         let lease = self;
         tokio::spawn(async move {
             let fence = lease.cancel.fence.clone();

@@ -1,51 +1,85 @@
 //! What ends a wait that nothing else ends, by watches over all sessions that cost a statement nothing
 //! but a time stamp: the proxy's own deadline, behind the server's, and servers that fall silent.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::Shared;
-use super::slot::Patience;
+use super::slot::{MayWait, Patience};
 use crate::cluster::Host;
 
 /// How often the watch looks.
 const BEAT: Duration = Duration::from_millis(50);
 /// The server's own timeout comes first; this long after it the watch acts.
 const GRACE: Duration = Duration::from_millis(50);
+/// How often connections are looked at that were needed for locks.
+const TIDIED: Duration = Duration::from_secs(5);
 /// From the cancel request to the end of the server's process.
 const PATIENCE: Patience = Patience { usual: Duration::from_secs(1), stubborn: Duration::from_millis(75) };
 
-/// Holds every session to its tenant's ceiling, for as long as it is polled.
-pub async fn enforce_ceilings(shared: Arc<Shared>) {
+/// Holds every session to its tenant's ceilings, for as long as it is polled. `hosts` are those of the configuration of the
+/// moment.
+pub async fn enforce_ceilings(shared: Arc<Shared>, hosts: impl Fn() -> Vec<Arc<Host>>) {
+    let asked = Arc::<Asked>::default();
+    let mut tidied = Instant::now();
     loop {
         tokio::time::sleep(BEAT).await;
-        for tenant in shared.registry.enforce_ceilings(GRACE, PATIENCE) {
+        let overdue = shared.registry.enforce_ceilings(GRACE, PATIENCE);
+        for tenant in overdue.cut_off {
             tracing::info!(%tenant, "a statement is cut off by its tenant's ceiling");
         }
-    }
-}
-
-/// How often those are looked for who wait for locks.
-const LOCKS_BEAT: Duration = Duration::from_millis(75);
-
-/// Holds every session to its tenant's ceiling of waits for locks, for as long as it is polled. The server's own timeout
-/// comes first. `hosts` are those of the configuration of the moment.
-pub async fn watch_locks(shared: Arc<Shared>, hosts: impl Fn() -> Vec<Arc<Host>>) {
-    let mut watched = false;
-    loop {
-        tokio::time::sleep(LOCKS_BEAT).await;
-        let candidates = shared.registry.may_wait_too_long(GRACE);
-        let before = std::mem::replace(&mut watched, !candidates.is_empty());
-        if !watched && !before {
+        let mut waiting = asked.due(overdue.may_wait);
+        if waiting.is_empty() && tidied.elapsed() < TIDIED {
             continue;
         }
         for host in hosts() {
-            let here = candidates.iter().filter(|(target, _)| Arc::ptr_eq(&target.host, &host.config));
-            for pid in host.locks.watch(here.map(|(target, ceiling)| (target.pid, *ceiling)).collect()) {
-                if shared.registry.waits_too_long(&host.config, pid) {
-                    tracing::info!(host = %host.config.name, pid, "a wait for a lock is cut off by its tenant's ceiling");
-                }
+            let is_here = |one: &mut MayWait| Arc::ptr_eq(&one.target.host, &host.config);
+            let here: Vec<_> = waiting.extract_if(.., is_here).collect();
+            if here.is_empty() {
+                host.rests_from_locks();
+            } else {
+                tokio::spawn(look_for_locks(host, here, asked.clone()));
             }
+        }
+        tidied = Instant::now();
+    }
+}
+
+/// When those are to be asked for again who may wait for a lock: until then they cannot have waited for too long.
+#[derive(Default)]
+struct Asked(Mutex<HashMap<(i32, u64), Instant>>);
+
+impl Asked {
+    /// Those that are to be asked for now, and forgets those that are over.
+    fn due(&self, all: Vec<MayWait>) -> Vec<MayWait> {
+        let mut again = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !again.is_empty() {
+            let ids: HashSet<_> = all.iter().map(MayWait::id).collect();
+            again.retain(|id, _| ids.contains(id));
+        }
+        let now = Instant::now();
+        all.into_iter().filter(|one| again.get(&one.id()).is_none_or(|again| *again <= now)).collect()
+    }
+
+    fn again(&self, one: &MayWait, when: Instant) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(one.id(), when);
+    }
+}
+
+/// The server's own timeout comes first. This finds those who have lifted it where nobody has seen it.
+async fn look_for_locks(host: Arc<Host>, all: Vec<MayWait>, asked: Arc<Asked>) {
+    let pids: Vec<_> = all.iter().map(|one| one.target.pid).collect();
+    let when = Instant::now();
+    let Some(waits) = host.waits_for_locks(&pids).await else { return };
+    for one in all {
+        let waited = waits.get(&one.target.pid).copied().unwrap_or_default();
+        match one.ceiling.saturating_sub(waited) {
+            Duration::ZERO if one.is_cut_off(PATIENCE) => {
+                tracing::info!(host = %host.config.name, "a wait for a lock is cut off by its tenant's ceiling");
+            }
+            Duration::ZERO => {}
+            left => asked.again(&one, when + left),
         }
     }
 }

@@ -3,6 +3,8 @@
 
 use std::collections::VecDeque;
 
+use std::time::Instant;
+
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::batch::Batch;
@@ -82,6 +84,18 @@ enum Gathered {
 struct Streaming {
     left: usize,
     to_server: bool,
+    /// What it asks for can only begin when it is here: how many of the ledger's entries are its own that run.
+    begins: Option<usize>,
+}
+
+impl Streaming {
+    fn dropped(left: usize) -> Self {
+        Self { left, to_server: false, begins: None }
+    }
+
+    fn sent(left: usize, begins: Option<usize>) -> Self {
+        Self { left, to_server: true, begins }
+    }
 }
 
 /// What has to happen before more can be taken from the client.
@@ -183,7 +197,7 @@ impl Session {
         if batch.simple
             && let Ok(Read::Request { len, .. }) = read(self.inbound.data())
         {
-            self.intake.streaming = Some(Streaming { left: len, to_server: false });
+            self.intake.streaming = Some(Streaming::dropped(len));
         }
         batch.simple
     }
@@ -253,7 +267,7 @@ impl Session {
         self.tells_tenants_apart(leased) || (self.keeps_lease() && may_wait() && at_rest())
     }
 
-    fn stream(&mut self, Streaming { left, to_server }: Streaming) -> Option<Step> {
+    fn stream(&mut self, Streaming { left, to_server, begins }: Streaming) -> Option<Step> {
         let data = self.inbound.data();
         let count = left.min(data.len());
         if to_server {
@@ -266,7 +280,14 @@ impl Session {
         self.inbound.consume(count);
         self.intake.taken(count);
         let left = left - count;
-        self.intake.streaming = (left > 0).then_some(Streaming { left, to_server });
+        self.intake.streaming = (left > 0).then_some(Streaming { left, to_server, begins });
+        if begins.is_some_and(|own| self.ledger.running() <= own) {
+            // Nothing runs until it is here.
+            match left {
+                0 => self.slot.next_statement(Instant::now()),
+                _ => self.slot.receives(),
+            }
+        }
         (left > 0).then_some(Step::NeedClient)
     }
 
@@ -284,7 +305,7 @@ impl Session {
                 self.inbound.consume(len);
                 refusal::ready(&mut self.outbound);
             }
-            _ => self.intake.streaming = Some(Streaming { left: len, to_server: false }),
+            _ => self.intake.streaming = Some(Streaming::dropped(len)),
         }
         Ok(None)
     }
@@ -312,7 +333,7 @@ impl Session {
             Gathered::Batch(batch) => self.place_batch(batch),
             Gathered::Partial { before } => self.partial(before),
             Gathered::Stray { len } => {
-                self.intake.streaming = Some(Streaming { left: len, to_server: false });
+                self.intake.streaming = Some(Streaming::dropped(len));
                 None
             }
             Gathered::Terminate if self.ledger.settled() => Some(Step::Left),
@@ -581,11 +602,16 @@ impl Session {
                     }
                     None => self.answer_locally(request),
                 };
+                let begins = match request {
+                    Request::LongQuery { .. } | Request::FunctionCall(_) => Some(1),
+                    Request::LongParse { .. } | Request::Bind(_) => Some(0),
+                    _ => None,
+                };
                 let taken = !matches!(sent, Sent::Not(_));
                 if taken && matches!(request, Request::Bind(_)) {
                     self.intake.bound.pop_front();
                 }
-                Ok(Some((sent, len)))
+                Ok(Some((sent, len, begins)))
             }
             Ok(Read::Partial { .. }) => Ok(None),
             Err(malformed) => Err(malformed),
@@ -599,18 +625,18 @@ impl Session {
             self.undo(&mut leased);
             self.lease = Some(leased);
         }
-        let Some((sent, len)) = sent? else { return Ok(self.partial(0)) };
+        let Some((sent, len, begins)) = sent? else { return Ok(self.partial(0)) };
         if self.intake.admitted == 0 {
             self.not_repeatable();
         }
         match sent {
             Sent::Done => self.consume(len),
-            Sent::Verbatim => self.intake.streaming = Some(Streaming { left: len, to_server: true }),
+            Sent::Verbatim => self.intake.streaming = Some(Streaming::sent(len, begins)),
             Sent::Head(head) => {
                 self.consume(head);
-                self.intake.streaming = (len > head).then_some(Streaming { left: len - head, to_server: true });
+                self.intake.streaming = (len > head).then_some(Streaming::sent(len - head, begins));
             }
-            Sent::Dropped => self.intake.streaming = Some(Streaming { left: len, to_server: false }),
+            Sent::Dropped => self.intake.streaming = Some(Streaming::dropped(len)),
             Sent::Not(step) => return Ok(Some(step)),
             Sent::Goodbye => self.says_goodbye(),
         }

@@ -39,7 +39,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-pub use deadline::{enforce_ceilings, leave_silent_replicas, watch_locks};
+pub use deadline::{enforce_ceilings, leave_silent_replicas};
 pub use refusal::{guarded, unknown_consistency};
 use slot::CutOff;
 pub use slot::{Activity, Ceilings, Registry, Signal, Slot};
@@ -416,6 +416,9 @@ impl Session {
         if self.may_catch_cancels(text, verdict) {
             self.slot.may_be_stubborn();
         }
+        if state::may_lift_timeouts(text, verdict) {
+            self.slot.may_be_lifted();
+        }
         if verdict.reason == Reason::Ddl {
             let databases = databases_named(text);
             if !databases.is_empty() {
@@ -467,6 +470,7 @@ impl Session {
     fn note_unseen(&mut self, leased: &mut Leased) {
         let effects = Effects::STATE | Effects::MAYBE_DDL;
         self.slot.may_be_stubborn();
+        self.slot.may_be_lifted();
         self.effects |= effects;
         self.state.ask_everything();
         self.state.note_environment(&SettingNames::default(), effects);

@@ -123,7 +123,7 @@ pub(super) fn idle_in_transaction_timeout(tenant: &str, ceiling: Duration) -> Pg
         .detail(of_tenant(tenant, ceiling))
 }
 
-fn of_tenant(tenant: &str, ceiling: Duration) -> String {
+pub(super) fn of_tenant(tenant: &str, ceiling: Duration) -> String {
     format!("The ceiling of tenant \"{tenant}\" is {} ms.", ceiling.as_millis())
 }
 
@@ -170,7 +170,6 @@ pub fn unknown_consistency(value: &str) -> PgError {
         .hint(format!("Available values: {}.", names.join(", ")))
 }
 
-/// PostgreSQL's words for a setting of an extension that does not have it (`find_option`).
 /// PostgreSQL's own words (`set_config_option`).
 pub fn guarded(name: &str, tenant: &str) -> PgError {
     PgError::error("42501", format!("permission denied to set parameter \"{name}\""))
@@ -211,6 +210,7 @@ pub(super) fn guards_code(tenant: &str) -> PgError {
         .hint("Do without DO, CREATE FUNCTION, functions that set parameters and texts of more than 20 KiB, or take \"strict\" from the tenant.")
 }
 
+/// PostgreSQL's words for a setting of an extension that does not have it (`find_option`).
 pub(super) fn unknown_own_setting(name: &str) -> PgError {
     PgError::error("42602", format!("invalid configuration parameter name \"{name}\""))
         .detail("\"pgweir\" is a reserved prefix.")

@@ -262,13 +262,13 @@ impl Session {
             return self.server_lost(&io::ErrorKind::TimedOut.into());
         } else if is(Signal::Fenced) && self.lease.is_some() {
             self.fenced()
-        } else if is(Signal::Kill) && self.lease.is_some() {
+        } else if is(Signal::Kill) && self.lease.is_some() && !self.ledger.is_empty() {
             self.tenant_timed_out();
             // The cancel had no effect: the server's process is ended, and with it the client's connection, which is in
             // the middle of an answer that will never be complete.
             let over = self.slot.was_cut_off().unwrap_or(CutOff::Statement);
             PgError { severity: crate::wire::error::Severity::Fatal, ..self.ceiling_error(over) }
-        } else if is(Signal::TransactionTimeout) && self.rests_in_transaction() {
+        } else if is(Signal::TransactionTimeout) && self.lease.is_some() && self.slot.runs_nothing() {
             self.limited("transaction_timeout");
             let ceiling = self.tenant.limits.transaction_timeout.unwrap_or_default();
             refusal::transaction_timeout(&self.tenant.name, ceiling)

@@ -9,10 +9,11 @@ use super::introducing::name;
 use super::leasing::MOST_ATTEMPTS;
 use super::ledger::{Status, Synthetic, Verdict};
 use super::statements::{Change, Unnamed, Used};
-use super::{Again, CutOff, Leased, Session, refusal};
+use super::{Again, Leased, Session, refusal};
 use crate::cluster::Place;
 use crate::pool::{OUR_NAMES, Shape};
 use crate::sql::Reason;
+use crate::wire::author;
 use crate::wire::error::PgError;
 use crate::wire::frame::{HEADER, backend, backend_header};
 use crate::wire::view;
@@ -61,6 +62,11 @@ impl ServerError {
         REFUSED.contains(&&*self.code) || NOT_NOW.contains(&&*self.code) || conflict
     }
 
+    /// By the server's own timeout of statements.
+    fn is_timeout(&self) -> bool {
+        self.code == "57014" && self.message.ends_with("statement timeout")
+    }
+
     /// A statement that the server connection has, but not in the shape that the schema has now; or
     /// that it should have and has not.
     fn is_stale_plan(&self) -> bool {
@@ -105,7 +111,7 @@ impl Session {
             }
             let rest = &leased.lease.inbound.data()[run..];
             let status = rest.get(HEADER).copied().filter(|_| header.len > HEADER);
-            let renamed = (header.tag == backend::ERROR).then(|| self.in_the_clients_words(rest, header.len)).flatten();
+            let renamed = (header.tag == backend::ERROR).then(|| self.in_other_words(rest, header.len)).flatten();
             let failed = (header.tag == backend::ERROR).then(|| self.failing()).flatten();
             let verdict = match self.ledger.reply(header.tag, status.unwrap_or(0)) {
                 Verdict::Forward if header.tag == backend::ERROR => {
@@ -271,24 +277,44 @@ impl Session {
                     // Before the client sees it: what it asks next must find this.
                     self.has_written();
                 }
+                if tag == backend::READY && !self.ledger.settled() {
+                    self.slot.next_batch(leased.answered, self.ledger.status());
+                }
                 if tag == backend::READY && self.ledger.status() == Status::Idle {
                     // Likewise.
                     self.schema_settles(leased);
                 }
                 leased.answered = Instant::now();
-                self.slot.next_statement(leased.answered);
+                if tag == backend::COMMAND_COMPLETE {
+                    self.slot.statement_is_over(leased.answered);
+                } else {
+                    self.slot.next_statement(leased.answered);
+                }
             }
             _ => {}
         }
     }
 
-    /// A server's error that speaks of a statement by our name for it, with the client's name instead.
-    /// `None` for every other.
-    fn in_the_clients_words(&self, rest: &[u8], len: usize) -> Option<Vec<u8>> {
+    /// A server's error that is not for the client as it is.
+    fn in_other_words(&self, rest: &[u8], len: usize) -> Option<Vec<u8>> {
+        let frame = rest.get(..len)?;
+        self.in_the_clients_words(frame).or_else(|| self.names_ceiling(frame))
+    }
+
+    /// The error of the server's own timeout, with the ceiling that it stands for. Not where the client has asked for less.
+    fn names_ceiling(&self, frame: &[u8]) -> Option<Vec<u8>> {
+        let error = ServerError::read(frame);
+        let ceiling = self.tenant.limits.statement_timeout.filter(|_| error.is_timeout())?;
+        let is_over = self.slot.is_over_statement(Instant::now());
+        is_over.then(|| author::with_detail(frame, &refusal::of_tenant(&self.tenant.name, ceiling)))
+    }
+
+    /// One that speaks of a statement by our name for it, with the client's name instead. `None` for every other.
+    fn in_the_clients_words(&self, frame: &[u8]) -> Option<Vec<u8>> {
         let (Change::Uses(used) | Change::ReliesOn(used) | Change::Checks(used)) = self.ledger.front_change()? else {
             return None;
         };
-        view::renamed(rest.get(..len)?, OUR_NAMES.as_bytes(), &used.name)
+        view::renamed(frame, OUR_NAMES.as_bytes(), &used.name)
     }
 
     /// The client is told of its settings, and that it may go on, when they are those that it will find.
@@ -426,12 +452,8 @@ impl Session {
             self.tenant_timed_out();
             return Verdict::Replace(Box::new(self.ceiling_error(over)));
         }
-        if error.code == "57014" && error.message.ends_with("statement timeout") {
+        if error.is_timeout() {
             self.tenant_timed_out();
-            // The client may have asked for less.
-            if self.slot.is_over_statement(Instant::now()) {
-                return Verdict::Replace(Box::new(self.ceiling_error(CutOff::Statement)));
-            }
         }
         Verdict::Forward
     }

@@ -9,6 +9,7 @@ use super::preparing::{is_ours, put_parse, put_target};
 use super::request::Request;
 use super::statements::{Change, Unnamed};
 use super::{Leased, Session, refusal};
+use crate::sql::statements;
 use crate::wire::author;
 use crate::wire::error::PgError;
 use crate::wire::frame::{HEADER, frontend};
@@ -123,6 +124,13 @@ impl Session {
         self.begin_statement(leased);
         if awaits == Awaits::Query {
             leased.unnamed_portal = None;
+        }
+        if self.tenant.limits.statement_timeout.is_some() {
+            self.slot.more_statements(match request {
+                Request::Query(text) => statements(text),
+                Request::Execute(_) => 1,
+                _ => 0,
+            });
         }
         let ends = awaits.is_answered_by_ready();
         leased.batch += u32::from(ends);

@@ -117,8 +117,14 @@ pub struct Slot {
     idle_since: AtomicU64,
     /// A [`CutOff`], or 0.
     cut_off: AtomicU8,
+    /// When what is cut off was cancelled, like `busy_since`.
+    cancelled_at: AtomicU64,
     /// What runs may go on in spite of a cancel.
     stubborn: AtomicBool,
+    /// Statements that were sent and are not known to be over: servers keep back the end of those that others follow.
+    statements: AtomicU32,
+    /// Among them one that may have lifted the server's own timeout.
+    lifted: AtomicBool,
 }
 
 /// For metrics.
@@ -210,7 +216,7 @@ impl Slot {
 
     /// A batch begins.
     pub fn statement_starts(&self, now: Instant) {
-        self.cut_off.store(0, Ordering::Relaxed);
+        self.is_not_cut_off();
         self.idle_since.store(0, Ordering::Relaxed);
         if self.transaction_since.load(Ordering::Relaxed) == 0 {
             self.transaction_since.store(self.at(now), Ordering::Relaxed);
@@ -221,6 +227,16 @@ impl Slot {
     /// What is about to run may go on in spite of a cancel, until everything is answered.
     pub fn may_be_stubborn(&self) {
         self.stubborn.store(true, Ordering::Relaxed);
+    }
+
+    /// What is about to run may lift the server's own timeout, until everything is answered.
+    pub fn may_be_lifted(&self) {
+        self.lifted.store(true, Ordering::Relaxed);
+    }
+
+    /// So many statements are sent.
+    pub fn more_statements(&self, count: u32) {
+        self.statements.fetch_add(count, Ordering::Relaxed);
     }
 
     /// Everything that was sent is answered, and the server waits for more of the batch (`Sync`).
@@ -240,8 +256,35 @@ impl Slot {
     }
 
     /// A statement of the batch has ended: the time of the next one runs from now.
+    pub fn statement_is_over(&self, now: Instant) {
+        // Nobody else changes it.
+        self.statements.store(self.statements.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
+        self.next_statement(now);
+    }
+
+    /// The time of a statement runs from now.
     pub fn next_statement(&self, now: Instant) {
         self.busy_since.store(self.at(now), Ordering::Relaxed);
+    }
+
+    /// A batch is answered, and others that were sent behind it are not yet.
+    pub fn next_batch(&self, now: Instant, status: Status) {
+        match status {
+            Status::Idle => self.transaction_since.store(self.at(now), Ordering::Relaxed),
+            Status::Failed => self.transaction_since.store(0, Ordering::Relaxed),
+            Status::Transaction => return,
+        }
+        self.is_not_cut_off();
+    }
+
+    fn is_not_cut_off(&self) {
+        self.cut_off.store(0, Ordering::Relaxed);
+        self.cancelled_at.store(0, Ordering::Relaxed);
+    }
+
+    /// The rest of a message is awaited, before anything of it can run.
+    pub fn receives(&self) {
+        self.busy_since.store(0, Ordering::Relaxed);
     }
 
     /// Everything is answered.
@@ -252,6 +295,9 @@ impl Slot {
     fn ends(&self, idle_since: u64, status: Status) {
         self.busy_since.store(0, Ordering::Relaxed);
         self.stubborn.store(false, Ordering::Relaxed);
+        self.lifted.store(false, Ordering::Relaxed);
+        self.statements.store(0, Ordering::Relaxed);
+        self.is_not_cut_off();
         self.idle_since.store(idle_since, Ordering::Relaxed);
         if status != Status::Transaction {
             self.transaction_since.store(0, Ordering::Relaxed);
@@ -288,22 +334,26 @@ impl Slot {
         now.saturating_duration_since(since).checked_sub(ceiling?)
     }
 
-    /// The ceiling over which the session is, and by how much. `grace`: the server's own timeout of a statement comes
-    /// first.
-    fn over_ceiling(&self, now: Instant, grace: Duration) -> Option<(Overrun, Duration)> {
+    /// The ceiling over which the session is. `grace`: the server's own timeout of a statement comes first.
+    fn over_ceiling(&self, now: Instant, grace: Duration) -> Option<Overrun> {
         let (_, Ceilings { statement, transaction, idle_in_transaction, .. }) = *self.of_tenant();
-        let statement = self.overdue(&self.busy_since, statement, now).and_then(|over| over.checked_sub(grace));
-        if let Some(over) = statement {
-            return Some((Overrun::Runs(CutOff::Statement), over));
+        // Each has its own time, as far as the server's timeout sees to that.
+        let statements = if self.lifted.load(Ordering::Relaxed) { 1 } else { self.statements.load(Ordering::Relaxed) };
+        let statement = statement.map(|ceiling| ceiling.saturating_mul(statements.max(1)));
+        if self.overdue(&self.busy_since, statement, now).is_some_and(|over| over >= grace) {
+            return Some(Overrun::Runs(CutOff::Statement));
         }
-        if let Some(over) = self.overdue(&self.transaction_since, transaction, now) {
-            let runs = self.busy_since.load(Ordering::Relaxed) != 0;
-            let what =
-                if runs { Overrun::Runs(CutOff::Transaction) } else { Overrun::Rests(Signal::TransactionTimeout) };
-            return Some((what, over));
+        if self.overdue(&self.transaction_since, transaction, now).is_some() {
+            return Some(match self.busy_since.load(Ordering::Relaxed) {
+                0 => Overrun::Rests(Signal::TransactionTimeout),
+                _ => Overrun::Runs(CutOff::Transaction),
+            });
         }
-        let over = self.overdue(&self.idle_since, idle_in_transaction, now)?;
-        Some((Overrun::Rests(Signal::IdleTimeout), over))
+        self.overdue(&self.idle_since, idle_in_transaction, now).map(|_| Overrun::Rests(Signal::IdleTimeout))
+    }
+
+    pub fn runs_nothing(&self) -> bool {
+        self.busy_since.load(Ordering::Relaxed) == 0
     }
 
     /// Has the statement that runs come to its ceiling?
@@ -312,13 +362,62 @@ impl Slot {
         self.overdue(&self.busy_since, ceiling, now).is_some()
     }
 
-    /// It runs for longer than it may wait for a lock: where, and how long that is.
-    fn may_wait_too_long(&self, now: Instant, grace: Duration) -> Option<(Arc<CancelTarget>, Duration)> {
+    /// It runs for longer than it may wait for a lock.
+    fn may_wait_too_long(self: &Arc<Self>, now: Instant, grace: Duration) -> Option<MayWait> {
         let ceiling = self.of_tenant().1.lock?;
+        let since = self.busy_since.load(Ordering::Relaxed);
         self.overdue(&self.busy_since, Some(ceiling + grace), now)?;
         match &*self.place() {
-            Place::Leased(target) => Some((target.clone(), ceiling)),
+            Place::Leased(target) => Some(MayWait { slot: self.clone(), since, target: target.clone(), ceiling }),
             Place::Idle | Place::Waiting(_) | Place::Preparing(_) => None,
+        }
+    }
+
+    /// Since when that runs for which `why` is a reason to cut it off; 0 where nothing does.
+    fn runs_since(&self, why: CutOff) -> u64 {
+        match (why, self.busy_since.load(Ordering::Relaxed)) {
+            (_, 0) => 0,
+            (CutOff::Transaction, _) => self.transaction_since.load(Ordering::Relaxed),
+            (CutOff::Statement | CutOff::Lock, since) => since,
+        }
+    }
+
+    /// Cuts off what has run since then: by a cancel, and what goes on in spite of that with its server process. True for
+    /// the former.
+    fn is_cut_off(self: &Arc<Self>, since: u64, why: CutOff, patience: Patience) -> bool {
+        if self.runs_since(why) != since || since == 0 {
+            return false;
+        }
+        if self.cut_off.compare_exchange(0, why as u8, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            self.cancelled_at.store(0, Ordering::Relaxed);
+            let slot = self.clone();
+            tokio::spawn(async move {
+                let goes_on = || slot.runs_since(why) == since;
+                slot.cancel(goes_on).await;
+                if goes_on() {
+                    slot.cancelled_at.store(slot.at(Instant::now()), Ordering::Relaxed);
+                }
+            });
+            return true;
+        }
+        let patience = if self.stubborn.load(Ordering::Relaxed) { patience.stubborn } else { patience.usual };
+        if self.overdue(&self.cancelled_at, Some(patience), Instant::now()).is_some() {
+            self.send(Signal::Kill);
+        }
+        false
+    }
+
+    /// Cancels what the session runs, or waits for, if that is still `wanted` once nobody else can get its connection.
+    async fn cancel(&self, wanted: impl Fn() -> bool) {
+        let Ok(Strikes::Server(target, _guard)) = tokio::time::timeout(CANCEL_TIMEOUT, self.strikes()).await else {
+            return;
+        };
+        if !wanted() {
+            return;
+        }
+        if let Err(error) = cancel(&target.host, target.pid, &target.key, CANCEL_TIMEOUT).await {
+            target.fence.breaks();
+            tracing::warn!(host = %target.host.name, %error, "cannot deliver a cancel request");
         }
     }
 
@@ -366,16 +465,39 @@ pub struct Patience {
     pub stubborn: Duration,
 }
 
-impl Patience {
-    fn with(self, slot: &Slot) -> Duration {
-        if slot.stubborn.load(Ordering::Relaxed) { self.stubborn } else { self.usual }
+/// What was found by [`Registry::enforce_ceilings`].
+#[derive(Debug, Default)]
+pub struct Overdue {
+    /// The tenants of those that were cancelled.
+    pub cut_off: Vec<Arc<str>>,
+    pub may_wait: Vec<MayWait>,
+}
+
+/// A session that runs something for longer than it may wait for a lock. Whether it does wait, the server knows.
+#[derive(Debug)]
+pub struct MayWait {
+    slot: Arc<Slot>,
+    since: u64,
+    pub target: Arc<CancelTarget>,
+    pub ceiling: Duration,
+}
+
+impl MayWait {
+    /// The same for as long as the statement runs.
+    pub fn id(&self) -> (i32, u64) {
+        (self.slot.pid, self.since)
+    }
+
+    /// It has waited for too long. True when it is cancelled.
+    pub fn is_cut_off(&self, patience: Patience) -> bool {
+        self.slot.is_cut_off(self.since, CutOff::Lock, patience)
     }
 }
 
 /// What is done about a session that is over a ceiling.
 #[derive(Debug, Clone, Copy)]
 enum Overrun {
-    /// What runs is cancelled.
+    /// What runs is cut off.
     Runs(CutOff),
     /// Nothing runs: the session is told.
     Rests(Signal),
@@ -427,7 +549,10 @@ impl Registry {
             transaction_since: AtomicU64::new(0),
             idle_since: AtomicU64::new(0),
             cut_off: AtomicU8::new(0),
+            cancelled_at: AtomicU64::new(0),
             stubborn: AtomicBool::new(false),
+            statements: AtomicU32::new(0),
+            lifted: AtomicBool::new(false),
         });
         slots.insert(pid, slot.clone());
         slot
@@ -447,49 +572,27 @@ impl Registry {
     pub async fn cancel(&self, pid: i32, key: &[u8]) {
         let slot = self.slots().get(&pid).cloned();
         if let Some(slot) = slot.filter(|slot| bool::from(slot.key.ct_eq(key))) {
-            cancel_on_server(&slot).await;
+            slot.cancel(|| true).await;
         }
     }
 
-    /// Cuts off what is over its ceiling: what runs first by a cancel, then, with `patience`, by ending its server process;
-    /// a transaction in which nothing runs by closing the server connection. To be called many times a second. Returns
-    /// the tenants of those that were cancelled.
-    pub fn enforce_ceilings(&self, grace: Duration, patience: Patience) -> Vec<Arc<str>> {
+    /// Cuts off what is over its ceiling: what runs by a cancel, and then, with `patience`, by ending its server process; a
+    /// transaction in which nothing runs by closing the server connection. To be called many times a second.
+    pub fn enforce_ceilings(&self, grace: Duration, patience: Patience) -> Overdue {
         let now = Instant::now();
-        let mut cut = Vec::new();
+        let mut overdue = Overdue::default();
         for slot in self.all() {
             match slot.over_ceiling(now, grace) {
-                None => {}
-                Some((Overrun::Rests(signal), _)) => slot.send(signal),
-                Some((Overrun::Runs(_), over)) if over > patience.with(&slot) => slot.send(Signal::Kill),
-                Some((Overrun::Runs(why), _)) if slot.cut_off.swap(why as u8, Ordering::Relaxed) == 0 => {
-                    cut.push(slot.tenant());
-                    tokio::spawn(async move { cancel_on_server(&slot).await });
+                None => overdue.may_wait.extend(slot.may_wait_too_long(now, grace)),
+                Some(Overrun::Rests(signal)) => slot.send(signal),
+                Some(Overrun::Runs(why)) => {
+                    if slot.is_cut_off(slot.runs_since(why), why, patience) {
+                        overdue.cut_off.push(slot.tenant());
+                    }
                 }
-                Some((Overrun::Runs(_), _)) => {}
             }
         }
-        cut
-    }
-
-    /// Server processes that may have waited for a lock for longer than their sessions may, and how long that is.
-    pub fn may_wait_too_long(&self, grace: Duration) -> Vec<(Arc<CancelTarget>, Duration)> {
-        let now = Instant::now();
-        self.all().iter().filter_map(|slot| slot.may_wait_too_long(now, grace)).collect()
-    }
-
-    /// Cuts off what waits for a lock in this server process: by a cancel, then by ending the process. True for the former.
-    pub fn waits_too_long(&self, host: &Arc<HostConfig>, pid: i32) -> bool {
-        let is_there = |target: &CancelTarget| target.pid == pid && Arc::ptr_eq(&target.host, host);
-        let found =
-            self.all().into_iter().find(|slot| matches!(&*slot.place(), Place::Leased(target) if is_there(target)));
-        let Some(slot) = found else { return false };
-        let first = slot.cut_off.swap(CutOff::Lock as u8, Ordering::Relaxed) == 0;
-        match first {
-            true => drop(tokio::spawn(async move { cancel_on_server(&slot).await })),
-            false => slot.send(Signal::Kill),
-        }
-        first
+        overdue
     }
 
     /// Tells every session that waits for an answer of this server that there may be none.
@@ -522,7 +625,7 @@ impl Registry {
         for slot in &slots {
             slot.send(Signal::End);
             let slot = slot.clone();
-            tokio::spawn(async move { cancel_on_server(&slot).await });
+            tokio::spawn(async move { slot.cancel(|| true).await });
         }
         slots.len()
     }
@@ -547,13 +650,4 @@ impl Registry {
 /// Beyond those that Linux gives (`PID_MAX_LIMIT`): a function that ends the process of this number finds none.
 fn invented_pid() -> i32 {
     rand::rng().random_range((1 << 22) + 1..=i32::MAX)
-}
-
-async fn cancel_on_server(slot: &Slot) {
-    let Ok(Strikes::Server(target, _guard)) = tokio::time::timeout(CANCEL_TIMEOUT, slot.strikes()).await else {
-        return;
-    };
-    if let Err(error) = cancel(&target.host, target.pid, &target.key, CANCEL_TIMEOUT).await {
-        tracing::warn!(host = %target.host.name, %error, "cannot deliver a cancel request");
-    }
 }

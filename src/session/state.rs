@@ -289,7 +289,7 @@ impl State {
     pub fn note_timeout(&mut self, text: &[u8], verdict: Verdict) {
         let has_ceilings = self.limits.statement_timeout.or(self.limits.lock_timeout).is_some();
         if has_ceilings && verdict.class == Class::Primary {
-            self.timeout_touched |= verdict.effects.contains(Effects::STATE) || mentions(text, TIMEOUT);
+            self.timeout_touched |= may_lift_timeouts(text, verdict);
         }
     }
 
@@ -453,6 +453,11 @@ impl State {
             }
         }
     }
+}
+
+/// May a statement change a timeout of its session's?
+pub(super) fn may_lift_timeouts(text: &[u8], verdict: Verdict) -> bool {
+    verdict.effects.intersects(Effects::STATE | Effects::HIDDEN) || mentions(text, TIMEOUT)
 }
 
 fn consistency(settings: &Settings) -> Option<Consistency> {

@@ -153,6 +153,19 @@ pub fn query(out: &mut BytesMut, sql: impl AsRef<[u8]>) {
     });
 }
 
+/// A whole `ErrorResponse` with one more field, its detail.
+pub fn with_detail(frame: &[u8], detail: &str) -> Vec<u8> {
+    let mut out = BytesMut::new();
+    message(&mut out, frame[0], |out| {
+        // Without the byte that ends the fields.
+        out.put_slice(&frame[super::frame::HEADER..frame.len() - 1]);
+        out.put_u8(b'D');
+        out.put_slice(detail.as_bytes());
+        out.put_slice(&[0, 0]);
+    });
+    out.to_vec()
+}
+
 /// Terminate.
 pub fn terminate(out: &mut BytesMut) {
     encode(out, &Terminate::new());

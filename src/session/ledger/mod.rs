@@ -248,6 +248,12 @@ impl<C> Ledger<C> {
         self.entries.len()
     }
 
+    /// Messages whose replies are awaited and that carry statements out.
+    pub fn running(&self) -> usize {
+        let runs = |awaits| matches!(awaits, Awaits::Query | Awaits::Execute | Awaits::FunctionCall);
+        self.entries.iter().filter(|entry| runs(entry.awaits)).count()
+    }
+
     /// Extended messages were sent after the last `Sync`: an implicit transaction is open.
     pub fn is_unsynced(&self) -> bool {
         let ends = self.entries.iter().rev().find(|entry| entry.awaits != Awaits::CopyEnd);
