@@ -11,6 +11,9 @@ const BEAT: Duration = Duration::from_millis(50);
 /// How long clients that are cut off have to read why.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
+/// How long what they ran has to end.
+const LAST_STATEMENTS: Duration = Duration::from_secs(2);
+
 /// How a shutdown went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drained {
@@ -34,6 +37,8 @@ impl App {
             let _ = tokio::time::timeout(LAST_WORDS, self.drain()).await;
         }
         self.listeners.shutdown().await;
+        // What they ran ends with them.
+        let _ = tokio::time::timeout(LAST_STATEMENTS, self.door.shared.ended()).await;
         for cluster in self.door.snapshot().clusters() {
             cluster.close();
         }

@@ -77,6 +77,8 @@ pub struct Shared {
     /// Log the text of statements.
     pub log_statements: bool,
     routes: Vec<(RouteReason, [prometheus::IntCounter; 2])>,
+    /// Shared with whatever is ending server connections.
+    endings: Arc<()>,
 }
 
 impl Shared {
@@ -85,7 +87,24 @@ impl Shared {
         let counters =
             |reason: RouteReason| ["primary", "replica"].map(|target| metrics.route_counter(target, reason.label()));
         let routes = RouteReason::ALL.iter().map(|&reason| (reason, counters(reason))).collect();
-        Self { classifier: Classifier::new(cache), registry: Registry::default(), metrics, log_statements, routes }
+        let (registry, endings) = Default::default();
+        Self { classifier: Classifier::new(cache), registry, metrics, log_statements, routes, endings }
+    }
+
+    /// Ends a server connection for which no session waits.
+    fn ends(&self, ending: impl Future<Output = ()> + Send + 'static) {
+        let under_way = self.endings.clone();
+        tokio::spawn(async move {
+            ending.await;
+            drop(under_way);
+        });
+    }
+
+    /// Returns when no server connection is being ended.
+    pub async fn ended(&self) {
+        while Arc::strong_count(&self.endings) > 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 }
 

@@ -31,7 +31,7 @@ impl Session {
     }
 
     /// Gives the server connection back on which the transaction has begun.
-    pub(super) async fn leave_opened(&mut self, batch: &Batch) -> Result<Option<Anew>, NoLease> {
+    pub(super) async fn leave_opened(&mut self, batch: &Batch) -> Result<Option<Box<Anew>>, NoLease> {
         let Some(mut leased) = self.lease.take() else { return Ok(None) };
         let begin = self.end_opened(&mut leased).await?;
         let place = leased.place;
@@ -41,7 +41,7 @@ impl Session {
             Place::Replica(_) if belongs_on_primary(batch.verdict()) => None,
             Place::Replica(_) => Some(Target::Replica),
         };
-        Ok(Some(Anew { begin, target }))
+        Ok(Some(Box::new(Anew { begin, target })))
     }
 
     /// Ends the transaction in which nothing has run yet. Returns the statement that begins it once more.

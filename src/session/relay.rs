@@ -284,8 +284,8 @@ impl Session {
         if let Some(leased) = leased.filter(|_| is(Signal::Kill) || is(Signal::End)) {
             match self.ledger.is_empty() {
                 true => drop(leased),
-                false if is(Signal::Kill) => drop(tokio::spawn(leased.lease.terminate())),
-                false => drop(tokio::spawn(leased.lease.end(STUBBORN))),
+                false if is(Signal::Kill) => self.shared.ends(leased.lease.terminate()),
+                false => self.shared.ends(leased.lease.end(STUBBORN)),
             }
         }
         self.ledger.abandon();

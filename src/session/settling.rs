@@ -296,7 +296,7 @@ impl Session {
         self.slot.rests();
         if !self.ledger.is_empty() {
             // What runs is of no use to anybody.
-            tokio::spawn(leased.lease.end(RESET_TIMEOUT));
+            self.shared.ends(leased.lease.end(RESET_TIMEOUT));
             return;
         }
         let clean = self.ledger.settled() && !self.ledger.ambiguous() && leased.lease.outbound.is_flushed();
