@@ -4,7 +4,7 @@
 //! in code).
 
 use std::collections::HashMap;
-use std::sync::OnceLock;
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
@@ -16,6 +16,8 @@ use crate::server::{Connected, Login, QueryError, connect, simple_query};
 
 /// For an answer. Nobody's health depends on it.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// After an attempt in vain.
+const PAUSE: Duration = Duration::from_secs(5);
 /// Without a question for so long the connection is closed.
 const IDLE: Duration = Duration::from_secs(10);
 /// Of process ids and times.
@@ -27,7 +29,7 @@ const UNDEFINED_COLUMN: &str = "42703";
 #[derive(Debug, Default)]
 pub struct Locks {
     /// As whom to ask: the monitor, or the first who had a pool there.
-    pub(super) login: OnceLock<Login>,
+    login: std::sync::Mutex<Option<Login>>,
     asker: Mutex<Asker>,
 }
 
@@ -35,8 +37,20 @@ pub struct Locks {
 struct Asker {
     connection: Option<(Connected, Place)>,
     last: Option<Instant>,
+    /// When it could not be asked.
+    failed: Option<Instant>,
     /// The server cannot say.
     unable: bool,
+}
+
+impl Locks {
+    pub(super) fn ask_as(&self, login: Login) {
+        *self.login.lock().unwrap_or_else(PoisonError::into_inner) = Some(login);
+    }
+
+    fn login(&self) -> Option<Login> {
+        self.login.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl std::fmt::Debug for Asker {
@@ -50,13 +64,23 @@ impl Host {
     /// question is not answered yet, or this one is not in time.
     pub async fn waits_for_locks(&self, pids: &[i32]) -> Option<HashMap<i32, Duration>> {
         let mut asker = self.locks.asker.try_lock().ok().filter(|asker| !asker.unable)?;
+        if asker.failed.is_some_and(|failed| failed.elapsed() < PAUSE) {
+            return None;
+        }
         let (mut connected, place) = match asker.connection.take() {
             Some(connection) => connection,
             None => {
-                let mut login = self.locks.login.get()?.clone();
+                let mut login = self.locks.login()?;
                 login.parameters.push(("application_name".into(), "pgweir locks".into()));
                 let place = self.budget.place_of_our_own();
-                (connect(&self.config, &login, PATIENCE).await.ok()?, place)
+                match connect(&self.config, &login, PATIENCE).await {
+                    Ok(connected) => (connected, place),
+                    Err(error) => {
+                        tracing::warn!(host = %self.config.name, %error, "cannot ask who waits for locks");
+                        asker.failed = Some(Instant::now());
+                        return None;
+                    }
+                }
             }
         };
         asker.last = Some(Instant::now());

@@ -90,6 +90,9 @@ impl Cluster {
         if let Some(group) = groups.get(&key) {
             if group.login_differs(login) {
                 group.reconfigure(settings, login);
+                if self.config.monitor.is_none() {
+                    self.hosts().for_each(|host| host.locks.ask_as(login.clone()));
+                }
             }
             return group.clone();
         }
@@ -173,8 +176,7 @@ impl Cluster {
             None => borrowed.clone(),
         };
         for host in self.hosts() {
-            // Set once, like all this.
-            let _ = host.locks.login.set(login.clone());
+            host.locks.ask_as(login.clone());
             if !self.replicas.is_empty() || self.config.roles == Roles::Asked {
                 self.spawn(monitor::watch(Arc::downgrade(self), host.clone(), login.clone()));
             }

@@ -69,7 +69,9 @@ impl Lease {
         let mut connected = connected.map_err(|error| error.to_string())?;
         let sql = self.terminates();
         match timeout(PATIENCE, simple_query(&mut connected.stream, &sql, ANSWER_LIMIT)).await {
-            Ok(outcome) => outcome.map(drop).map_err(|error| error.to_string()),
+            Ok(Ok(answer)) if answer.sets.iter().flatten().next().is_some() => Ok(()),
+            Ok(Ok(_)) => Err("there is no such process".to_owned()),
+            Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
         }
     }

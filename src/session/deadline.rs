@@ -74,7 +74,7 @@ async fn look_for_locks(host: Arc<Host>, all: Vec<MayWait>, asked: Arc<Asked>) {
     let Some(waits) = host.waits_for_locks(&pids).await else { return };
     for one in all {
         let waited = waits.get(&one.target.pid).copied().unwrap_or_default();
-        match one.ceiling.saturating_sub(waited) {
+        match (one.ceiling + GRACE).saturating_sub(waited) {
             Duration::ZERO if one.is_cut_off(PATIENCE) => {
                 tracing::info!(host = %host.config.name, "a wait for a lock is cut off by its tenant's ceiling");
             }

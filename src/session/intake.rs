@@ -281,14 +281,19 @@ impl Session {
         self.intake.taken(count);
         let left = left - count;
         self.intake.streaming = (left > 0).then_some(Streaming { left, to_server, begins });
-        if begins.is_some_and(|own| self.ledger.running() <= own) {
-            // Nothing runs until it is here.
-            match left {
-                0 => self.slot.next_statement(Instant::now()),
-                _ => self.slot.receives(),
-            }
+        match left {
+            0 if begins.is_some() => self.slot.has_received(Instant::now()),
+            _ => self.receives(),
         }
         (left > 0).then_some(Step::NeedClient)
+    }
+
+    /// Nothing runs until the rest of a message is here.
+    pub(super) fn receives(&self) {
+        let begins = self.intake.streaming.and_then(|streaming| streaming.begins);
+        if begins.is_some_and(|own| self.ledger.running() <= own) {
+            self.slot.receives(Instant::now());
+        }
     }
 
     /// After an error of ours: drops messages up to `Sync`, as PostgreSQL does after one of its own.

@@ -111,8 +111,6 @@ impl Session {
             }
         }
         let Some(mut leased) = self.lease.take() else { return Ok(()) };
-        // It may have waited.
-        self.slot.leases(&leased.lease.cancel);
         let begin = match leased.opened {
             Opened::Leaves => Some(self.end_opened(&mut leased).await?),
             Opened::No | Opened::Begun | Opened::Refused(_) => None,
@@ -134,7 +132,7 @@ impl Session {
         let resumed = tokio::time::timeout(patience, async move { tenant.resumed().await });
         self.waits();
         let outcome = self.wait(resumed).await;
-        self.slot.rests();
+        self.waits_no_more();
         outcome?.map_err(|_| {
             self.limited("paused");
             NoLease::Refused(self.tenant.still_paused(since.elapsed()))
@@ -378,6 +376,13 @@ impl Session {
         match &self.lease {
             Some(leased) => self.slot.waits_with(&leased.lease.cancel),
             None => self.slot.waits(),
+        }
+    }
+
+    pub(super) fn waits_no_more(&self) {
+        match &self.lease {
+            Some(leased) => self.slot.leases(&leased.lease.cancel),
+            None => self.slot.rests(),
         }
     }
 

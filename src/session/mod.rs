@@ -54,7 +54,7 @@ use crate::pool::{AcquireError, Lease, Member, Sequences};
 use crate::router::RouteReason;
 use crate::sql::{
     Catalog, Class, Classifier, Effects, Reason, SettingNames, TxControl, Verdict, databases_named, explained_route,
-    setting_names,
+    mentions, setting_names,
 };
 use crate::tenant::{Taken, Tenant};
 use crate::wire::author;
@@ -435,8 +435,11 @@ impl Session {
         if self.may_catch_cancels(text, verdict) {
             self.slot.may_be_stubborn();
         }
-        if state::may_lift_timeouts(text, verdict) {
+        if state::may_lift_timeouts(text, verdict) || self.catalog.lifts_timeouts() {
             self.slot.may_be_lifted();
+        }
+        if matches!(verdict.tx, TxControl::Inside | TxControl::Mixed) && mentions(text, b"savepoint") {
+            self.slot.is_nested();
         }
         if verdict.reason == Reason::Ddl {
             let databases = databases_named(text);

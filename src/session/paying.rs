@@ -32,7 +32,7 @@ impl Session {
             self.shared.metrics.delayed(&self.tenant.name);
             self.waits();
             let waited = self.wait(tokio::time::sleep(wait)).await;
-            self.slot.rests();
+            self.waits_no_more();
             waited?;
         }
         self.intake.paid(batch.len);

@@ -211,6 +211,7 @@ impl Session {
         if self.rests_in_batch() && leased.passing == 0 {
             self.slot.rests_in_batch(Instant::now());
         }
+        self.receives();
         if run > 0 {
             self.inbound_is_answered(leased);
         }
@@ -243,12 +244,6 @@ impl Session {
         if between && self.intake.at_boundary() { always | Signal::Shutdown as u32 } else { always }
     }
 
-    /// A transaction is open, and everything in it is answered.
-    fn rests_in_transaction(&self) -> bool {
-        let rests = self.ledger.settled() && self.ledger.status() != Status::Idle;
-        self.lease.is_some() && (rests || self.rests_in_batch())
-    }
-
     /// Everything that was sent is answered, and the end of the batch is still to come.
     fn rests_in_batch(&self) -> bool {
         self.ledger.is_empty() && self.ledger.is_unsynced()
@@ -272,7 +267,7 @@ impl Session {
             self.limited("transaction_timeout");
             let ceiling = self.tenant.limits.transaction_timeout.unwrap_or_default();
             refusal::transaction_timeout(&self.tenant.name, ceiling)
-        } else if is(Signal::IdleTimeout) && self.rests_in_transaction() {
+        } else if is(Signal::IdleTimeout) && self.lease.is_some() && self.slot.runs_nothing() {
             self.limited("idle_in_transaction_timeout");
             let ceiling = self.tenant.limits.idle_in_transaction_timeout.unwrap_or_default();
             refusal::idle_in_transaction_timeout(&self.tenant.name, ceiling)

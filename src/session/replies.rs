@@ -266,7 +266,10 @@ impl Session {
     /// What forwarding a frame of this tag tells us.
     fn observe(&mut self, leased: &mut Leased, tag: u8) {
         match tag {
-            backend::EMPTY_QUERY | backend::PORTAL_SUSPENDED => leased.lease.pool().metrics.queries.inc(),
+            backend::EMPTY_QUERY | backend::PORTAL_SUSPENDED => {
+                leased.lease.pool().metrics.queries.inc();
+                self.slot.statement_is_over(Instant::now());
+            }
             // A server that waits for data does not hear of a cancel.
             backend::COPY_IN => self.slot.may_be_stubborn(),
             backend::COMMAND_COMPLETE | backend::READY => {
@@ -278,7 +281,7 @@ impl Session {
                     self.has_written();
                 }
                 if tag == backend::READY && !self.ledger.settled() {
-                    self.slot.next_batch(leased.answered, self.ledger.status());
+                    self.slot.next_batch(leased.answered, self.ledger.status(), self.ledger.running());
                 }
                 if tag == backend::READY && self.ledger.status() == Status::Idle {
                     // Likewise.

@@ -115,8 +115,10 @@ pub struct Slot {
     transaction_since: AtomicU64,
     /// The same for the wait for the next statement of a transaction, also of one that has failed.
     idle_since: AtomicU64,
-    /// A [`CutOff`], or 0.
+    /// A [`CutOff`], of what has run since `cut_since`.
     cut_off: AtomicU8,
+    /// Like `busy_since`, or `transaction_since`.
+    cut_since: AtomicU64,
     /// When what is cut off was cancelled, like `busy_since`.
     cancelled_at: AtomicU64,
     /// What runs may go on in spite of a cancel.
@@ -125,6 +127,8 @@ pub struct Slot {
     statements: AtomicU32,
     /// Among them one that may have lifted the server's own timeout.
     lifted: AtomicBool,
+    /// The transaction has savepoints.
+    nested: AtomicBool,
 }
 
 /// For metrics.
@@ -229,9 +233,14 @@ impl Slot {
         self.stubborn.store(true, Ordering::Relaxed);
     }
 
-    /// What is about to run may lift the server's own timeout, until everything is answered.
+    /// What is about to run may lift the server's own timeout, until its transaction is over.
     pub fn may_be_lifted(&self) {
         self.lifted.store(true, Ordering::Relaxed);
+    }
+
+    /// The transaction has savepoints: one that has failed may go on from there.
+    pub fn is_nested(&self) {
+        self.nested.store(true, Ordering::Relaxed);
     }
 
     /// So many statements are sent.
@@ -267,24 +276,39 @@ impl Slot {
         self.busy_since.store(self.at(now), Ordering::Relaxed);
     }
 
-    /// A batch is answered, and others that were sent behind it are not yet.
-    pub fn next_batch(&self, now: Instant, status: Status) {
-        match status {
-            Status::Idle => self.transaction_since.store(self.at(now), Ordering::Relaxed),
-            Status::Failed => self.transaction_since.store(0, Ordering::Relaxed),
-            Status::Transaction => return,
+    /// A batch is answered, and others that were sent behind it, with so many statements, are not yet.
+    pub fn next_batch(&self, now: Instant, status: Status, statements: usize) {
+        self.statements.store(u32::try_from(statements).unwrap_or(u32::MAX), Ordering::Relaxed);
+        if status == Status::Idle {
+            self.transaction_since.store(self.at(now), Ordering::Relaxed);
+        } else if self.lets_go(status) {
+            self.transaction_since.store(0, Ordering::Relaxed);
         }
-        self.is_not_cut_off();
+    }
+
+    /// A transaction that has failed holds nothing any more, unless it may go on from a savepoint.
+    fn lets_go(&self, status: Status) -> bool {
+        match status {
+            Status::Idle => true,
+            Status::Failed => !self.nested.load(Ordering::Relaxed),
+            Status::Transaction => false,
+        }
     }
 
     fn is_not_cut_off(&self) {
-        self.cut_off.store(0, Ordering::Relaxed);
-        self.cancelled_at.store(0, Ordering::Relaxed);
+        self.cut_since.store(0, Ordering::Relaxed);
     }
 
     /// The rest of a message is awaited, before anything of it can run.
-    pub fn receives(&self) {
+    pub fn receives(&self, now: Instant) {
         self.busy_since.store(0, Ordering::Relaxed);
+        self.idle_since.store(self.at(now), Ordering::Relaxed);
+    }
+
+    /// It has come.
+    pub fn has_received(&self, now: Instant) {
+        self.idle_since.store(0, Ordering::Relaxed);
+        self.next_statement(now);
     }
 
     /// Everything is answered.
@@ -295,17 +319,24 @@ impl Slot {
     fn ends(&self, idle_since: u64, status: Status) {
         self.busy_since.store(0, Ordering::Relaxed);
         self.stubborn.store(false, Ordering::Relaxed);
-        self.lifted.store(false, Ordering::Relaxed);
         self.statements.store(0, Ordering::Relaxed);
+        if status == Status::Idle {
+            self.lifted.store(false, Ordering::Relaxed);
+            self.nested.store(false, Ordering::Relaxed);
+        }
         self.is_not_cut_off();
         self.idle_since.store(idle_since, Ordering::Relaxed);
-        if status != Status::Transaction {
+        if self.lets_go(status) {
             self.transaction_since.store(0, Ordering::Relaxed);
         }
     }
 
     /// Why the statement that has just failed was cancelled, if it was for a ceiling of its tenant.
     pub fn was_cut_off(&self) -> Option<CutOff> {
+        // What the server has kept back of those before it may come with its error.
+        if self.cut_since.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
         match self.cut_off.load(Ordering::Relaxed) {
             1 => Some(CutOff::Statement),
             2 => Some(CutOff::Transaction),
@@ -359,7 +390,7 @@ impl Slot {
     /// Has the statement that runs come to its ceiling?
     pub fn is_over_statement(&self, now: Instant) -> bool {
         let ceiling = self.of_tenant().1.statement;
-        self.overdue(&self.busy_since, ceiling, now).is_some()
+        self.statements.load(Ordering::Relaxed) <= 1 && self.overdue(&self.busy_since, ceiling, now).is_some()
     }
 
     /// It runs for longer than it may wait for a lock.
@@ -388,7 +419,8 @@ impl Slot {
         if self.runs_since(why) != since || since == 0 {
             return false;
         }
-        if self.cut_off.compare_exchange(0, why as u8, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+        if self.cut_since.swap(since, Ordering::AcqRel) != since {
+            self.cut_off.store(why as u8, Ordering::Relaxed);
             self.cancelled_at.store(0, Ordering::Relaxed);
             let slot = self.clone();
             tokio::spawn(async move {
@@ -549,10 +581,12 @@ impl Registry {
             transaction_since: AtomicU64::new(0),
             idle_since: AtomicU64::new(0),
             cut_off: AtomicU8::new(0),
+            cut_since: AtomicU64::new(0),
             cancelled_at: AtomicU64::new(0),
             stubborn: AtomicBool::new(false),
             statements: AtomicU32::new(0),
             lifted: AtomicBool::new(false),
+            nested: AtomicBool::new(false),
         });
         slots.insert(pid, slot.clone());
         slot

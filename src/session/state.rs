@@ -10,7 +10,7 @@ use super::switching::TENANT;
 use crate::cluster::Greeting;
 use crate::config::{Consistency, Tier};
 use crate::pool::{Environment, Held, Holdings, Settings, literal};
-use crate::sql::{Class, Effects, SettingNames, Verdict, mentions};
+use crate::sql::{Class, Effects, SettingNames, TxControl, Verdict, mentions};
 use crate::tenant::clamp;
 use crate::wire::error::PgError;
 
@@ -457,7 +457,9 @@ impl State {
 
 /// May a statement change a timeout of its session's?
 pub(super) fn may_lift_timeouts(text: &[u8], verdict: Verdict) -> bool {
-    verdict.effects.intersects(Effects::STATE | Effects::HIDDEN) || mentions(text, TIMEOUT)
+    // One that is undone may have been lowered.
+    let undoes = matches!(verdict.tx, TxControl::Inside | TxControl::Mixed);
+    undoes || verdict.effects.intersects(Effects::STATE | Effects::HIDDEN) || mentions(text, TIMEOUT)
 }
 
 fn consistency(settings: &Settings) -> Option<Consistency> {

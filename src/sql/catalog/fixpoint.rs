@@ -45,6 +45,7 @@ fn base(generation: u64, rows: &CatalogRows) -> Catalog {
     let mut catalog = Catalog::empty(generation);
     catalog.writes_may_notify = rows.writes_may_notify;
     catalog.catches_cancels = rows.catches_cancels;
+    catalog.lifts_timeouts = rows.lifts_timeouts;
     for schema in &rows.schemas {
         catalog.schema(schema.name.as_bytes(), schema.role);
     }

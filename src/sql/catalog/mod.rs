@@ -46,6 +46,8 @@ pub struct Catalog {
     writes_may_notify: bool,
     /// There is code that may catch its own cancellation.
     catches_cancels: bool,
+    /// There is code that may make settings of timeouts.
+    lifts_timeouts: bool,
 }
 
 /// Everything tainted that one name can stand for.
@@ -191,6 +193,7 @@ impl Catalog {
             tainted_types: HashSet::new(),
             writes_may_notify: true,
             catches_cancels: true,
+            lifts_timeouts: true,
         }
     }
 
@@ -226,6 +229,11 @@ impl Catalog {
     /// Is there code that may catch its own cancellation (`EXCEPTION WHEN query_canceled`), as far as is known?
     pub fn catches_cancels(&self) -> bool {
         self.catches_cancels
+    }
+
+    /// Is there code that may lift a timeout of its session's, as far as is known?
+    pub fn lifts_timeouts(&self) -> bool {
+        self.lifts_timeouts
     }
 
     pub(super) fn beyond_ascii(&self) -> bool {

@@ -56,7 +56,7 @@ pub const CATALOG_QUERIES: &[(&str, &str)] = &[
 ];
 
 /// Version, `search_path`, and whether a write could notify without saying so: by a trigger, where any function
-/// notifies, or by a rule; and whether there is code that may catch its own cancellation.
+/// notifies, or by a rule; and whether there is code that may catch its own cancellation, or make settings of timeouts.
 const CONTEXT: &str = "\
 SELECT pg_catalog.current_setting('server_version_num'), pg_catalog.current_setting('search_path'),
   EXISTS (SELECT 1 FROM pg_catalog.pg_rewrite r WHERE r.ev_type <> '1' AND r.oid >= 16384)
@@ -65,6 +65,9 @@ SELECT pg_catalog.current_setting('server_version_num'), pg_catalog.current_sett
       WHERE p.oid >= 16384 AND (p.prosrc ~* '^$|notify|execute' OR l.lanname NOT IN ('sql', 'plpgsql', 'c', 'internal')))),
   EXISTS (SELECT 1 FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang
     WHERE p.oid >= 16384 AND (p.prosrc ~* 'query_canceled|operator_intervention|570(00|14)'
+      OR l.lanname NOT IN ('sql', 'plpgsql', 'c', 'internal'))),
+  EXISTS (SELECT 1 FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+    WHERE p.oid >= 16384 AND (p.prosrc ~* '^$|_timeout|set_config|pg_settings|execute'
       OR l.lanname NOT IN ('sql', 'plpgsql', 'c', 'internal')))";
 
 const SCHEMAS: &str = "\

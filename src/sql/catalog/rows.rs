@@ -12,6 +12,8 @@ pub struct CatalogRows {
     pub(super) writes_may_notify: bool,
     /// There is code that may catch its own cancellation.
     pub(super) catches_cancels: bool,
+    /// There is code that may make settings of timeouts.
+    pub(super) lifts_timeouts: bool,
     pub(super) schemas: Vec<SchemaRow>,
     pub(super) builtins: Vec<BuiltinRow>,
     pub(super) functions: Vec<FunctionRow>,
@@ -138,6 +140,7 @@ impl CatalogRows {
             "context" => {
                 self.search_path = row.text(1)?;
                 (self.writes_may_notify, self.catches_cancels) = (row.bool(2)?, row.bool(3)?);
+                self.lifts_timeouts = row.bool(4)?;
             }
             "schemas" => self.schemas.push(SchemaRow { oid: row.oid(0)?, name: row.text(1)?, role: row.bool(2)? }),
             "builtins" => self.builtins.push(BuiltinRow {
