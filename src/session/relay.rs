@@ -15,7 +15,7 @@ use super::ledger::Status;
 use super::replies::Broken;
 use super::request::Malformed;
 use super::settling::Settled;
-use super::slot::{CutOff, Signal};
+use super::slot::Signal;
 use super::{Leased, Session, refusal};
 use crate::cluster::Place;
 use crate::net::stream::Stream;
@@ -244,6 +244,11 @@ impl Session {
         if between && self.intake.at_boundary() { always | Signal::Shutdown as u32 } else { always }
     }
 
+    /// Still: what was said of it may have come late.
+    fn rests_too_long(&self, signal: Signal) -> bool {
+        self.lease.is_some() && self.slot.rests_too_long(signal)
+    }
+
     /// Everything that was sent is answered, and the end of the batch is still to come.
     fn rests_in_batch(&self) -> bool {
         self.ledger.is_empty() && self.ledger.is_unsynced()
@@ -257,17 +262,18 @@ impl Session {
             return self.server_lost(&io::ErrorKind::TimedOut.into());
         } else if is(Signal::Fenced) && self.lease.is_some() {
             self.fenced()
-        } else if is(Signal::Kill) && self.lease.is_some() && !self.ledger.is_empty() {
+        } else if is(Signal::Kill)
+            && let Some(over) = self.slot.was_cut_off().filter(|_| self.lease.is_some() && !self.ledger.is_empty())
+        {
             self.tenant_timed_out();
             // The cancel had no effect: the server's process is ended, and with it the client's connection, which is in
             // the middle of an answer that will never be complete.
-            let over = self.slot.was_cut_off().unwrap_or(CutOff::Statement);
             PgError { severity: crate::wire::error::Severity::Fatal, ..self.ceiling_error(over) }
-        } else if is(Signal::TransactionTimeout) && self.lease.is_some() && self.slot.runs_nothing() {
+        } else if is(Signal::TransactionTimeout) && self.rests_too_long(Signal::TransactionTimeout) {
             self.limited("transaction_timeout");
             let ceiling = self.tenant.limits.transaction_timeout.unwrap_or_default();
             refusal::transaction_timeout(&self.tenant.name, ceiling)
-        } else if is(Signal::IdleTimeout) && self.lease.is_some() && self.slot.runs_nothing() {
+        } else if is(Signal::IdleTimeout) && self.rests_too_long(Signal::IdleTimeout) {
             self.limited("idle_in_transaction_timeout");
             let ceiling = self.tenant.limits.idle_in_transaction_timeout.unwrap_or_default();
             refusal::idle_in_transaction_timeout(&self.tenant.name, ceiling)

@@ -383,8 +383,9 @@ impl Slot {
         self.overdue(&self.idle_since, idle_in_transaction, now).map(|_| Overrun::Rests(Signal::IdleTimeout))
     }
 
-    pub fn runs_nothing(&self) -> bool {
-        self.busy_since.load(Ordering::Relaxed) == 0
+    /// Is it over the ceiling of which this signal tells?
+    pub fn rests_too_long(&self, signal: Signal) -> bool {
+        matches!(self.over_ceiling(Instant::now(), Duration::ZERO), Some(Overrun::Rests(found)) if found == signal)
     }
 
     /// Has the statement that runs come to its ceiling?
