@@ -24,7 +24,8 @@
 //! 5. [`sql::Classifier`] and [`router::route`]: where a batch may run, and why.
 //! 6. `session/leasing.rs`: [`cluster::Group::pick_replica`] or the primary, and a [`pool::Lease`]. Who gets one
 //!    is decided in `pool/fair.rs` (tenants in a pool) and `pool/budget.rs` (pools on a host);
-//!    `session/paying.rs` and `session/guarding.rs` hold a batch to its tenant's rates and settings.
+//!    `session/paying.rs` and `session/guarding.rs` hold a batch to its tenant's rates and settings, and where its client
+//!    may say whose it is, `session/switching.rs` listens.
 //! 7. `session/settling.rs`: what the session has made there, and whether the connection may be handed on.
 //!
 //! A replication connection has no session: `session/replication.rs` carries its bytes.
@@ -80,6 +81,9 @@
 //! - **A tenant takes no connection that others are about to need.** Who holds its fair share leaves what others have
 //!   needed within the last second, and nothing is left unused beyond that; who waits is served by the time that its
 //!   tenant has used ([`pool::Member`]).
+//! - **A transaction is one tenant's**, and whose it is, is known before anything of it is sent.
+//! - **What is over a ceiling ends**: by a cancel, and what goes on in spite of it with its server process
+//!   ([`pool::Lease::end`]). Closing a socket ends nothing that runs.
 //! - **What is held for a tenant is its own on every connection** ([`config::Tier::settings`]), and nothing that it sends
 //!   changes that for longer than one message.
 //! - **An idle client owns no buffer** ([`net::buffer`]), and a statement costs no timer: the deadlines

@@ -37,7 +37,7 @@ pub struct Party(usize);
 /// What a tenant's share is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
-    /// Of the backend time: 1 to [`HEAVIEST`].
+    /// Of the backend time ([`Priority::weight`]).
     pub weight: u32,
     /// Connections that are left to it, whoever else wants them, while it has clients.
     pub least: usize,
