@@ -435,7 +435,8 @@ impl Session {
         if self.may_catch_cancels(text, verdict) {
             self.slot.may_be_stubborn();
         }
-        if state::may_lift_timeouts(text, verdict) || self.catalog.lifts_timeouts() {
+        let ceiling = self.tenant.limits.statement_timeout.is_some();
+        if ceiling && (self.catalog.lifts_timeouts() || state::may_lift_timeouts(text, verdict)) {
             self.slot.may_be_lifted();
         }
         if matches!(verdict.tx, TxControl::Inside | TxControl::Mixed) && mentions(text, b"savepoint") {

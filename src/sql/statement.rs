@@ -263,7 +263,9 @@ pub fn statements(sql: &[u8]) -> u32 {
 
 /// Does the text hold this word, in any case and anywhere, also within others and in literals?
 pub fn mentions(text: &[u8], word: &[u8]) -> bool {
-    text.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word))
+    let Some(first) = word.first() else { return true };
+    let mut found = memchr::memchr2_iter(first.to_ascii_lowercase(), first.to_ascii_uppercase(), text);
+    found.any(|at| text[at..].get(..word.len()).is_some_and(|here| here.eq_ignore_ascii_case(word)))
 }
 
 /// What code does to prepared statements where it speaks of them at all, also in SQL that it makes up.
@@ -328,7 +330,21 @@ pub fn acts_in_code(keyword: Keyword) -> Option<Statement> {
 
 #[cfg(test)]
 mod tests {
-    use super::statements;
+    use super::{mentions, statements};
+
+    #[test]
+    fn a_word_is_mentioned_in_any_case_and_anywhere() {
+        for (text, word, found) in [
+            (&b"SET lock_Timeout = 0"[..], &b"_timeout"[..], true),
+            (b"_timeou _TIMEOUT", b"_timeout", true),
+            (b"SELECT '_timeou'", b"_timeout", false),
+            (b"", b"set", false),
+            (b"se", b"set", false),
+            (b"sSeT", b"set", true),
+        ] {
+            assert_eq!(mentions(text, word), found, "{}", String::from_utf8_lossy(text));
+        }
+    }
 
     #[test]
     fn statements_are_counted_as_postgresql_would_carry_them_out() {
