@@ -28,7 +28,7 @@ const UNDEFINED_COLUMN: &str = "42703";
 /// See the module's page.
 #[derive(Debug, Default)]
 pub struct Locks {
-    /// As whom to ask: the monitor, or the first who had a pool there.
+    /// As whom to ask: the monitor, or somebody who has a pool there.
     login: std::sync::Mutex<Option<Login>>,
     asker: Mutex<Asker>,
 }

@@ -2,7 +2,6 @@
 //! `sending`.
 
 use std::collections::VecDeque;
-
 use std::time::Instant;
 
 use xxhash_rust::xxh3::xxh3_64;

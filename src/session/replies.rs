@@ -280,9 +280,6 @@ impl Session {
                     // Before the client sees it: what it asks next must find this.
                     self.has_written();
                 }
-                if tag == backend::READY && !self.ledger.settled() {
-                    self.slot.next_batch(leased.answered, self.ledger.status(), self.ledger.running());
-                }
                 if tag == backend::READY && self.ledger.status() == Status::Idle {
                     // Likewise.
                     self.schema_settles(leased);
@@ -291,6 +288,9 @@ impl Session {
                 if tag == backend::COMMAND_COMPLETE {
                     self.slot.statement_is_over(leased.answered);
                 } else {
+                    if !self.ledger.settled() {
+                        self.slot.next_batch(leased.answered, self.ledger.status(), self.ledger.running());
+                    }
                     self.slot.next_statement(leased.answered);
                 }
             }

@@ -277,6 +277,12 @@ async fn a_transaction_ends_at_its_ceiling_whatever_goes_on_in_it() {
     }
 }
 
+/// The first row of a portal, in a batch that does not end.
+fn fetched() -> Vec<u8> {
+    let rows = "SELECT generate_series(1, 10)";
+    [say::parse("", rows), say::bind("", "", &[]), say::execute("", 1), say::flush()].concat()
+}
+
 #[tokio::test]
 async fn no_way_leads_around_the_ceiling_of_a_transaction() {
     const CEILING: &str = "[tiers.standard]\ntransaction_timeout = \"400ms\"\n[pool]\nsize = 5\n";
@@ -308,15 +314,7 @@ async fn no_way_leads_around_the_ceiling_of_a_transaction() {
         // The server waits for the end of the batch.
         vec![[run("UPDATE t SET x = x"), say::flush()].concat()],
         vec![begin.clone(), [run("SELECT 1"), say::flush()].concat()],
-        vec![
-            [
-                say::parse("", "SELECT generate_series(1, 10)"),
-                say::bind("", "", &[]),
-                say::execute("", 1),
-                say::flush(),
-            ]
-            .concat(),
-        ],
+        vec![fetched()],
     ] {
         // One that has failed is in nobody's way.
         let over = ["xact_start IS NOT NULL AND state NOT LIKE '%(aborted)'", "xact_start"];
@@ -404,15 +402,7 @@ async fn no_way_leads_around_the_ceiling_of_a_wait_in_a_transaction() {
         vec![say::batch("BEGIN", &[]), say::batch("SAVEPOINT s", &[]), vec![]],
         vec![[run("UPDATE t SET x = x"), say::flush()].concat()],
         vec![text("BEGIN"), [run("SELECT 1"), say::flush()].concat()],
-        vec![
-            [
-                say::parse("", "SELECT generate_series(1, 10)"),
-                say::bind("", "", &[]),
-                say::execute("", 1),
-                say::flush(),
-            ]
-            .concat(),
-        ],
+        vec![fetched()],
     ] {
         // A server that waits for the end of a batch calls that active, and does not say since when.
         let over = ["xact_start IS NOT NULL", "state_change"];

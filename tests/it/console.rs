@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use crate::support::primary_only::{config, sqlstate, try_value, value};
@@ -11,6 +12,10 @@ use crate::support::{TestDatabase, connect, eventually, fresh_database, shared_c
 
 const TENANTS: &str = "[tiers.standard]\nstatement_timeout = \"15s\"\n[tenancy]\nidentify = [{ option = \"*\" }]\n\
                        [[tenants]]\nname = \"acme\"\npriority = \"high\"\n[[tenants]]\nname = \"Beta Inc\"\n";
+
+/// Statements that sleep for long.
+const RUNNING: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+    AND query LIKE '%sleep(600)%' AND state = 'active' AND pid <> pg_backend_pid()";
 
 struct Stage {
     database: TestDatabase,
@@ -45,6 +50,12 @@ impl Stage {
 
 fn administered(text: &str) -> String {
     text.replace("name = \"postgres\"\npassword", "name = \"postgres\"\nadmin = true\npassword")
+}
+
+/// Beside whatever else the test does.
+fn runs(client: &Arc<Client>, sql: &'static str) -> JoinHandle<Result<(), tokio_postgres::Error>> {
+    let client = client.clone();
+    tokio::spawn(async move { client.batch_execute(sql).await })
 }
 
 #[tokio::test]
@@ -112,10 +123,7 @@ async fn a_paused_tenant_waits_and_others_do_not() {
     let error = acme.batch_execute("SELECT 1").await.unwrap_err();
     let error = error.as_db_error().unwrap();
     assert_eq!((error.code().code(), error.message()), ("53300", "tenant \"acme\" is paused"));
-    let waits = {
-        let acme = acme.clone();
-        tokio::spawn(async move { acme.batch_execute("SELECT 1").await })
-    };
+    let waits = runs(&acme, "SELECT 1");
     eventually("it waits", async || stage.shown("acme", "waiting").await.as_deref() == Some("1")).await;
     stage.console.simple_query("RESUME TENANT acme").await.unwrap();
     waits.await.unwrap().unwrap();
@@ -139,22 +147,14 @@ async fn a_paused_tenant_waits_and_others_do_not() {
             (_, outcome) => assert_eq!(outcome.unwrap(), "7", "{ends}"),
         }
     }
-    let runs = {
-        let acme = acme.clone();
-        tokio::spawn(async move { acme.batch_execute("SELECT pg_sleep(600) FROM kept").await })
-    };
-    let running = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%sleep(600)%' \
-                   AND state = 'active' AND pid <> pg_backend_pid()";
-    eventually("it runs", async || stage.database.sql(running).await == "1").await;
+    let sleeps = runs(&acme, "SELECT pg_sleep(600) FROM kept");
+    eventually("it runs", async || stage.database.sql(RUNNING).await == "1").await;
     acme.cancel_token().cancel_query(NoTls).await.unwrap();
-    assert_eq!(sqlstate(&runs.await.unwrap().unwrap_err()), "57014");
+    assert_eq!(sqlstate(&sleeps.await.unwrap().unwrap_err()), "57014");
     acme.batch_execute("DROP TABLE kept").await.unwrap();
     // One that waits is killed like any other.
     stage.console.simple_query("PAUSE TENANT acme").await.unwrap();
-    let waits = {
-        let acme = acme.clone();
-        tokio::spawn(async move { acme.batch_execute("SELECT 1").await })
-    };
+    let waits = runs(&acme, "SELECT 1");
     eventually("it waits", async || stage.shown("acme", "waiting").await.as_deref() == Some("1")).await;
     stage.console.simple_query("KILL TENANT acme").await.unwrap();
     assert_eq!(sqlstate(&waits.await.unwrap().unwrap_err()), "57P01");
@@ -165,16 +165,11 @@ async fn a_paused_tenant_waits_and_others_do_not() {
 async fn a_killed_tenant_is_gone_and_limits_can_be_changed() {
     let stage = Stage::set("").await;
     let (acme, beta) = (Arc::new(stage.of_tenant("acme").await), stage.of_tenant("Beta%5C%20Inc").await);
-    let runs = {
-        let acme = acme.clone();
-        tokio::spawn(async move { acme.batch_execute("SELECT pg_sleep(600)").await })
-    };
-    let running = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%sleep(600)%' \
-                   AND state = 'active' AND pid <> pg_backend_pid()";
-    eventually("it runs", async || stage.database.sql(running).await == "1").await;
+    let sleeps = runs(&acme, "SELECT pg_sleep(600)");
+    eventually("it runs", async || stage.database.sql(RUNNING).await == "1").await;
     stage.console.simple_query("KILL TENANT acme").await.unwrap();
-    assert!(runs.await.unwrap().is_err());
-    eventually("it does not run", async || stage.database.sql(running).await == "0").await;
+    assert!(sleeps.await.unwrap().is_err());
+    eventually("it does not run", async || stage.database.sql(RUNNING).await == "0").await;
     eventually("it is gone", async || acme.is_closed()).await;
     assert_eq!(value(&beta, "SELECT 1").await, "1");
 
