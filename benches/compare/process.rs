@@ -26,6 +26,22 @@ pub fn processor_time(pid: u32) -> Result<Duration> {
     Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
 }
 
+/// User and system time that the threads which the process has now have used, to the nanosecond. Those of threads that have
+/// ended are not in it, so it is for two looks between which none ends.
+#[allow(dead_code)]
+pub fn threads_time(pid: u32) -> Result<Duration> {
+    let path = format!("/proc/{pid}/task");
+    let mut nanoseconds = 0;
+    for thread in fs::read_dir(&path).map_err(|error| format!("could not read {path}: {error}"))? {
+        let path = thread?.path().join("schedstat");
+        let statistics =
+            fs::read_to_string(&path).map_err(|error| format!("could not read {}: {error}", path.display()))?;
+        let used: Option<u64> = statistics.split_ascii_whitespace().next().and_then(|used| used.parse().ok());
+        nanoseconds += used.ok_or_else(|| format!("{} has no processor time: {statistics}", path.display()))?;
+    }
+    Ok(Duration::from_nanos(nanoseconds))
+}
+
 /// What the process occupies now.
 pub fn memory(pid: u32) -> Result<Memory> {
     let path = format!("/proc/{pid}/smaps_rollup");
