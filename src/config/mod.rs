@@ -364,7 +364,7 @@ pub struct Tier {
     pub max_pinned: Option<usize>,
     pub pinning: Pinning,
     /// All of them hold.
-    pub rate_limits: Vec<RateLimit>,
+    pub rate_limits: Arc<[RateLimit]>,
     /// Who gets more of the servers' time, where there is too little.
     pub priority: Priority,
     /// Server connections that it may use at once, on all servers together.

@@ -88,7 +88,7 @@ impl Tier {
             consistency: None,
             max_pinned: None,
             pinning: Pinning::Allow,
-            rate_limits: Vec::new(),
+            rate_limits: Arc::default(),
             priority: Priority::Normal,
             max_server_connections: None,
             min_server_connections: 0,
@@ -225,7 +225,7 @@ fn limits(section: &Section, tier: &mut Tier) {
         tier.strict = strict;
     }
     if let Some(item) = section.get("rate_limits") {
-        tier.rate_limits = rate_limits(&item);
+        tier.rate_limits = rate_limits(&item).into();
     }
 }
 

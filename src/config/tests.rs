@@ -251,7 +251,7 @@ fn a_small_file_serves_every_database_without_limits() {
             consistency: None,
             max_pinned: None,
             pinning: Pinning::Allow,
-            rate_limits: Vec::new(),
+            rate_limits: Arc::default(),
             priority: Priority::Normal,
             max_server_connections: None,
             min_server_connections: 0,

@@ -65,7 +65,7 @@ impl Session {
 
     /// By a comment in it, by the session's own word, or as configured.
     pub(super) fn consistency_of(&self, batch: &Batch) -> Consistency {
-        let own = batch.verdict.and_then(|verdict| verdict.consistency).or(self.state.consistency);
+        let own = batch.verdict.and_then(|verdict| verdict.consistency).or(self.state.consistency());
         own.unwrap_or(self.consistency)
     }
 }

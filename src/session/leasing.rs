@@ -493,8 +493,11 @@ impl Session {
             settings = difference(&conn.settings, &self.state.settings);
             conn.settings = self.state.settings.clone();
         } else if !Arc::ptr_eq(&conn.settings, &self.state.settings) {
-            // Those who have the same come to share one copy, which is compared at a glance.
-            self.state.settings = conn.settings.clone();
+            // Those who have the same come to share one copy, which is compared at a glance: of any two the one that lies
+            // first in memory, so that all come to the same.
+            let shared = std::cmp::min_by_key(&conn.settings, &self.state.settings, |one| Arc::as_ptr(one)).clone();
+            conn.settings = shared.clone();
+            self.state.settings = shared;
         }
         let matter = verdict.effects.contains(Effects::READS_SEQUENCES) || self.group.keeps_sequences_apart();
         if matter && verdict.class == Class::Primary && !conn.sequences.are_at_most(self.slot.pid) {

@@ -20,6 +20,7 @@ pub const CONSISTENCY: &str = "pgweir.consistency";
 pub(super) const OWN_SETTINGS: &str = "pgweir.";
 /// The setting in whose encoding a client is answered.
 const CLIENT_ENCODING: &str = "client_encoding";
+const SEARCH_PATH: &str = "search_path";
 const STATEMENT_TIMEOUT: &str = "statement_timeout";
 const LOCK_TIMEOUT: &str = "lock_timeout";
 /// What the names of the settings have in common that a tier holds a ceiling on.
@@ -43,8 +44,8 @@ pub(super) struct State {
     mentioned: BTreeSet<String>,
     /// A setting was made of which we do not know the name.
     hidden: bool,
-    /// What the session's reads have to see, where it has said so.
-    pub consistency: Option<Consistency>,
+    /// What every statement asks of the settings.
+    said: Said,
     /// A hash of the settings that say how statements are parsed.
     environment: u64,
     /// One of those may have been changed.
@@ -72,6 +73,20 @@ pub(super) struct State {
     /// What the session has without settings of its own, in milliseconds (`ALTER ROLE … SET`).
     default_statement_timeout: u32,
     default_lock_timeout: u32,
+}
+
+/// What settings say, those included that a session has without settings of its own.
+#[derive(Default)]
+struct Said {
+    consistency: Option<Consistency>,
+    /// Transactions are serializable, unless they say otherwise.
+    serializable: bool,
+    /// Transactions are read-only, unless they say otherwise.
+    read_only: bool,
+    /// There is a search path among them.
+    search_path: bool,
+    /// The statement timeout could strike a statement of the proxy's.
+    short_timeout: bool,
 }
 
 /// A session's own limits and settings, while it works for another tenant.
@@ -113,8 +128,8 @@ impl State {
             held: None,
             mentioned: custom.collect(),
             hidden: false,
-            consistency: consistency(&greeting.settings),
             environment: 0,
+            said: Said::default(),
             environment_touched: false,
             asks: Asks::Nothing,
             in_transaction: false,
@@ -130,9 +145,8 @@ impl State {
             default_statement_timeout: greeting.statement_timeout,
             default_lock_timeout: greeting.lock_timeout,
         };
-        state.clamp();
+        state.settings_have_changed();
         state.base = state.settings.clone();
-        state.environment = environment(&state.settings);
         state
     }
 
@@ -141,7 +155,8 @@ impl State {
     }
 
     pub fn search_path(&self) -> &str {
-        self.settings.get("search_path").map_or(&self.default_search_path, String::as_str)
+        let own = if self.said.search_path { self.settings.get(SEARCH_PATH) } else { None };
+        own.map_or(&self.default_search_path, String::as_str)
     }
 
     /// The encoding that the session has asked for.
@@ -160,15 +175,17 @@ impl State {
 
     /// Transactions are serializable unless they say otherwise, and a standby refuses those.
     pub fn is_serializable(&self) -> bool {
-        self.settings.get("default_transaction_isolation").is_some_and(|value| value == "serializable")
+        self.said.serializable
     }
 
     /// Transactions are read-only unless they say otherwise.
     pub fn default_read_only(&self) -> bool {
-        match self.settings.get("default_transaction_read_only") {
-            Some(value) => value == "on",
-            None => self.default_read_only,
-        }
+        self.said.read_only
+    }
+
+    /// What the session's reads have to see, where it has said so.
+    pub fn consistency(&self) -> Option<Consistency> {
+        self.said.consistency
     }
 
     /// Remembers what a statement that touches session state mentions.
@@ -346,13 +363,12 @@ impl State {
         }
         self.mentioned.extend(limits.settings.keys().filter(|name| name.contains('.')).cloned());
         self.limits = limits;
-        self.clamp();
+        self.settings_have_changed();
         let timeouts: Vec<_> = self.ceilings().map(|(name, _)| name).collect();
         for name in timeouts {
             let value = self.settings.get(name).cloned();
             Arc::make_mut(&mut self.base).extend(value.map(|value| (name.to_owned(), value)));
         }
-        self.settings_have_changed();
         let (limits, settings, base) = own;
         Covered { limits, settings, base, over: self.settings.clone() }
     }
@@ -369,13 +385,23 @@ impl State {
             settings.extend(new.map(|(name, value)| (name.clone(), value.clone())));
         }
         (self.limits, self.settings, self.base) = (limits, settings, base);
-        self.clamp();
         self.settings_have_changed();
     }
 
+    /// They are held to the ceilings, and read.
     fn settings_have_changed(&mut self) {
-        self.environment = environment(&self.settings);
-        self.consistency = consistency(&self.settings);
+        self.clamp();
+        let settings = &*self.settings;
+        let value = |name| settings.get(name).map(String::as_str);
+        let timeout = value(STATEMENT_TIMEOUT).and_then(|value| value.parse().ok()).unwrap_or(0);
+        self.environment = environment(settings);
+        self.said = Said {
+            consistency: value(CONSISTENCY).and_then(Consistency::named),
+            serializable: value("default_transaction_isolation") == Some("serializable"),
+            read_only: value("default_transaction_read_only").map_or(self.default_read_only, |value| value == "on"),
+            search_path: settings.contains_key(SEARCH_PATH),
+            short_timeout: (1..SHORT_TIMEOUT).contains(&timeout),
+        };
     }
 
     /// What makes the settings again that are held for its tenant, within its transaction.
@@ -414,7 +440,6 @@ impl State {
         self.settings_have_changed();
         let process = self.knows_process.then_some(Held::Process);
         self.held = sticky.or(holdings.held).or(self.hidden.then_some(Held::Hidden)).or(process);
-        self.clamp();
     }
 
     /// What the server session holds where only some settings have changed since that was last known.
@@ -428,8 +453,7 @@ impl State {
 
     /// The session's own statement timeout could strike a statement of the proxy's.
     pub fn has_short_timeout(&self) -> bool {
-        let own = self.settings.get(STATEMENT_TIMEOUT).and_then(|value| value.parse().ok());
-        (1..SHORT_TIMEOUT).contains(&own.unwrap_or(0))
+        self.said.short_timeout
     }
 
     /// The settings on which there is a ceiling, with that in milliseconds.
@@ -460,10 +484,6 @@ pub(super) fn may_lift_timeouts(text: &[u8], verdict: Verdict) -> bool {
     // One that is undone may have been lowered.
     let undoes = matches!(verdict.tx, TxControl::Inside | TxControl::Mixed);
     undoes || verdict.effects.intersects(Effects::STATE | Effects::HIDDEN) || mentions(text, TIMEOUT)
-}
-
-fn consistency(settings: &Settings) -> Option<Consistency> {
-    settings.get(CONSISTENCY).and_then(|value| Consistency::named(value))
 }
 
 /// A setting of pgweir's own is to be made. The server keeps it, but knows no values of it.

@@ -25,8 +25,9 @@ pub struct Attempts {
     hasher: RandomState,
 }
 
+/// With the rate by which each has been counted.
 #[derive(Debug)]
-struct Buckets<K>(HashMap<K, Bucket>);
+struct Buckets<K>(HashMap<K, (Rate, Bucket)>);
 
 impl Default for Attempts {
     fn default() -> Self {
@@ -58,20 +59,22 @@ impl<K: Hash + Eq> Buckets<K> {
     fn take(&mut self, key: K, rate: Rate, now: Duration) -> Result<(), Duration> {
         if !self.0.contains_key(&key) && self.0.len() >= MOST {
             // Full ones tell nothing.
-            self.0.retain(|_, bucket| bucket.full_at > now);
+            self.0.retain(|_, (_, bucket)| bucket.full_at > now);
             if self.0.len() >= MOST {
                 return Ok(());
             }
         }
-        let bucket = self.0.entry(key).or_insert_with(|| Bucket::full(rate, now));
-        if !bucket.has(rate) {
-            *bucket = Bucket::full(rate, now);
+        let full = (rate, Bucket { full_at: now });
+        let counted = self.0.entry(key).or_insert(full);
+        if counted.0 != rate {
+            *counted = full;
         }
-        let wait = bucket.wait(1, now);
+        let (_, bucket) = counted;
+        let wait = bucket.wait(rate, 1, now);
         if !wait.is_zero() {
             return Err(wait);
         }
-        bucket.take(1, now);
+        bucket.take(rate, 1, now);
         Ok(())
     }
 }

@@ -4,9 +4,10 @@
 //! I.371): what is taken moves it on. A take that has to wait is entered at once, so that whoever comes later waits for
 //! longer: first come, first served, and nobody is forgotten.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use smallvec::SmallVec;
 
 use crate::config::{Counted, Rate, RateLimit};
 
@@ -39,50 +40,43 @@ pub struct Exceeded {
 pub(super) struct Rates {
     /// Instants count from here.
     base: Instant,
-    /// There are any.
-    any: AtomicBool,
-    buckets: Mutex<Vec<Limited>>,
+    buckets: Mutex<Buckets>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Limited {
-    limit: RateLimit,
-    bucket: Bucket,
+/// Each limit has a bucket. What differs between the tenants of one tier is little, and lies with what else is counted of
+/// a tenant.
+#[derive(Debug, Default)]
+struct Buckets {
+    limits: Arc<[RateLimit]>,
+    buckets: SmallVec<[Bucket; 2]>,
 }
 
-/// One bucket.
+/// One bucket: when it is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Bucket {
-    rate: Rate,
     pub full_at: Duration,
 }
 
 impl Rates {
     /// Full ones.
     pub fn new(now: Instant) -> Self {
-        Self { base: now, any: AtomicBool::new(false), buckets: Mutex::default() }
+        Self { base: now, buckets: Mutex::default() }
     }
 
     /// Goes on with these limits. What was taken stays taken, also where a limit has changed but what it counts, and in
     /// what time, has not.
-    pub fn limit(&self, limits: &[RateLimit], now: Instant) {
+    pub fn limit(&self, limits: &Arc<[RateLimit]>, now: Instant) {
         let now = self.since(now);
-        let mut buckets = self.buckets();
+        let mut before = self.buckets();
         let next = limits.iter().map(|limit| {
-            let before = buckets.iter().find(|before| before.limit.counts_like(limit)).map(|before| before.bucket);
-            let full_at = match before {
+            let full_at = match before.iter().find(|(before, _)| before.counts_like(limit)) {
                 None => now,
-                Some(before) if before.rate == limit.rate => before.full_at,
-                Some(before) => now + limit.rate.time_of(before.taken(now)),
+                Some((before, bucket)) if before.rate == limit.rate => bucket.full_at,
+                Some((before, bucket)) => now + limit.rate.time_of(bucket.taken(before.rate, now)),
             };
-            Limited { limit: limit.clone(), bucket: Bucket { rate: limit.rate, full_at } }
+            Bucket { full_at }
         });
-        *buckets = next.collect();
-        self.any.store(!buckets.is_empty(), Ordering::Relaxed);
-    }
-
-    pub fn any(&self) -> bool {
-        self.any.load(Ordering::Relaxed)
+        *before = Buckets { buckets: next.collect(), limits: limits.clone() };
     }
 
     /// Takes from every bucket, and says how long to wait before it is done; at most as long as each limit's `delay`.
@@ -105,69 +99,63 @@ impl Rates {
     ) -> Result<Duration, Exceeded> {
         let now = self.since(now);
         let mut buckets = self.buckets();
-        let waits = buckets.iter().map(|limited| (&limited.limit, limited.wait(what, now)));
+        let waits = buckets.iter().map(|(limit, bucket)| (limit, bucket.wait(limit.rate, what.of(limit.counts), now)));
         let exceeded = waits.clone().filter(|(limit, wait)| *wait > patience(limit)).max_by_key(|(_, wait)| *wait);
         if let Some((limit, wait)) = exceeded {
             return Err(Exceeded { limit: limit.clone(), wait });
         }
         let wait = waits.map(|(_, wait)| wait).max().unwrap_or_default();
-        buckets.iter_mut().for_each(|limited| limited.take(what, now));
+        buckets.take(what, now);
         Ok(wait)
     }
 
     /// Takes what cannot be refused: whoever comes next waits for it.
     pub fn owe(&self, what: Use, now: Instant) {
         let now = self.since(now);
-        self.buckets().iter_mut().for_each(|limited| limited.take(what, now));
+        self.buckets().take(what, now);
     }
 
     fn since(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.base)
     }
 
-    fn buckets(&self) -> MutexGuard<'_, Vec<Limited>> {
+    fn buckets(&self) -> MutexGuard<'_, Buckets> {
         self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Limited {
-    fn wait(&self, what: Use, now: Duration) -> Duration {
-        self.bucket.wait(what.of(self.limit.counts), now)
+impl Buckets {
+    fn iter(&self) -> impl Iterator<Item = (&RateLimit, &Bucket)> + Clone {
+        self.limits.iter().zip(&self.buckets)
     }
 
     fn take(&mut self, what: Use, now: Duration) {
-        self.bucket.take(what.of(self.limit.counts), now);
+        for (limit, bucket) in self.limits.iter().zip(&mut self.buckets) {
+            bucket.take(limit.rate, what.of(limit.counts), now);
+        }
     }
 }
 
 impl Bucket {
-    pub fn full(rate: Rate, now: Duration) -> Self {
-        Self { rate, full_at: now }
-    }
-
-    pub fn has(&self, rate: Rate) -> bool {
-        self.rate == rate
-    }
-
     /// Until there is enough in it. More than it ever holds may be taken from a full one.
-    pub fn wait(&self, count: u32, now: Duration) -> Duration {
-        let count = count.min(self.rate.burst);
+    pub fn wait(&self, rate: Rate, count: u32, now: Duration) -> Duration {
+        let count = count.min(rate.burst);
         if count == 0 {
             return Duration::ZERO;
         }
-        let capacity = self.rate.time_of(self.rate.burst);
-        (self.full_at.max(now) + self.rate.time_of(count)).saturating_sub(now + capacity)
+        let capacity = rate.time_of(rate.burst);
+        (self.full_at.max(now) + rate.time_of(count)).saturating_sub(now + capacity)
     }
 
-    pub fn take(&mut self, count: u32, now: Duration) {
+    pub fn take(&mut self, rate: Rate, count: u32, now: Duration) {
         if count > 0 {
-            self.full_at = self.full_at.max(now) + self.rate.time_of(count);
+            self.full_at = self.full_at.max(now) + rate.time_of(count);
         }
     }
 
     /// How much of it is missing; more than it holds where more is owed.
-    fn taken(&self, now: Duration) -> u32 {
-        let one = self.rate.per.as_nanos() / u128::from(self.rate.count);
+    fn taken(&self, rate: Rate, now: Duration) -> u32 {
+        let one = rate.per.as_nanos() / u128::from(rate.count);
         let missing = self.full_at.saturating_sub(now).as_nanos();
         u32::try_from(missing.div_ceil(one.max(1))).unwrap_or(u32::MAX)
     }
@@ -194,7 +182,7 @@ mod tests {
     fn a_burst_and_then_one_by_one() {
         let start = Instant::now();
         let rates = Rates::new(start);
-        rates.limit(&[limit(10, SECOND, 3, NO_DELAY)], start);
+        rates.limit(&Arc::from([limit(10, SECOND, 3, NO_DELAY)]), start);
         let at = |ms: u64| start + Duration::from_millis(ms);
         for _ in 0..3 {
             assert_eq!(rates.take(statements(1), at(0)), Ok(Duration::ZERO));
@@ -217,12 +205,12 @@ mod tests {
         let start = Instant::now();
         let rates = Rates::new(start);
         let hour = limit(2, SECOND * 3600, 2, NO_DELAY);
-        rates.limit(&[limit(10, SECOND, 10, NO_DELAY), hour.clone()], start);
+        rates.limit(&Arc::from([limit(10, SECOND, 10, NO_DELAY), hour.clone()]), start);
         assert!((0..2).all(|_| rates.take(statements(1), start).is_ok()));
         for _ in 0..100 {
             assert_eq!(rates.take(statements(1), start).unwrap_err().limit, hour);
         }
-        rates.limit(&[limit(10, SECOND, 10, NO_DELAY)], start);
+        rates.limit(&Arc::from([limit(10, SECOND, 10, NO_DELAY)]), start);
         assert!((0..8).all(|_| rates.take(statements(1), start).is_ok()));
         assert!(rates.take(statements(1), start).is_err());
     }
@@ -231,15 +219,16 @@ mod tests {
     fn a_reload_gives_nothing_back() {
         let start = Instant::now();
         let rates = Rates::new(start);
-        rates.limit(&[limit(100, SECOND * 3600, 100, NO_DELAY)], start);
+        rates.limit(&Arc::from([limit(100, SECOND * 3600, 100, NO_DELAY)]), start);
         rates.owe(statements(60), start);
         for (burst, left) in [(100, 40), (80, 20), (50, 0), (200, 140)] {
-            rates.limit(&[limit(100, SECOND * 3600, burst, NO_DELAY)], start);
-            let bucket = rates.buckets()[0].bucket;
-            assert_eq!(burst.saturating_sub(bucket.taken(Duration::ZERO)), left, "{burst}");
+            rates.limit(&Arc::from([limit(100, SECOND * 3600, burst, NO_DELAY)]), start);
+            let buckets = rates.buckets();
+            let (limit, bucket) = buckets.iter().next().unwrap();
+            assert_eq!(burst.saturating_sub(bucket.taken(limit.rate, Duration::ZERO)), left, "{burst}");
         }
         // Another time is another limit.
-        rates.limit(&[limit(100, SECOND * 60, 100, NO_DELAY)], start);
+        rates.limit(&Arc::from([limit(100, SECOND * 60, 100, NO_DELAY)]), start);
         assert_eq!(rates.take(statements(100), start), Ok(Duration::ZERO));
     }
 
@@ -254,7 +243,7 @@ mod tests {
             let start = Instant::now();
             let rates = Rates::new(start);
             let limit = limit(count, SECOND, burst, Duration::from_millis(delay_ms));
-            rates.limit(std::slice::from_ref(&limit), start);
+            rates.limit(&Arc::from([limit.clone()]), start);
             let mut now = start;
             // When each that was let through goes on, and how many it is.
             let mut let_through: Vec<(Instant, u32)> = Vec::new();
@@ -272,7 +261,8 @@ mod tests {
                     Err(exceeded) => {
                         prop_assert!(exceeded.wait > limit.delay);
                         let later = now + exceeded.wait - limit.delay;
-                        prop_assert!(rates.buckets()[0].wait(statements(many), later - start) <= limit.delay);
+                        let bucket = rates.buckets().buckets[0];
+                        prop_assert!(bucket.wait(limit.rate, many, later - start) <= limit.delay);
                     }
                 }
             }
