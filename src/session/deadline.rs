@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Shared;
-use super::slot::{MayWait, Patience};
+use super::clock::Patience;
+use super::slot::MayWait;
 use crate::cluster::Host;
 
 /// How often the watch looks.
@@ -75,7 +76,7 @@ async fn look_for_locks(host: Arc<Host>, all: Vec<MayWait>, asked: Arc<Asked>) {
     for one in all {
         let waited = waits.get(&one.target.pid).copied().unwrap_or_default();
         match (one.ceiling + GRACE).saturating_sub(waited) {
-            Duration::ZERO if one.is_cut_off(PATIENCE) => {
+            Duration::ZERO if one.cut_off(PATIENCE) => {
                 tracing::info!(host = %host.config.name, "a wait for a lock is cut off by its tenant's ceiling");
             }
             Duration::ZERO => {}

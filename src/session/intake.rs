@@ -281,7 +281,7 @@ impl Session {
         let left = left - count;
         self.intake.streaming = (left > 0).then_some(Streaming { left, to_server, begins });
         match left {
-            0 if begins.is_some() => self.slot.has_received(Instant::now()),
+            0 if begins.is_some() => self.slot.clock.has_received(Instant::now()),
             _ => self.receives(),
         }
         (left > 0).then_some(Step::NeedClient)
@@ -291,7 +291,7 @@ impl Session {
     pub(super) fn receives(&self) {
         let begins = self.intake.streaming.and_then(|streaming| streaming.begins);
         if begins.is_some_and(|own| self.ledger.running() <= own) {
-            self.slot.receives(Instant::now());
+            self.slot.clock.receives(Instant::now());
         }
     }
 

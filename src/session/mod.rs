@@ -6,6 +6,7 @@
 //! the lease back. What may have to be run elsewhere is remembered meanwhile (`flights`, `moving`).
 
 mod batch;
+mod clock;
 mod deadline;
 mod explain;
 mod flights;
@@ -39,10 +40,10 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
+use clock::{Ceilings, CutOff};
 pub use deadline::{enforce_ceilings, leave_silent_replicas};
 pub use refusal::{guarded, unknown_consistency};
-use slot::CutOff;
-pub use slot::{Activity, Ceilings, Registry, Signal, Slot};
+pub use slot::{Activity, Registry, Signal, Slot};
 pub use state::CONSISTENCY;
 
 use crate::cluster::{GreetingError, Group, Home, Moment, Place};
@@ -433,14 +434,14 @@ impl Session {
             self.state.note_discard(text);
         }
         if self.may_catch_cancels(text, verdict) {
-            self.slot.may_be_stubborn();
+            self.slot.clock.note_stubborn();
         }
         let ceiling = self.tenant.limits.statement_timeout.is_some();
         if ceiling && (self.catalog.lifts_timeouts() || state::may_lift_timeouts(text, verdict)) {
-            self.slot.may_be_lifted();
+            self.slot.clock.note_lifted();
         }
         if matches!(verdict.tx, TxControl::Inside | TxControl::Mixed) && mentions(text, b"savepoint") {
-            self.slot.is_nested();
+            self.slot.clock.note_savepoint();
         }
         if verdict.reason == Reason::Ddl {
             let databases = databases_named(text);
@@ -492,8 +493,8 @@ impl Session {
     /// The same as [`Self::note`] for such a message.
     fn note_unseen(&mut self, leased: &mut Leased) {
         let effects = Effects::STATE | Effects::MAYBE_DDL;
-        self.slot.may_be_stubborn();
-        self.slot.may_be_lifted();
+        self.slot.clock.note_stubborn();
+        self.slot.clock.note_lifted();
         self.effects |= effects;
         self.state.ask_everything();
         self.state.note_environment(&SettingNames::default(), effects);
@@ -551,9 +552,9 @@ impl Session {
             let fresh = leased.since == leased.answered;
             leased.overhead = if fresh { now - leased.since } else { Duration::ZERO };
             leased.since = now;
-            self.slot.statement_starts(now);
+            self.slot.clock.statement_starts(now);
         } else {
-            self.slot.goes_on_in_batch(Instant::now);
+            self.slot.clock.goes_on_in_batch(Instant::now);
         }
     }
 

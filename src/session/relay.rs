@@ -209,7 +209,7 @@ impl Session {
     fn pass_replies(&mut self, leased: &mut Leased, cx: &mut Context<'_>) -> Result<(), Broken> {
         let mut run = self.take_replies(leased)?;
         if self.rests_in_batch() && leased.passing == 0 {
-            self.slot.rests_in_batch(Instant::now());
+            self.slot.clock.rests_in_batch(Instant::now());
         }
         self.receives();
         if run > 0 {
@@ -246,7 +246,7 @@ impl Session {
 
     /// Still: what was said of it may have come late.
     fn rests_too_long(&self, signal: Signal) -> bool {
-        self.lease.is_some() && self.slot.rests_too_long(signal)
+        self.lease.is_some() && self.slot.clock.rests_too_long(self.slot.ceilings(), signal)
     }
 
     /// Everything that was sent is answered, and the end of the batch is still to come.
@@ -263,7 +263,8 @@ impl Session {
         } else if is(Signal::Fenced) && self.lease.is_some() {
             self.fenced()
         } else if is(Signal::Kill)
-            && let Some(over) = self.slot.was_cut_off().filter(|_| self.lease.is_some() && !self.ledger.is_empty())
+            && let Some(over) =
+                self.slot.clock.was_cut_off().filter(|_| self.lease.is_some() && !self.ledger.is_empty())
         {
             self.tenant_timed_out();
             // The cancel had no effect: the server's process is ended, and with it the client's connection, which is in

@@ -268,10 +268,10 @@ impl Session {
         match tag {
             backend::EMPTY_QUERY | backend::PORTAL_SUSPENDED => {
                 leased.lease.pool().metrics.queries.inc();
-                self.slot.statement_is_over(Instant::now());
+                self.slot.clock.statement_is_over(Instant::now());
             }
             // A server that waits for data does not hear of a cancel.
-            backend::COPY_IN => self.slot.may_be_stubborn(),
+            backend::COPY_IN => self.slot.clock.note_stubborn(),
             backend::COMMAND_COMPLETE | backend::READY => {
                 if tag == backend::COMMAND_COMPLETE {
                     leased.lease.pool().metrics.queries.inc();
@@ -286,12 +286,12 @@ impl Session {
                 }
                 leased.answered = Instant::now();
                 if tag == backend::COMMAND_COMPLETE {
-                    self.slot.statement_is_over(leased.answered);
+                    self.slot.clock.statement_is_over(leased.answered);
                 } else {
                     if !self.ledger.settled() {
-                        self.slot.next_batch(leased.answered, self.ledger.status(), self.ledger.running());
+                        self.slot.clock.next_batch(leased.answered, self.ledger.status(), self.ledger.running());
                     }
-                    self.slot.next_statement(leased.answered);
+                    self.slot.clock.next_statement(leased.answered);
                 }
             }
             _ => {}
@@ -308,7 +308,7 @@ impl Session {
     fn names_ceiling(&self, frame: &[u8]) -> Option<Vec<u8>> {
         let error = ServerError::read(frame);
         let ceiling = self.tenant.limits.statement_timeout.filter(|_| error.is_timeout())?;
-        let is_over = self.slot.is_over_statement(Instant::now());
+        let is_over = self.slot.clock.is_over_statement(self.slot.ceilings(), Instant::now());
         is_over.then(|| author::with_detail(frame, &refusal::of_tenant(&self.tenant.name, ceiling)))
     }
 
@@ -451,7 +451,7 @@ impl Session {
             self.ledger.mute();
             return Verdict::Swallow;
         }
-        if let Some(over) = self.slot.was_cut_off().filter(|_| error.code == "57014") {
+        if let Some(over) = self.slot.clock.was_cut_off().filter(|_| error.code == "57014") {
             self.tenant_timed_out();
             return Verdict::Replace(Box::new(self.ceiling_error(over)));
         }

@@ -126,7 +126,7 @@ impl Session {
             leased.unnamed_portal = None;
         }
         if self.tenant.limits.statement_timeout.is_some() {
-            self.slot.more_statements(match request {
+            self.slot.clock.more_statements(match request {
                 Request::Query(text) => statements(text),
                 Request::Execute(_) => 1,
                 _ => 0,

@@ -330,7 +330,7 @@ impl Session {
             metrics.transactions.inc();
         }
         self.tenant.worked(worked, status == Status::Idle);
-        self.slot.statement_ends(now, status);
+        self.slot.clock.statement_ends(now, status);
     }
 }
 

@@ -2,7 +2,7 @@
 //! what it is doing, and send it a signal.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -12,8 +12,8 @@ use rand::RngExt;
 use subtle::ConstantTimeEq;
 use tokio::sync::Notify;
 
-use super::ledger::Status;
-use crate::config::{HostConfig, Tier};
+use super::clock::{Ceilings, Clock, Cut, CutOff, Overrun, Patience};
+use crate::config::HostConfig;
 use crate::pool::{CancelTarget, Fence, FenceGuard};
 use crate::server::cancel::cancel;
 
@@ -43,35 +43,6 @@ pub enum Signal {
     TransactionTimeout = 64,
     /// The transaction has waited for its next statement for too long.
     IdleTimeout = 128,
-}
-
-/// How long what a session does may take, by its tenant.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Ceilings {
-    pub statement: Option<Duration>,
-    pub transaction: Option<Duration>,
-    pub idle_in_transaction: Option<Duration>,
-    pub lock: Option<Duration>,
-}
-
-impl Ceilings {
-    pub fn of(tier: &Tier) -> Self {
-        Self {
-            statement: tier.statement_timeout,
-            transaction: tier.transaction_timeout,
-            idle_in_transaction: tier.idle_in_transaction_timeout,
-            lock: tier.lock_timeout,
-        }
-    }
-}
-
-/// The ceiling for which a statement is cancelled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum CutOff {
-    Statement = 1,
-    Transaction = 2,
-    Lock = 3,
 }
 
 /// What a session is doing.
@@ -108,27 +79,7 @@ pub struct Slot {
     prepared: Notify,
     signals: AtomicU32,
     waker: AtomicWaker,
-    base: Instant,
-    /// Microseconds from `base` to the start of the running statement; 0 while none runs.
-    busy_since: AtomicU64,
-    /// The same for the transaction; 0 also where it has failed, which has let go of everything.
-    transaction_since: AtomicU64,
-    /// The same for the wait for the next statement of a transaction, also of one that has failed.
-    idle_since: AtomicU64,
-    /// A [`CutOff`], of what has run since `cut_since`.
-    cut_off: AtomicU8,
-    /// Like `busy_since`, or `transaction_since`.
-    cut_since: AtomicU64,
-    /// When what is cut off was cancelled, like `busy_since`.
-    cancelled_at: AtomicU64,
-    /// What runs may go on in spite of a cancel.
-    stubborn: AtomicBool,
-    /// Statements that were sent and are not known to be over: servers keep back the end of those that others follow.
-    statements: AtomicU32,
-    /// Among them one that may have lifted the server's own timeout.
-    lifted: AtomicBool,
-    /// The transaction has savepoints.
-    nested: AtomicBool,
+    pub clock: Clock,
 }
 
 /// For metrics.
@@ -159,6 +110,11 @@ impl Slot {
     /// From now on it is held to these.
     pub fn belongs_to(&self, tenant: Arc<str>, ceilings: Ceilings) {
         *self.of_tenant() = (tenant, ceilings);
+    }
+
+    /// Those that it is held to now.
+    pub fn ceilings(&self) -> Ceilings {
+        self.of_tenant().1
     }
 
     fn of_tenant(&self) -> std::sync::MutexGuard<'_, (Arc<str>, Ceilings)> {
@@ -214,135 +170,8 @@ impl Slot {
     }
 
     pub fn rests(&self) {
-        self.ends(0, Status::Idle);
+        self.clock.rests();
         self.goes_to(Place::Idle);
-    }
-
-    /// A batch begins.
-    pub fn statement_starts(&self, now: Instant) {
-        self.is_not_cut_off();
-        self.idle_since.store(0, Ordering::Relaxed);
-        if self.transaction_since.load(Ordering::Relaxed) == 0 {
-            self.transaction_since.store(self.at(now), Ordering::Relaxed);
-        }
-        self.next_statement(now);
-    }
-
-    /// What is about to run may go on in spite of a cancel, until everything is answered.
-    pub fn may_be_stubborn(&self) {
-        self.stubborn.store(true, Ordering::Relaxed);
-    }
-
-    /// What is about to run may lift the server's own timeout, until its transaction is over.
-    pub fn may_be_lifted(&self) {
-        self.lifted.store(true, Ordering::Relaxed);
-    }
-
-    /// The transaction has savepoints: one that has failed may go on from there.
-    pub fn is_nested(&self) {
-        self.nested.store(true, Ordering::Relaxed);
-    }
-
-    /// So many statements are sent.
-    pub fn more_statements(&self, count: u32) {
-        self.statements.fetch_add(count, Ordering::Relaxed);
-    }
-
-    /// Everything that was sent is answered, and the server waits for more of the batch (`Sync`).
-    pub fn rests_in_batch(&self, now: Instant) {
-        if self.idle_since.load(Ordering::Relaxed) == 0 {
-            self.busy_since.store(0, Ordering::Relaxed);
-            self.idle_since.store(self.at(now), Ordering::Relaxed);
-        }
-    }
-
-    /// More of a batch is sent. `now` is only asked for where it has rested.
-    pub fn goes_on_in_batch(&self, now: impl FnOnce() -> Instant) {
-        if self.idle_since.load(Ordering::Relaxed) != 0 {
-            self.idle_since.store(0, Ordering::Relaxed);
-            self.next_statement(now());
-        }
-    }
-
-    /// A statement of the batch has ended: the time of the next one runs from now.
-    pub fn statement_is_over(&self, now: Instant) {
-        // Nobody else changes it.
-        self.statements.store(self.statements.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
-        self.next_statement(now);
-    }
-
-    /// The time of a statement runs from now.
-    pub fn next_statement(&self, now: Instant) {
-        self.busy_since.store(self.at(now), Ordering::Relaxed);
-    }
-
-    /// A batch is answered, and others that were sent behind it, with so many statements, are not yet.
-    pub fn next_batch(&self, now: Instant, status: Status, statements: usize) {
-        self.statements.store(u32::try_from(statements).unwrap_or(u32::MAX), Ordering::Relaxed);
-        if status == Status::Idle {
-            self.transaction_since.store(self.at(now), Ordering::Relaxed);
-        } else if self.lets_go(status) {
-            self.transaction_since.store(0, Ordering::Relaxed);
-        }
-    }
-
-    /// A transaction that has failed holds nothing any more, unless it may go on from a savepoint.
-    fn lets_go(&self, status: Status) -> bool {
-        match status {
-            Status::Idle => true,
-            Status::Failed => !self.nested.load(Ordering::Relaxed),
-            Status::Transaction => false,
-        }
-    }
-
-    fn is_not_cut_off(&self) {
-        self.cut_since.store(0, Ordering::Relaxed);
-    }
-
-    /// The rest of a message is awaited, before anything of it can run.
-    pub fn receives(&self, now: Instant) {
-        self.busy_since.store(0, Ordering::Relaxed);
-        self.idle_since.store(self.at(now), Ordering::Relaxed);
-    }
-
-    /// It has come.
-    pub fn has_received(&self, now: Instant) {
-        self.idle_since.store(0, Ordering::Relaxed);
-        self.next_statement(now);
-    }
-
-    /// Everything is answered.
-    pub fn statement_ends(&self, now: Instant, status: Status) {
-        self.ends(if status == Status::Idle { 0 } else { self.at(now) }, status);
-    }
-
-    fn ends(&self, idle_since: u64, status: Status) {
-        self.busy_since.store(0, Ordering::Relaxed);
-        self.stubborn.store(false, Ordering::Relaxed);
-        self.statements.store(0, Ordering::Relaxed);
-        if status == Status::Idle {
-            self.lifted.store(false, Ordering::Relaxed);
-            self.nested.store(false, Ordering::Relaxed);
-        }
-        self.is_not_cut_off();
-        self.idle_since.store(idle_since, Ordering::Relaxed);
-        if self.lets_go(status) {
-            self.transaction_since.store(0, Ordering::Relaxed);
-        }
-    }
-
-    /// Why the statement that has just failed was cancelled, if it was for a ceiling of its tenant.
-    pub fn was_cut_off(&self) -> Option<CutOff> {
-        // What the server has kept back of those before it may come with its error.
-        if self.cut_since.load(Ordering::Relaxed) == 0 {
-            return None;
-        }
-        match self.cut_off.load(Ordering::Relaxed) {
-            1 => Some(CutOff::Statement),
-            2 => Some(CutOff::Transaction),
-            3 => Some(CutOff::Lock),
-            _ => None,
-        }
     }
 
     pub fn activity(&self) -> Activity {
@@ -350,94 +179,41 @@ impl Slot {
             Place::Idle => Activity::Idle,
             Place::Waiting(_) => Activity::Waiting,
             Place::Preparing(_) => Activity::Active,
-            Place::Leased(_) if self.busy_since.load(Ordering::Relaxed) != 0 => Activity::Active,
-            Place::Leased(_) if self.idle_since.load(Ordering::Relaxed) != 0 => Activity::IdleInTransaction,
+            Place::Leased(_) if self.clock.is_busy() => Activity::Active,
+            Place::Leased(_) if self.clock.is_idle() => Activity::IdleInTransaction,
             Place::Leased(_) => Activity::Idle,
         }
     }
 
-    /// How long something has been over a ceiling.
-    fn overdue(&self, since: &AtomicU64, ceiling: Option<Duration>, now: Instant) -> Option<Duration> {
-        let since = match since.load(Ordering::Relaxed) {
-            0 => return None,
-            micros => self.base + Duration::from_micros(micros),
-        };
-        now.saturating_duration_since(since).checked_sub(ceiling?)
-    }
-
-    /// The ceiling over which the session is. `grace`: the server's own timeout of a statement comes first.
-    fn over_ceiling(&self, now: Instant, grace: Duration) -> Option<Overrun> {
-        let (_, Ceilings { statement, transaction, idle_in_transaction, .. }) = *self.of_tenant();
-        // Each has its own time, as far as the server's timeout sees to that.
-        let statements = if self.lifted.load(Ordering::Relaxed) { 1 } else { self.statements.load(Ordering::Relaxed) };
-        let statement = statement.map(|ceiling| ceiling.saturating_mul(statements.max(1)));
-        if self.overdue(&self.busy_since, statement, now).is_some_and(|over| over >= grace) {
-            return Some(Overrun::Runs(CutOff::Statement));
-        }
-        if self.overdue(&self.transaction_since, transaction, now).is_some() {
-            return Some(match self.busy_since.load(Ordering::Relaxed) {
-                0 => Overrun::Rests(Signal::TransactionTimeout),
-                _ => Overrun::Runs(CutOff::Transaction),
-            });
-        }
-        self.overdue(&self.idle_since, idle_in_transaction, now).map(|_| Overrun::Rests(Signal::IdleTimeout))
-    }
-
-    /// Is it over the ceiling of which this signal tells?
-    pub fn rests_too_long(&self, signal: Signal) -> bool {
-        matches!(self.over_ceiling(Instant::now(), Duration::ZERO), Some(Overrun::Rests(found)) if found == signal)
-    }
-
-    /// Has the statement that runs come to its ceiling?
-    pub fn is_over_statement(&self, now: Instant) -> bool {
-        let ceiling = self.of_tenant().1.statement;
-        self.statements.load(Ordering::Relaxed) <= 1 && self.overdue(&self.busy_since, ceiling, now).is_some()
-    }
-
     /// It runs for longer than it may wait for a lock.
     fn may_wait_too_long(self: &Arc<Self>, now: Instant, grace: Duration) -> Option<MayWait> {
-        let ceiling = self.of_tenant().1.lock?;
-        let since = self.busy_since.load(Ordering::Relaxed);
-        self.overdue(&self.busy_since, Some(ceiling + grace), now)?;
+        let ceiling = self.ceilings().lock?;
+        let since = self.clock.runs_beyond(ceiling + grace, now)?;
         match &*self.place() {
             Place::Leased(target) => Some(MayWait { slot: self.clone(), since, target: target.clone(), ceiling }),
             Place::Idle | Place::Waiting(_) | Place::Preparing(_) => None,
         }
     }
 
-    /// Since when that runs for which `why` is a reason to cut it off; 0 where nothing does.
-    fn runs_since(&self, why: CutOff) -> u64 {
-        match (why, self.busy_since.load(Ordering::Relaxed)) {
-            (_, 0) => 0,
-            (CutOff::Transaction, _) => self.transaction_since.load(Ordering::Relaxed),
-            (CutOff::Statement | CutOff::Lock, since) => since,
-        }
-    }
-
     /// Cuts off what has run since then: by a cancel, and what goes on in spite of that with its server process. True for
     /// the former.
-    fn is_cut_off(self: &Arc<Self>, since: u64, why: CutOff, patience: Patience) -> bool {
-        if self.runs_since(why) != since || since == 0 {
-            return false;
+    fn cut_off(self: &Arc<Self>, since: u64, why: CutOff, patience: Patience) -> bool {
+        let cut = self.clock.next_cut(since, why, patience);
+        match cut {
+            Some(Cut::Cancel) => {
+                let slot = self.clone();
+                tokio::spawn(async move {
+                    let goes_on = || slot.clock.runs_since(why) == since;
+                    slot.cancel(goes_on).await;
+                    if goes_on() {
+                        slot.clock.note_cancel(Instant::now());
+                    }
+                });
+            }
+            Some(Cut::Kill) => self.send(Signal::Kill),
+            None => {}
         }
-        if self.cut_since.swap(since, Ordering::AcqRel) != since {
-            self.cut_off.store(why as u8, Ordering::Relaxed);
-            self.cancelled_at.store(0, Ordering::Relaxed);
-            let slot = self.clone();
-            tokio::spawn(async move {
-                let goes_on = || slot.runs_since(why) == since;
-                slot.cancel(goes_on).await;
-                if goes_on() {
-                    slot.cancelled_at.store(slot.at(Instant::now()), Ordering::Relaxed);
-                }
-            });
-            return true;
-        }
-        let patience = if self.stubborn.load(Ordering::Relaxed) { patience.stubborn } else { patience.usual };
-        if self.overdue(&self.cancelled_at, Some(patience), Instant::now()).is_some() {
-            self.send(Signal::Kill);
-        }
-        false
+        cut == Some(Cut::Cancel)
     }
 
     /// Cancels what the session runs, or waits for, if that is still `wanted` once nobody else can get its connection.
@@ -452,11 +228,6 @@ impl Slot {
             target.fence.breaks();
             tracing::warn!(host = %target.host.name, %error, "cannot deliver a cancel request");
         }
-    }
-
-    /// Since the base, and never 0.
-    fn at(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.base).as_micros() as u64 | 1
     }
 
     /// The server connection to cancel, or the queue is left.
@@ -489,15 +260,6 @@ impl Slot {
     }
 }
 
-/// From a cancel to the end of what goes on in spite of it.
-#[derive(Debug, Clone, Copy)]
-pub struct Patience {
-    /// Servers may be slow.
-    pub usual: Duration,
-    /// Where it may go on on purpose.
-    pub stubborn: Duration,
-}
-
 /// What was found by [`Registry::enforce_ceilings`].
 #[derive(Debug, Default)]
 pub struct Overdue {
@@ -522,18 +284,9 @@ impl MayWait {
     }
 
     /// It has waited for too long. True when it is cancelled.
-    pub fn is_cut_off(&self, patience: Patience) -> bool {
-        self.slot.is_cut_off(self.since, CutOff::Lock, patience)
+    pub fn cut_off(&self, patience: Patience) -> bool {
+        self.slot.cut_off(self.since, CutOff::Lock, patience)
     }
-}
-
-/// What is done about a session that is over a ceiling.
-#[derive(Debug, Clone, Copy)]
-enum Overrun {
-    /// What runs is cut off.
-    Runs(CutOff),
-    /// Nothing runs: the session is told.
-    Rests(Signal),
 }
 
 /// All sessions of the process by the process id that their clients were told.
@@ -577,17 +330,7 @@ impl Registry {
             prepared: Notify::new(),
             signals: AtomicU32::new(0),
             waker: AtomicWaker::new(),
-            base: self.base,
-            busy_since: AtomicU64::new(0),
-            transaction_since: AtomicU64::new(0),
-            idle_since: AtomicU64::new(0),
-            cut_off: AtomicU8::new(0),
-            cut_since: AtomicU64::new(0),
-            cancelled_at: AtomicU64::new(0),
-            stubborn: AtomicBool::new(false),
-            statements: AtomicU32::new(0),
-            lifted: AtomicBool::new(false),
-            nested: AtomicBool::new(false),
+            clock: Clock::new(self.base),
         });
         slots.insert(pid, slot.clone());
         slot
@@ -617,11 +360,11 @@ impl Registry {
         let now = Instant::now();
         let mut overdue = Overdue::default();
         for slot in self.all() {
-            match slot.over_ceiling(now, grace) {
+            match slot.clock.over_ceiling(slot.ceilings(), now, grace) {
                 None => overdue.may_wait.extend(slot.may_wait_too_long(now, grace)),
                 Some(Overrun::Rests(signal)) => slot.send(signal),
                 Some(Overrun::Runs(why)) => {
-                    if slot.is_cut_off(slot.runs_since(why), why, patience) {
+                    if slot.cut_off(slot.clock.runs_since(why), why, patience) {
                         overdue.cut_off.push(slot.tenant());
                     }
                 }

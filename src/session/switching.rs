@@ -9,8 +9,8 @@
 use std::sync::Arc;
 
 use super::batch::Batch;
+use super::clock::Ceilings;
 use super::ledger::Status;
-use super::slot::Ceilings;
 use super::state::Covered;
 use super::{Leased, Opened, Session, refusal};
 use crate::config::Consistency;

@@ -1,0 +1,328 @@
+//! For how long a session's statements and transactions have run, and what is over a ceiling of its tenant. The session
+//! writes it, and a watch over all sessions reads it, without a lock.
+
+use std::sync::atomic::Ordering::{AcqRel, Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
+use std::time::{Duration, Instant};
+
+use super::ledger::Status;
+use super::slot::Signal;
+use crate::config::Tier;
+
+/// How long what a session does may take, by its tenant.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ceilings {
+    pub statement: Option<Duration>,
+    pub transaction: Option<Duration>,
+    pub idle_in_transaction: Option<Duration>,
+    pub lock: Option<Duration>,
+}
+
+impl Ceilings {
+    pub fn of(tier: &Tier) -> Self {
+        Self {
+            statement: tier.statement_timeout,
+            transaction: tier.transaction_timeout,
+            idle_in_transaction: tier.idle_in_transaction_timeout,
+            lock: tier.lock_timeout,
+        }
+    }
+}
+
+/// The ceiling for which a statement is cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum CutOff {
+    Statement = 1,
+    Transaction = 2,
+    Lock = 3,
+}
+
+/// What is done about a session that is over a ceiling.
+#[derive(Debug, Clone, Copy)]
+pub enum Overrun {
+    /// What runs is cut off.
+    Runs(CutOff),
+    /// Nothing runs: the session is told.
+    Rests(Signal),
+}
+
+/// How something is cut off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    Cancel,
+    /// It goes on in spite of that.
+    Kill,
+}
+
+/// From a cancel to the end of what goes on in spite of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Servers may be slow.
+    pub usual: Duration,
+    /// Where it may go on on purpose.
+    pub stubborn: Duration,
+}
+
+/// See the module's page.
+#[derive(Debug)]
+pub struct Clock {
+    base: Instant,
+    /// Microseconds from `base` to the start of the running statement; 0 while none runs.
+    busy_since: AtomicU64,
+    /// The same for the transaction; 0 also where it has failed, which has let go of everything.
+    transaction_since: AtomicU64,
+    /// The same for the wait for the next statement of a transaction, also of one that has failed.
+    idle_since: AtomicU64,
+    /// A [`CutOff`], of what has run since `cut_since`.
+    why_cut: AtomicU8,
+    /// Like `busy_since`, or `transaction_since`.
+    cut_since: AtomicU64,
+    /// When what is cut off was cancelled, like `busy_since`.
+    cancelled_at: AtomicU64,
+    /// What runs may go on in spite of a cancel.
+    stubborn: AtomicBool,
+    /// Statements that were sent and are not known to be over: servers keep back the end of those that others follow.
+    statements: AtomicU32,
+    /// Among them one that may have lifted the server's own timeout.
+    lifted: AtomicBool,
+    /// The transaction has savepoints.
+    nested: AtomicBool,
+}
+
+impl Clock {
+    /// Nothing runs. `base`: what instants are counted from.
+    pub fn new(base: Instant) -> Self {
+        let [busy_since, transaction_since, idle_since, cut_since, cancelled_at] = Default::default();
+        let [stubborn, lifted, nested] = Default::default();
+        let (why_cut, statements) = Default::default();
+        Self {
+            base,
+            busy_since,
+            transaction_since,
+            idle_since,
+            why_cut,
+            cut_since,
+            cancelled_at,
+            stubborn,
+            statements,
+            lifted,
+            nested,
+        }
+    }
+
+    /// A batch begins.
+    pub fn statement_starts(&self, now: Instant) {
+        self.cut_since.store(0, Relaxed);
+        self.idle_since.store(0, Relaxed);
+        if self.transaction_since.load(Relaxed) == 0 {
+            self.transaction_since.store(self.at(now), Relaxed);
+        }
+        self.next_statement(now);
+    }
+
+    /// What is about to run may go on in spite of a cancel, until everything is answered.
+    pub fn note_stubborn(&self) {
+        self.stubborn.store(true, Relaxed);
+    }
+
+    /// What is about to run may lift the server's own timeout, until its transaction is over.
+    pub fn note_lifted(&self) {
+        self.lifted.store(true, Relaxed);
+    }
+
+    /// The transaction has savepoints: one that has failed may go on from there.
+    pub fn note_savepoint(&self) {
+        self.nested.store(true, Relaxed);
+    }
+
+    /// So many statements are sent.
+    pub fn more_statements(&self, count: u32) {
+        self.statements.fetch_add(count, Relaxed);
+    }
+
+    /// Everything that was sent is answered, and the server waits for more of the batch (`Sync`).
+    pub fn rests_in_batch(&self, now: Instant) {
+        if self.idle_since.load(Relaxed) == 0 {
+            self.busy_since.store(0, Relaxed);
+            self.idle_since.store(self.at(now), Relaxed);
+        }
+    }
+
+    /// More of a batch is sent. `now` is only asked for where it has rested.
+    pub fn goes_on_in_batch(&self, now: impl FnOnce() -> Instant) {
+        if self.idle_since.load(Relaxed) != 0 {
+            self.idle_since.store(0, Relaxed);
+            self.next_statement(now());
+        }
+    }
+
+    /// A statement of the batch has ended: the time of the next one runs from now.
+    pub fn statement_is_over(&self, now: Instant) {
+        // Nobody else changes it.
+        self.statements.store(self.statements.load(Relaxed).saturating_sub(1), Relaxed);
+        self.next_statement(now);
+    }
+
+    /// The time of a statement runs from now.
+    pub fn next_statement(&self, now: Instant) {
+        self.busy_since.store(self.at(now), Relaxed);
+    }
+
+    /// A batch is answered, and others that were sent behind it, with so many statements, are not yet.
+    pub fn next_batch(&self, now: Instant, status: Status, statements: usize) {
+        self.statements.store(u32::try_from(statements).unwrap_or(u32::MAX), Relaxed);
+        if status == Status::Idle {
+            self.transaction_since.store(self.at(now), Relaxed);
+        } else if self.lets_go(status) {
+            self.transaction_since.store(0, Relaxed);
+        }
+    }
+
+    /// A transaction that has failed holds nothing any more, unless it may go on from a savepoint.
+    fn lets_go(&self, status: Status) -> bool {
+        match status {
+            Status::Idle => true,
+            Status::Failed => !self.nested.load(Relaxed),
+            Status::Transaction => false,
+        }
+    }
+
+    /// The rest of a message is awaited, before anything of it can run.
+    pub fn receives(&self, now: Instant) {
+        self.busy_since.store(0, Relaxed);
+        self.idle_since.store(self.at(now), Relaxed);
+    }
+
+    /// It has come.
+    pub fn has_received(&self, now: Instant) {
+        self.idle_since.store(0, Relaxed);
+        self.next_statement(now);
+    }
+
+    /// Everything is answered.
+    pub fn statement_ends(&self, now: Instant, status: Status) {
+        self.ends(if status == Status::Idle { 0 } else { self.at(now) }, status);
+    }
+
+    /// The session has no server connection.
+    pub fn rests(&self) {
+        self.ends(0, Status::Idle);
+    }
+
+    fn ends(&self, idle_since: u64, status: Status) {
+        self.busy_since.store(0, Relaxed);
+        self.stubborn.store(false, Relaxed);
+        self.statements.store(0, Relaxed);
+        if status == Status::Idle {
+            self.lifted.store(false, Relaxed);
+            self.nested.store(false, Relaxed);
+        }
+        self.cut_since.store(0, Relaxed);
+        self.idle_since.store(idle_since, Relaxed);
+        if self.lets_go(status) {
+            self.transaction_since.store(0, Relaxed);
+        }
+    }
+
+    /// Why the statement that has just failed was cancelled, if it was for a ceiling of its tenant.
+    pub fn was_cut_off(&self) -> Option<CutOff> {
+        // What the server has kept back of those before it may come with its error.
+        if self.cut_since.load(Relaxed) == 0 {
+            return None;
+        }
+        match self.why_cut.load(Relaxed) {
+            1 => Some(CutOff::Statement),
+            2 => Some(CutOff::Transaction),
+            3 => Some(CutOff::Lock),
+            _ => None,
+        }
+    }
+
+    /// Something runs.
+    pub fn is_busy(&self) -> bool {
+        self.busy_since.load(Relaxed) != 0
+    }
+
+    /// A transaction waits for its next statement.
+    pub fn is_idle(&self) -> bool {
+        self.idle_since.load(Relaxed) != 0
+    }
+
+    /// How long something has been over a ceiling.
+    fn overdue(&self, since: &AtomicU64, ceiling: Option<Duration>, now: Instant) -> Option<Duration> {
+        let since = match since.load(Relaxed) {
+            0 => return None,
+            micros => self.base + Duration::from_micros(micros),
+        };
+        now.saturating_duration_since(since).checked_sub(ceiling?)
+    }
+
+    /// The ceiling over which the session is. `grace`: the server's own timeout of a statement comes first.
+    pub fn over_ceiling(&self, ceilings: Ceilings, now: Instant, grace: Duration) -> Option<Overrun> {
+        let Ceilings { statement, transaction, idle_in_transaction, .. } = ceilings;
+        // Each has its own time, as far as the server's timeout sees to that.
+        let statements = if self.lifted.load(Relaxed) { 1 } else { self.statements.load(Relaxed) };
+        let statement = statement.map(|ceiling| ceiling.saturating_mul(statements.max(1)));
+        if self.overdue(&self.busy_since, statement, now).is_some_and(|over| over >= grace) {
+            return Some(Overrun::Runs(CutOff::Statement));
+        }
+        if self.overdue(&self.transaction_since, transaction, now).is_some() {
+            return Some(match self.busy_since.load(Relaxed) {
+                0 => Overrun::Rests(Signal::TransactionTimeout),
+                _ => Overrun::Runs(CutOff::Transaction),
+            });
+        }
+        self.overdue(&self.idle_since, idle_in_transaction, now).map(|_| Overrun::Rests(Signal::IdleTimeout))
+    }
+
+    /// Is it over the ceiling of which this signal tells?
+    pub fn rests_too_long(&self, ceilings: Ceilings, signal: Signal) -> bool {
+        let over = self.over_ceiling(ceilings, Instant::now(), Duration::ZERO);
+        matches!(over, Some(Overrun::Rests(found)) if found == signal)
+    }
+
+    /// Has the statement that runs come to its ceiling?
+    pub fn is_over_statement(&self, ceilings: Ceilings, now: Instant) -> bool {
+        self.statements.load(Relaxed) <= 1 && self.overdue(&self.busy_since, ceilings.statement, now).is_some()
+    }
+
+    /// Since when that runs which has run for longer than this.
+    pub fn runs_beyond(&self, limit: Duration, now: Instant) -> Option<u64> {
+        let since = self.busy_since.load(Relaxed);
+        self.overdue(&self.busy_since, Some(limit), now).map(|_| since)
+    }
+
+    /// Since when that runs for which `why` is a reason to cut it off; 0 where nothing does.
+    pub fn runs_since(&self, why: CutOff) -> u64 {
+        match (why, self.busy_since.load(Relaxed)) {
+            (_, 0) => 0,
+            (CutOff::Transaction, _) => self.transaction_since.load(Relaxed),
+            (CutOff::Statement | CutOff::Lock, since) => since,
+        }
+    }
+
+    /// What is done next about what has run since then, if it still runs and anything is to be done.
+    pub fn next_cut(&self, since: u64, why: CutOff, patience: Patience) -> Option<Cut> {
+        if self.runs_since(why) != since || since == 0 {
+            return None;
+        }
+        if self.cut_since.swap(since, AcqRel) != since {
+            self.why_cut.store(why as u8, Relaxed);
+            self.cancelled_at.store(0, Relaxed);
+            return Some(Cut::Cancel);
+        }
+        let patience = if self.stubborn.load(Relaxed) { patience.stubborn } else { patience.usual };
+        self.overdue(&self.cancelled_at, Some(patience), Instant::now()).map(|_| Cut::Kill)
+    }
+
+    /// The cancel is under way, and it goes on.
+    pub fn note_cancel(&self, now: Instant) {
+        self.cancelled_at.store(self.at(now), Relaxed);
+    }
+
+    /// Since the base, and never 0.
+    fn at(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.base).as_micros() as u64 | 1
+    }
+}
