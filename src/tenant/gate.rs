@@ -66,7 +66,7 @@ impl Counters {
 
     /// A pass, as soon as there is one.
     pub fn enter(self: &Arc<Self>) -> Entry {
-        if let Some(pass) = self.try_enter() {
+        if let Some(pass) = self.pass_by() {
             return Entry::Open(pass);
         }
         let (give, receive) = oneshot::channel();
@@ -88,6 +88,15 @@ impl Counters {
 
     /// A pass, if there is one and nobody waits for it.
     pub fn try_enter(self: &Arc<Self>) -> Option<Pass> {
+        self.pass_by().or_else(|| {
+            // Whoever is in the queue may be about to leave it.
+            let queue = self.queue();
+            if queue.waiting.is_empty() && !self.is_closed() { self.pass() } else { None }
+        })
+    }
+
+    /// The same without a look at the queue, where it is known that nobody is in it.
+    fn pass_by(self: &Arc<Self>) -> Option<Pass> {
         let free = self.waiting.load(SeqCst) == 0 && !self.is_closed();
         if free { self.pass() } else { None }
     }
@@ -309,5 +318,14 @@ mod tests {
         };
         std::thread::scope(|scope| (0..6).for_each(|_| drop(scope.spawn(work))));
         assert_eq!(of.passes(), (0, 0));
+    }
+
+    /// One comes to wait in the moment in which there is room again: whoever does not wait is not sent away for that.
+    #[test]
+    fn there_is_room_for_who_does_not_wait_while_another_leaves_the_queue() {
+        let of = limited(2, 99);
+        // As a waiter leaves it that is yet to look whether there is room.
+        of.waiting.store(1, SeqCst);
+        assert!(of.try_enter().is_some());
     }
 }

@@ -8,8 +8,8 @@ mod identity;
 mod rate;
 mod timeout;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -61,6 +61,8 @@ struct Counters {
     pinned: Count,
     /// Those of the configuration, or what an administrator has put in their place.
     limits: ArcSwap<Tier>,
+    /// What follows from the limits is changed together.
+    holding: Mutex<()>,
 }
 
 const ANY: u32 = u32::MAX;
@@ -85,12 +87,14 @@ impl Default for Counters {
             live,
             pinned,
             limits: ArcSwap::from_pointee(Tier::unlimited("")),
+            holding: Mutex::default(),
         }
     }
 }
 
 impl Counters {
     fn hold_to(self: &Arc<Self>, limits: &Arc<Tier>) {
+        let _one_at_a_time = self.holding.lock().unwrap_or_else(PoisonError::into_inner);
         self.rates.limit(&limits.rate_limits, Instant::now());
         self.limits.store(limits.clone());
         self.rated.store(!limits.rate_limits.is_empty(), Ordering::Relaxed);
@@ -313,6 +317,8 @@ const STATEMENT: &str = "This statement makes state that only one server connect
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+
     use super::identity::tests::{config, of_user, tier};
     use super::*;
 
@@ -366,6 +372,29 @@ mod tests {
         let without = back.reload(&config(&[]), &[]);
         drop((before, back));
         assert!(without.reload(&config(&[]), &[]).named("acme").is_none());
+    }
+
+    #[test]
+    fn of_two_who_limit_a_tenant_at_once_one_has_his_way() {
+        let counters = Arc::<Counters>::default();
+        let rate = crate::config::Rate { count: 9, per: Duration::from_secs(3600), burst: 9 };
+        let rate = crate::config::RateLimit { rate, counts: crate::config::Counted::Statements, delay: Duration::ZERO };
+        let none = Arc::new(Tier::unlimited("none"));
+        let some = Tier { max_server_connections: Some(5), rate_limits: Arc::from([rate]), ..Tier::unlimited("some") };
+        let some = Arc::new(some);
+        let (both, torn) = (Barrier::new(2), AtomicU32::new(0));
+        let limit = |limits| {
+            for _ in 0..20_000 {
+                both.wait();
+                counters.hold_to(limits);
+                both.wait();
+                let limited = counters.limits.load().max_server_connections.is_some();
+                let held = [counters.holds(), counters.rated.load(Ordering::Relaxed), counters.rates.any()];
+                torn.fetch_add(u32::from(held != [limited; 3]), Ordering::Relaxed);
+            }
+        };
+        std::thread::scope(|scope| [&none, &some].map(|limits| scope.spawn(|| limit(limits))).map(drop));
+        assert_eq!(torn.into_inner(), 0);
     }
 
     #[test]

@@ -115,6 +115,12 @@ impl Rates {
         self.buckets().take(what, now);
     }
 
+    /// There are limits.
+    #[cfg(test)]
+    pub fn any(&self) -> bool {
+        !self.buckets().limits.is_empty()
+    }
+
     fn since(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.base)
     }
