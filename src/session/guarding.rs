@@ -14,10 +14,11 @@ use crate::sql::{Effects, SettingNames, Verdict, mentions, setting_names};
 use crate::wire::error::PgError;
 
 impl Session {
-    /// Before a statement is sent, whatever it is. `unknown`: what the functions do that it may call.
+    /// Before a statement is sent, whatever it is. `unknown`: it may call functions of which nobody knows what they do;
+    /// `implied`: it may run code that it does not name (triggers, defaults), which those have allowed who made it.
     ///
     /// Errors: 42501.
-    pub(super) fn guard(&mut self, text: &[u8], verdict: Verdict, unknown: bool) -> Result<(), PgError> {
+    pub(super) fn guard(&mut self, text: &[u8], verdict: Verdict, unknown: bool, implied: bool) -> Result<(), PgError> {
         let limits = &self.tenant.limits;
         if limits.settings.is_empty() {
             return Ok(());
@@ -25,7 +26,7 @@ impl Session {
         let unknown = unknown.then_some(Touches::Code);
         let names = OnceCell::new();
         let names = || names.get_or_init(|| setting_names(text));
-        let hides = unknown.is_some() || hides(verdict, names);
+        let hides = implied || unknown.is_some() || hides(verdict, names);
         let error = match guarded(limits, text, verdict, names).or(unknown.filter(|_| limits.strict)) {
             None => {
                 self.state.guards |= hides;

@@ -169,6 +169,8 @@ pub struct Session {
     attempts: u8,
     /// The last of them has refused it.
     refused: bool,
+    /// It has made code that its writes may run without naming it.
+    makes_code: bool,
     /// The reading of the catalog that knows what this session has changed.
     awaits_catalog: Option<NonZeroU64>,
     /// Where the client may say for whom it works.
@@ -355,6 +357,7 @@ impl Session {
             fallbacks: 0,
             client_gone: false,
             attempts: 0,
+            makes_code: false,
             refused: false,
             awaits_catalog: None,
             switching: arrival.switching,
@@ -423,7 +426,9 @@ impl Session {
         self.stays_with_tenant(leased, text, verdict)?;
         let unknown = self.unknown_effects(text, verdict);
         self.may_run(leased, verdict)?;
-        self.guard(text, verdict, !unknown.is_empty())?;
+        let implied = self.implied_effects(leased, text, verdict);
+        self.guard(text, verdict, !unknown.is_empty(), !implied.is_empty())?;
+        let verdict = verdict.with(implied);
         self.forget_sequences(leased, verdict.effects);
         if leased.place == Place::Primary {
             leased.writes |= verdict.class == Class::Primary;
@@ -477,8 +482,11 @@ impl Session {
         if probe {
             self.effects |= Effects::STATE;
             self.state.note(text, names, verdict.effects, self.ledger.status() != ledger::Status::Idle);
-            if !unknown.is_empty() {
+            if !(unknown | implied).is_empty() {
                 self.state.ask_everything();
+            }
+            if !implied.is_empty() {
+                self.state.mention(self.group.last_catalog().implied_settings());
             }
         }
         Ok(())
@@ -495,6 +503,7 @@ impl Session {
         let effects = Effects::STATE | Effects::MAYBE_DDL;
         self.slot.clock.note_stubborn();
         self.slot.clock.note_lifted();
+        self.slot.clock.note_savepoint();
         self.effects |= effects;
         self.state.ask_everything();
         self.state.note_environment(&SettingNames::default(), effects);
@@ -522,6 +531,20 @@ impl Session {
             None if self.group.catalog_is_failing() => Effects::STATE | Effects::HIDDEN,
             None => Effects::STATE,
         }
+    }
+
+    /// What a write may do to the session by what it runs without naming it: triggers, defaults, checks, rules. The catalog
+    /// knows of them, save of those that are new or the session's own.
+    fn implied_effects(&mut self, leased: &Leased, text: &[u8], verdict: Verdict) -> Effects {
+        if leased.place != Place::Primary || !verdict.may_write() {
+            return Effects::NONE;
+        }
+        let catalog = self.group.catalog();
+        let makes = verdict.effects.intersects(Effects::DDL | Effects::MAYBE_DDL);
+        self.makes_code |= makes && (verdict.effects.contains(Effects::HIDDEN) || state::makes_code(text));
+        let new = leased.schema == Schema::Changed || makes || !catalog.is_loaded();
+        let changes = catalog.writes_change_state() || self.makes_code || (new && verdict.reason != Reason::Ddl);
+        if changes { Effects::STATE } else { Effects::NONE }
     }
 
     /// The generation of the schema as the session's transaction sees it. The odd ones are those of transactions

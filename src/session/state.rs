@@ -200,6 +200,12 @@ impl State {
         }
     }
 
+    /// Code may make these custom settings that the session's own texts do not mention.
+    pub fn mention(&mut self, names: &[String]) {
+        let new = names.iter().filter(|name| !self.mentioned.contains(*name)).cloned().collect::<Vec<_>>();
+        self.mentioned.extend(new);
+    }
+
     /// Custom settings that are new to the session: even a `SET LOCAL` leaves them behind, empty.
     pub fn leaves_new(&self, names: &SettingNames) -> bool {
         names.names.iter().any(|name| name.contains('.') && !self.settings.contains_key(name))
@@ -477,6 +483,12 @@ impl State {
             }
         }
     }
+}
+
+/// May a statement that changes the schema make code that sessions run without naming it, and that changes their state?
+/// (What it calls is judged besides.)
+pub(super) fn makes_code(text: &[u8]) -> bool {
+    [&b"set_config"[..], b"pg_settings", b"trigger", b"rule"].iter().any(|word| mentions(text, word))
 }
 
 /// May a statement change a timeout of its session's?

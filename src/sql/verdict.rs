@@ -60,6 +60,15 @@ impl Verdict {
     }
 }
 
+impl Verdict {
+    /// May it write, and so run what its text does not name: triggers, defaults, checks, rules?
+    pub fn may_write(self) -> bool {
+        use Reason::{Cursor, Oversized, PreparedStatement, TwoPhase};
+        // What is weightier could hide a write, and nothing is weightier than one.
+        matches!(self.reason, Cursor | Oversized | PreparedStatement) || self.reason.worse(TwoPhase) != TwoPhase
+    }
+}
+
 /// Where a statement may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {

@@ -119,6 +119,92 @@ async fn each_tenant_sees_its_own_rows_and_no_statement_changes_that() {
     }
 }
 
+/// What triggers, defaults, checks and rules make of a tenant's settings, and its own aggregates, is as hidden.
+#[tokio::test]
+async fn what_writes_run_unasked_lasts_no_longer_than_their_message() {
+    let stage = Stage::set().await;
+    let proxy = stage.proxy("size = 2", false).await;
+    let [acme, beta] = stage.both(&proxy).await;
+    let setups = [
+        (
+            "trigger",
+            "CREATE TABLE w (id int); \
+          CREATE FUNCTION changes() RETURNS trigger LANGUAGE plpgsql AS \
+          'BEGIN PERFORM set_config(''app.tenant'', ''beta'', false); RETURN NEW; END'; \
+          CREATE TRIGGER changes BEFORE INSERT ON w FOR EACH ROW EXECUTE FUNCTION changes()",
+            "INSERT INTO w VALUES (1)",
+        ),
+        ("default", "CREATE TABLE d (id int, x text DEFAULT hides('beta'))", "INSERT INTO d (id) VALUES (1)"),
+        ("check", "CREATE TABLE c (id int CHECK (hides('beta') = 'beta'))", "INSERT INTO c VALUES (1)"),
+        (
+            "rule",
+            "CREATE TABLE r (id int); CREATE RULE r AS ON INSERT TO r DO ALSO SELECT hides('beta')",
+            "INSERT INTO r VALUES (1)",
+        ),
+        (
+            "function that writes",
+            "CREATE FUNCTION writes() RETURNS void LANGUAGE sql AS 'INSERT INTO w VALUES (1)'",
+            "SELECT writes()",
+        ),
+        (
+            "temporary table",
+            "CREATE TEMP TABLE t (id int, x text DEFAULT hides('beta'))",
+            "INSERT INTO t (id) VALUES (1)",
+        ),
+    ];
+    for (what, setup, sql) in setups {
+        let maker = connect(&stage.url(&proxy, "acme").await).await;
+        // With what is read of the catalog before that, and after.
+        maker.batch_execute(setup).await.unwrap();
+        let own = [&maker, &acme];
+        for client in own.into_iter().take(if what == "temporary table" { 1 } else { 2 }) {
+            client.batch_execute(sql).await.unwrap();
+            assert_eq!(value(client, SEEN).await, "acme acme", "{what}");
+            assert_eq!(value(&beta, SEEN).await, "beta beta", "{what}");
+            client.batch_execute("BEGIN").await.unwrap();
+            client.batch_execute(sql).await.unwrap();
+            assert_eq!(value(client, SEEN).await, "acme acme", "{what}, in a transaction");
+            client.batch_execute("COMMIT").await.unwrap();
+            assert_eq!(value(client, SEEN).await, "acme acme", "{what}, behind it");
+        }
+    }
+    // Made of what came with PostgreSQL, and named as nothing but a text.
+    acme.batch_execute(
+        "CREATE AGGREGATE says(text, bool) (SFUNC = 'set_config', STYPE = text, INITCOND = 'app.tenant')",
+    )
+    .await
+    .unwrap();
+    acme.batch_execute("SELECT says('beta', false)").await.unwrap();
+    assert_eq!(value(&acme, SEEN).await, "acme acme");
+    let other = connect(&stage.url(&proxy, "acme").await).await;
+    assert_eq!(value(&other, SEEN).await, "acme acme");
+}
+
+/// An ordinary trigger that keeps something in a setting: the next client does not find it.
+#[tokio::test]
+async fn what_a_trigger_has_set_stays_with_its_client() {
+    let stage = Stage::set().await;
+    stage
+        .database
+        .sql(
+            "CREATE TABLE audited (id int); \
+         CREATE FUNCTION audits() RETURNS trigger LANGUAGE plpgsql AS \
+         'BEGIN PERFORM set_config(''audit.row'', NEW.id::text, false); SET work_mem = ''5MB''; RETURN NEW; END'; \
+         CREATE TRIGGER audits AFTER INSERT ON audited FOR EACH ROW EXECUTE FUNCTION audits()",
+        )
+        .await;
+    let text = config(shared_cluster().await, "[pool]\nsize = 1\n", &["postgres"]);
+    let proxy = Proxy::start(&text).await;
+    let url = proxy.url(shared_cluster().await, "postgres", &stage.database.name);
+    let [one, other] = [connect(&url).await, connect(&url).await];
+    let found = "SELECT coalesce(current_setting('audit.row', true), '') || ' ' || current_setting('work_mem')";
+    assert_eq!(value(&other, found).await, " 4MB");
+    one.batch_execute("INSERT INTO audited VALUES (7)").await.unwrap();
+    assert_eq!(value(&other, found).await, " 4MB");
+    assert_eq!(value(&one, found).await, "7 5MB");
+    assert_eq!(value(&other, found).await, " 4MB");
+}
+
 /// What a text does not show holds no longer than to the end of its message.
 #[tokio::test]
 async fn what_is_hidden_lasts_no_longer_than_its_message() {

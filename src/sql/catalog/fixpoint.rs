@@ -5,7 +5,7 @@
 //! the same lexer that judges statements, until a round finds nothing new. Reasons and effects only grow, so
 //! it ends.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::rows::{CatalogRows, FunctionRow, RelationRow};
 use super::{Catalog, PG_CATALOG, Scope, Signature, Taint, TaintedFunction, builtins, trust};
@@ -14,7 +14,7 @@ use crate::sql::keyword::Keyword;
 use crate::sql::lexer::Reading;
 use crate::sql::names::{self, ANYTHING, Found, Text};
 use crate::sql::tokens::Tokens;
-use crate::sql::{Effects, Reason};
+use crate::sql::{Effects, Reason, setting_names};
 
 /// What is known so far about objects, by OID.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub(super) fn build(generation: u64, rows: &CatalogRows) -> Catalog {
         let catalog = with_known(base.clone(), rows, &known);
         let next = round(rows, &catalog, &known);
         if next == known {
-            return catalog;
+            return with_implied(catalog, rows, &known);
         }
         known = next;
     }
@@ -67,6 +67,11 @@ fn base(generation: u64, rows: &CatalogRows) -> Catalog {
 /// Judges everything once more with the names that `catalog` has.
 fn round(rows: &CatalogRows, catalog: &Catalog, known: &Known) -> Known {
     let mut next = known.clone();
+    let parts = rows.builtin_parts.iter().map(|(oid, name)| (*oid, name));
+    let implied = rows.implied.iter().filter_map(|(oid, name)| Some((*oid, name.as_ref()?)));
+    for (oid, name) in parts.chain(implied) {
+        note(&mut next.functions, oid, judge_builtin(name, catalog));
+    }
     for function in &rows.functions {
         note(&mut next.functions, function.oid, judge_function(function, catalog, known));
     }
@@ -110,6 +115,15 @@ fn opaque() -> Found {
 
 fn worse(one: Found, other: Found) -> Found {
     Found { reason: one.reason.worse(other.reason), effects: one.effects | other.effects }
+}
+
+/// A built-in by its name, whichever of that name it is.
+fn judge_builtin(name: &str, catalog: &Catalog) -> Found {
+    let taints = catalog.names.get_name(name.as_bytes()).map(|entry| entry.functions.iter()).into_iter().flatten();
+    let own = taints.filter(|function| function.taint.schema == PG_CATALOG);
+    own.fold(nothing(), |found, TaintedFunction { taint: Taint { reason, effects, .. }, .. }| {
+        worse(found, Found { reason: *reason, effects: *effects })
+    })
 }
 
 /// A function by its code, its defaults and the types that it takes and returns.
@@ -207,6 +221,29 @@ fn judge_casts(rows: &CatalogRows, known: &Known, next: &mut Known) {
     }
 }
 
+/// A trigger's function, which nobody can call (`trigger`, `event_trigger`).
+fn is_trigger(function: &FunctionRow) -> bool {
+    matches!(function.returns, 2279 | 3838)
+}
+
+/// What code does to the session that a write may run without naming it. Functions in C are their superuser's word.
+fn with_implied(mut catalog: Catalog, rows: &CatalogRows, known: &Known) -> Catalog {
+    let changes_state =
+        |oid: &u32| known.functions.get(oid).is_some_and(|found| found.effects.contains(Effects::STATE));
+    let in_c = |oid: u32| {
+        let function = rows.functions.iter().find(|function| function.oid == oid);
+        function.is_some_and(|function| matches!(function.language.as_str(), "c" | "internal"))
+    };
+    catalog.writes_change_state = rows.implied.iter().any(|(oid, _)| changes_state(oid) && !in_c(*oid));
+    if catalog.writes_change_state {
+        let functions = rows.functions.iter().filter(|function| changes_state(&function.oid));
+        let names = functions.filter_map(|function| Some(setting_names(function.body.as_ref()?.as_bytes()).names));
+        let custom: BTreeSet<_> = names.flatten().filter(|name| name.contains('.')).collect();
+        catalog.implied_settings = custom.into_iter().collect();
+    }
+    catalog
+}
+
 fn judge_relations(rows: &CatalogRows, catalog: &Catalog, known: &Known, next: &mut Known) {
     let deparsed = Scope::Session(Some(&rows.search_path));
     let casts_from =
@@ -280,7 +317,8 @@ fn with_known(mut catalog: Catalog, rows: &CatalogRows, known: &Known) -> Catalo
         let signature = Signature { schema, ..function.signature.clone() };
         let builtin_tainted = is_builtin(function) && catalog.is_tainted("pg_catalog", &function.name);
         let entry = catalog.names.entry(function.name.as_bytes());
-        match known.functions.get(&function.oid) {
+        match known.functions.get(&function.oid).filter(|_| !is_builtin(function)) {
+            Some(_) | None if is_trigger(function) => {}
             Some(found) => entry.functions.push(TaintedFunction { taint: taint(schema, *found), signature }),
             None if !builtin_tainted => entry.harmless.push(signature),
             None => {}

@@ -48,6 +48,10 @@ pub struct Catalog {
     catches_cancels: bool,
     /// There is code that may make settings of timeouts.
     lifts_timeouts: bool,
+    /// A write may change the state of its session without saying so.
+    writes_change_state: bool,
+    /// Custom settings (`app.tenant`) that such code makes.
+    implied_settings: Vec<String>,
 }
 
 /// Everything tainted that one name can stand for.
@@ -194,6 +198,8 @@ impl Catalog {
             writes_may_notify: true,
             catches_cancels: true,
             lifts_timeouts: true,
+            writes_change_state: false,
+            implied_settings: Vec::new(),
         }
     }
 
@@ -234,6 +240,17 @@ impl Catalog {
     /// Is there code that may lift a timeout of its session's, as far as is known?
     pub fn lifts_timeouts(&self) -> bool {
         self.lifts_timeouts
+    }
+
+    /// May a write change the state of its session (its settings, locks …) by what it runs without naming it: triggers,
+    /// defaults, checks, rules?
+    pub fn writes_change_state(&self) -> bool {
+        self.writes_change_state
+    }
+
+    /// Custom settings (`app.tenant`) that such code is known to make.
+    pub fn implied_settings(&self) -> &[String] {
+        &self.implied_settings
     }
 
     pub(super) fn beyond_ascii(&self) -> bool {

@@ -53,6 +53,8 @@ pub const CATALOG_QUERIES: &[(&str, &str)] = &[
     ("casts", CASTS),
     ("operator_classes", OPERATOR_CLASSES),
     ("planned", PLANNED),
+    ("builtin_parts", BUILTIN_PARTS),
+    ("implied", IMPLIED),
 ];
 
 /// Version, `search_path`, and whether a write could notify without saying so: by a trigger, where any function
@@ -84,7 +86,7 @@ GROUP BY p.proname";
 
 /// Functions of other schemas, and the built-ins whose names they share. A body is the source text, or for
 /// SQL-standard bodies (PostgreSQL 14) the definition; defaults are evaluated by the caller's statement.
-/// Trigger functions cannot be called.
+/// Trigger functions cannot be called, but those of the database's own run.
 const FUNCTIONS: &str = "\
 SELECT p.oid, p.pronamespace, p.proname, p.prokind, l.lanname, p.provolatile, p.pronargs, p.pronargdefaults,
   p.provariadic <> 0, p.prorettype, rt.oid = 2249 OR rt.typcategory = 'C' OR (rt.typcategory = 'A'
@@ -99,7 +101,7 @@ SELECT p.oid, p.pronamespace, p.proname, p.prokind, l.lanname, p.provolatile, p.
   pg_catalog.pg_get_expr(p.proargdefaults, 0), p.proallargtypes::pg_catalog.text
 FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang
   JOIN pg_catalog.pg_type rt ON rt.oid = p.prorettype
-WHERE p.prorettype NOT IN (2279, 3838) AND (p.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace
+WHERE (p.prorettype NOT IN (2279, 3838) OR p.oid >= 16384) AND (p.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace
   OR p.oid >= 16384
   OR p.proname IN (SELECT o.proname FROM pg_catalog.pg_proc o WHERE o.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace))";
 
@@ -176,6 +178,39 @@ called(relation, function) AS (
   UNION SELECT i.inhparent, called.function FROM called JOIN pg_catalog.pg_inherits i ON i.inhrelid = called.relation)
 SELECT DISTINCT relation, function FROM called";
 
+/// Built-ins of which the database's own aggregates, operators and casts are made.
+const BUILTIN_PARTS: &str = "\
+SELECT p.oid, p.proname FROM pg_catalog.pg_proc p WHERE p.oid < 16384 AND p.oid IN (
+  SELECT u.part FROM pg_catalog.pg_aggregate a, LATERAL pg_catalog.unnest(ARRAY[a.aggtransfn::pg_catalog.oid,
+    a.aggfinalfn::pg_catalog.oid, a.aggcombinefn::pg_catalog.oid, a.aggserialfn::pg_catalog.oid, a.aggdeserialfn::pg_catalog.oid,
+    a.aggmtransfn::pg_catalog.oid, a.aggminvtransfn::pg_catalog.oid, a.aggmfinalfn::pg_catalog.oid]) AS u(part)
+    WHERE a.aggfnoid::pg_catalog.oid >= 16384
+  UNION SELECT o.oprcode::pg_catalog.oid FROM pg_catalog.pg_operator o WHERE o.oid >= 16384
+  UNION SELECT c.castfunc FROM pg_catalog.pg_cast c WHERE c.oid >= 16384)";
+
+/// Functions that a write may run without naming them: those of triggers, and what defaults, checks, rules, policies,
+/// expressions of indexes and conditions of triggers call, by the trees of their expressions. With the name, if it is a
+/// built-in. Temporary tables are their sessions' own business.
+const IMPLIED: &str = "\
+WITH lasting AS (SELECT c.oid FROM pg_catalog.pg_class c WHERE c.relpersistence <> 't' AND c.oid >= 16384),
+code(tree) AS (
+  SELECT d.adbin::pg_catalog.text FROM pg_catalog.pg_attrdef d WHERE d.adrelid IN (SELECT oid FROM lasting)
+  UNION ALL SELECT c.conbin::pg_catalog.text FROM pg_catalog.pg_constraint c
+    WHERE c.contype = 'c' AND c.oid >= 16384 AND (c.conrelid = 0 OR c.conrelid IN (SELECT oid FROM lasting))
+  UNION ALL SELECT pg_catalog.concat(r.ev_action, r.ev_qual) FROM pg_catalog.pg_rewrite r
+    WHERE r.ev_type <> '1' AND r.oid >= 16384
+  UNION ALL SELECT pg_catalog.concat(p.polqual, p.polwithcheck) FROM pg_catalog.pg_policy p
+  UNION ALL SELECT pg_catalog.concat(i.indexprs, i.indpred) FROM pg_catalog.pg_index i
+    WHERE (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL) AND i.indrelid IN (SELECT oid FROM lasting)
+  UNION ALL SELECT t.tgqual::pg_catalog.text FROM pg_catalog.pg_trigger t WHERE t.tgqual IS NOT NULL),
+called(oid) AS (
+  SELECT DISTINCT m.found[1]::pg_catalog.oid FROM code,
+    LATERAL pg_catalog.regexp_matches(code.tree, ':(?:funcid|opfuncid|aggfnoid|winfnoid) (\\d+)', 'g') AS m(found)
+  UNION SELECT t.tgfoid FROM pg_catalog.pg_trigger t WHERE NOT t.tgisinternal AND t.tgrelid IN (SELECT oid FROM lasting)
+  UNION SELECT e.evtfoid FROM pg_catalog.pg_event_trigger e)
+SELECT p.oid, CASE WHEN p.oid < 16384 THEN p.proname END
+FROM called JOIN pg_catalog.pg_proc p ON p.oid = called.oid";
+
 /// One value that changes whenever an answer to [`CATALOG_QUERIES`] may have: over the rows that users made,
 /// how many there are, the newest, and the sum of their `xmin`. Reads a few catalogs by their OID indexes.
 /// Temporary tables come and go without changing it.
@@ -187,6 +222,11 @@ SELECT pg_catalog.concat_ws(' ',
      FROM pg_catalog.pg_class WHERE oid >= 16384 AND relpersistence <> 't' AND relkind IN ('r', 'p', 'v', 'm', 'S', 'f', 'c')),
   (SELECT pg_catalog.concat_ws(',', pg_catalog.count(*), pg_catalog.max(r.oid::pg_catalog.int8), pg_catalog.sum(r.xmin::pg_catalog.text::pg_catalog.int8))
      FROM pg_catalog.pg_rewrite r WHERE r.oid >= 16384),
+  (SELECT pg_catalog.concat_ws(',', pg_catalog.count(*), pg_catalog.max(t.oid::pg_catalog.int8), pg_catalog.sum(t.xmin::pg_catalog.text::pg_catalog.int8))
+     FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid WHERE NOT t.tgisinternal AND c.relpersistence <> 't'),
+  (SELECT pg_catalog.concat_ws(',', pg_catalog.count(*), pg_catalog.max(d.oid::pg_catalog.int8), pg_catalog.sum(d.xmin::pg_catalog.text::pg_catalog.int8))
+     FROM pg_catalog.pg_attrdef d JOIN pg_catalog.pg_class c ON c.oid = d.adrelid WHERE c.relpersistence <> 't'),
+  (SELECT pg_catalog.concat_ws(',', pg_catalog.count(*), pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_event_trigger),
   (SELECT pg_catalog.concat_ws(',', pg_catalog.count(*), pg_catalog.max(t.oid::pg_catalog.int8), pg_catalog.sum(t.xmin::pg_catalog.text::pg_catalog.int8))
      FROM pg_catalog.pg_type t WHERE t.oid >= 16384 AND t.typtype <> 'c' AND t.typelem = 0),
   (SELECT pg_catalog.concat_ws(',', pg_catalog.count(*), pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_operator WHERE oid >= 16384),

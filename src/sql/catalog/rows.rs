@@ -31,6 +31,10 @@ pub struct CatalogRows {
     pub(super) operator_classes: Vec<(u32, u32)>,
     /// Relation and a function that is called when a query over it is planned.
     pub(super) planned: Vec<(u32, u32)>,
+    /// Built-ins, with their names, of which something of the database's own is made.
+    pub(super) builtin_parts: Vec<(u32, String)>,
+    /// Functions that a write may run without naming them, and the names of the built-ins among them.
+    pub(super) implied: Vec<(u32, Option<String>)>,
 }
 
 #[derive(Clone, Debug)]
@@ -173,7 +177,9 @@ impl CatalogRows {
                 implicit: row.char(3)? == 'i',
             }),
             "operator_classes" => self.operator_classes.push((row.oid(0)?, row.oid(1)?)),
-            _ => self.planned.push((row.oid(0)?, row.oid(1)?)),
+            "planned" => self.planned.push((row.oid(0)?, row.oid(1)?)),
+            "builtin_parts" => self.builtin_parts.push((row.oid(0)?, row.text(1)?)),
+            _ => self.implied.push((row.oid(0)?, row.optional(1))),
         }
         Ok(())
     }
