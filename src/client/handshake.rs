@@ -330,8 +330,9 @@ async fn enter(
         return Err(tls_required(name).into());
     }
     let address = inbound.stream.peer().map(|peer| peer.ip());
-    context.attempts.admit(&context.config.listen.login_limits, address, name)?;
     let (account, suffix) = account(&context.config, name);
+    // By whatever suffix a password is tried, it is that of one user.
+    context.attempts.admit(&context.config.listen.login_limits, address, account)?;
     let client = Client { name, account, tls: tls.as_ref() };
     let scram_keys = authenticate::authenticate(inbound, context.accounts(), &client).await?;
     author::authentication_ok(&mut inbound.out);

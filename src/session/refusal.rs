@@ -185,6 +185,13 @@ pub(super) fn guards_replication(tenant: &str) -> PgError {
         .hint("Replicate as a user who belongs to a tenant without settings, or past pgweir.")
 }
 
+/// `held`: the limits.
+pub(super) fn holds_replication(tenant: &str, held: &str) -> PgError {
+    PgError::error("42501", "permission denied to start a replication connection to a database")
+        .detail(format!("It runs SQL, and could not be held to limits of the tenant \"{tenant}\": {held}."))
+        .hint("Replicate as a user who belongs to a tenant without them, or past pgweir.")
+}
+
 pub(super) fn guards_all(tenant: &str) -> PgError {
     PgError::error("42501", "permission denied to reset all parameters")
         .detail(format!(

@@ -11,6 +11,7 @@ use tokio::io::{AsyncWriteExt, copy};
 
 use super::{Arrival, Ceilings, Registered, Shared, Signal, greet, refusal, relay};
 use crate::cluster::{Group, Place};
+use crate::metrics::Who;
 use crate::net::stream::Stream;
 use crate::pool::CancelTarget;
 use crate::server::connect::{Login, connect};
@@ -21,7 +22,7 @@ use crate::wire::error::{PgError, Severity};
 /// `replication` as the client sent it.
 ///
 /// Errors: the server's own where it refuses (no role attribute `REPLICATION`, no line in `pg_hba.conf`), 08006
-/// where it cannot be reached, 53300 where its tenant has `max_pinned`, 57P01 at a shutdown. The client has been told.
+/// where it cannot be reached, 53300 where its tenant has `max_pinned`, 42501 where its tenant is held to what a walsender is not, 57P01 at a shutdown. The client has been told.
 pub async fn serve(
     shared: Arc<Shared>,
     group: Arc<Group>,
@@ -31,12 +32,16 @@ pub async fn serve(
 ) -> Result<(), PgError> {
     let Arrival { mut stream, mut out, .. } = arrival;
     let allowed = guards_nothing(&arrival.tenant)
+        .and_then(|()| is_held_to_nothing(&arrival.tenant, &mode))
         .and_then(|()| arrival.tenant.replicate())
         .and_then(|pin| Ok((pin, arrival.tenant.connect_at_once()?)));
     let permit = match allowed {
         Ok(permit) => permit,
         Err(error) => {
-            shared.metrics.rejected(&arrival.tenant.name, "max_pinned");
+            let limit = if error.code == "42501" { "replication" } else { "max_pinned" };
+            shared.metrics.rejected(&arrival.tenant.name, limit);
+            let who = Who { tenant: &arrival.tenant.name, user: &arrival.user, database: &arrival.database };
+            shared.metrics.audit.limited(limit, who);
             error.encode(&mut out);
             relay::farewell(&mut stream, out).await;
             return Err(error);
@@ -112,6 +117,24 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// A walsender has no transaction whose end could be waited for.
 const ENDING: u32 = Signal::Shutdown as u32 | Signal::End as u32 | Signal::Kill as u32 | Signal::Fenced as u32;
+
+/// A walsender of a database runs SQL, of which nothing is seen here.
+fn is_held_to_nothing(tenant: &Tenant, mode: &str) -> Result<(), PgError> {
+    let limits = &tenant.limits;
+    let times = [
+        ("statement_timeout", limits.statement_timeout),
+        ("transaction_timeout", limits.transaction_timeout),
+        ("lock_timeout", limits.lock_timeout),
+        ("idle_in_transaction_timeout", limits.idle_in_transaction_timeout),
+    ];
+    let rates = ("rate_limits", tenant.is_rated());
+    let held = times.into_iter().map(|(name, ceiling)| (name, ceiling.is_some())).chain([rates]);
+    let held: Vec<_> = held.filter(|(_, held)| *held).map(|(name, _)| name).collect();
+    if held.is_empty() || !mode.eq_ignore_ascii_case("database") {
+        return Ok(());
+    }
+    Err(PgError { severity: Severity::Fatal, ..refusal::holds_replication(&tenant.name, &held.join(", ")) })
+}
 
 /// What replicates sees every tenant's rows.
 fn guards_nothing(tenant: &Tenant) -> Result<(), PgError> {

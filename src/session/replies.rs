@@ -8,11 +8,12 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::introducing::name;
 use super::leasing::MOST_ATTEMPTS;
 use super::ledger::{Status, Synthetic, Verdict};
+use super::state::{LOCK_TIMEOUT, STATEMENT_TIMEOUT};
 use super::statements::{Change, Unnamed, Used};
 use super::{Again, Leased, Session, refusal};
 use crate::cluster::Place;
 use crate::pool::{OUR_NAMES, Shape};
-use crate::sql::Reason;
+use crate::sql::{Effects, Reason};
 use crate::wire::author;
 use crate::wire::error::PgError;
 use crate::wire::frame::{HEADER, backend, backend_header};
@@ -65,6 +66,11 @@ impl ServerError {
     /// By the server's own timeout of statements.
     fn is_timeout(&self) -> bool {
         self.code == "57014" && self.message.ends_with("statement timeout")
+    }
+
+    /// By the server's own timeout of a wait for a lock.
+    fn is_lock_timeout(&self) -> bool {
+        self.code == "55P03" && self.message.ends_with("lock timeout")
     }
 
     /// A statement that the server connection has, but not in the shape that the schema has now; or
@@ -307,9 +313,17 @@ impl Session {
     /// The error of the server's own timeout, with the ceiling that it stands for. Not where the client has asked for less.
     fn names_ceiling(&self, frame: &[u8]) -> Option<Vec<u8>> {
         let error = ServerError::read(frame);
-        let ceiling = self.tenant.limits.statement_timeout.filter(|_| error.is_timeout())?;
-        let is_over = self.slot.clock.is_over_statement(self.slot.ceilings(), Instant::now());
-        is_over.then(|| author::with_detail(frame, &refusal::of_tenant(&self.tenant.name, ceiling)))
+        let limits = &self.tenant.limits;
+        let (setting, ceiling) = match error {
+            _ if error.is_timeout() => (STATEMENT_TIMEOUT, limits.statement_timeout?),
+            _ if error.is_lock_timeout() => (LOCK_TIMEOUT, limits.lock_timeout?),
+            _ => return None,
+        };
+        // What is set now is not known where something may just have set it.
+        let is_known = !self.effects.intersects(Effects::STATE | Effects::LOCAL_SETTING);
+        let is_own = (is_known && self.state.is_at_ceiling(setting, ceiling))
+            || (error.is_timeout() && self.slot.clock.is_over_statement(self.slot.ceilings(), Instant::now()));
+        is_own.then(|| author::with_detail(frame, &refusal::of_tenant(&self.tenant.name, ceiling)))
     }
 
     /// One that speaks of a statement by our name for it, with the client's name instead. `None` for every other.
@@ -455,7 +469,7 @@ impl Session {
             self.tenant_timed_out();
             return Verdict::Replace(Box::new(self.ceiling_error(over)));
         }
-        if error.is_timeout() {
+        if error.is_timeout() || (error.is_lock_timeout() && self.tenant.limits.lock_timeout.is_some()) {
             self.tenant_timed_out();
         }
         Verdict::Forward

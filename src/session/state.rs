@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use xxhash_rust::xxh3::Xxh3;
 
@@ -21,8 +22,8 @@ pub(super) const OWN_SETTINGS: &str = "pgweir.";
 /// The setting in whose encoding a client is answered.
 const CLIENT_ENCODING: &str = "client_encoding";
 const SEARCH_PATH: &str = "search_path";
-const STATEMENT_TIMEOUT: &str = "statement_timeout";
-const LOCK_TIMEOUT: &str = "lock_timeout";
+pub(super) const STATEMENT_TIMEOUT: &str = "statement_timeout";
+pub(super) const LOCK_TIMEOUT: &str = "lock_timeout";
 /// What the names of the settings have in common that a tier holds a ceiling on.
 const TIMEOUT: &[u8] = b"_timeout";
 /// Milliseconds that a statement of the proxy's own, which takes some 50 µs, may need on a busy machine.
@@ -460,6 +461,12 @@ impl State {
     /// The session's own statement timeout could strike a statement of the proxy's.
     pub fn has_short_timeout(&self) -> bool {
         self.said.short_timeout
+    }
+
+    /// Is a timeout of its session's as high as its ceiling allows?
+    pub fn is_at_ceiling(&self, name: &str, ceiling: Duration) -> bool {
+        let set = self.settings.get(name).and_then(|value| value.parse::<u128>().ok());
+        set == Some(ceiling.as_millis())
     }
 
     /// The settings on which there is a ceiling, with that in milliseconds.

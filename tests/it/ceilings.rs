@@ -217,6 +217,9 @@ async fn nor_do_defaults_lead_around_it() {
             assert_eq!(error.code().code(), "57014", "{role} {options}");
             assert_eq!(error.message(), "canceling statement due to statement timeout");
             assert_eq!(error.detail(), Some("The ceiling of tenant \"default\" is 300 ms."));
+            // Also behind what the server keeps back until then.
+            let behind = client.batch_execute("SELECT 1; SELECT pg_sleep(60)").await.unwrap_err();
+            assert_eq!(behind.as_db_error().unwrap().detail(), Some("The ceiling of tenant \"default\" is 300 ms."));
             // Not where the client has asked for less.
             let own =
                 client.batch_execute("BEGIN; SET LOCAL statement_timeout = 50; SELECT pg_sleep(60)").await.unwrap_err();
@@ -321,23 +324,25 @@ async fn no_way_leads_around_the_ceiling_of_a_transaction() {
         cut_off(&stage, &proxy, &way, &["57014", "25P04"], over, 0.4).await;
     }
     // One that fails again and again, and goes on from a savepoint.
-    let mut client = RawClient::welcome(&stage.endpoint(proxy.port)).await;
-    client.rows("BEGIN; UPDATE t SET x = x").await;
-    client.rows("SAVEPOINT s").await;
-    let ended = async {
-        loop {
-            for sql in ["SELECT 1/0", "ROLLBACK TO s; SELECT pg_sleep(0.05)"] {
-                let sent = client.send(&say::query(sql)).await;
-                let (frames, end) = client.until_ready(1).await;
-                match code(&frames) {
-                    Some(code) if code != "22012" => return code,
-                    _ => assert!(sent.is_ok() && end.is_none(), "{frames:?}"),
+    for savepoint in ["SAVEPOINT s".to_owned(), format!("SAVEPOINT s /* {} */", "x".repeat(30_000))] {
+        let mut client = RawClient::welcome(&stage.endpoint(proxy.port)).await;
+        client.rows("BEGIN; UPDATE t SET x = x").await;
+        client.rows(&savepoint).await;
+        let ended = async {
+            loop {
+                for sql in ["SELECT 1/0", "ROLLBACK TO s; SELECT pg_sleep(0.05)"] {
+                    let sent = client.send(&say::query(sql)).await;
+                    let (frames, end) = client.until_ready(1).await;
+                    match code(&frames) {
+                        Some(code) if code != "22012" => return code,
+                        _ => assert!(sent.is_ok() && end.is_none(), "{frames:?}"),
+                    }
                 }
             }
-        }
-    };
-    let ended = tokio::time::timeout(PATIENCE, ended).await.expect("it goes on for ever");
-    assert!(matches!(&*ended, "57014" | "25P04"), "{ended}");
+        };
+        let ended = tokio::time::timeout(PATIENCE, ended).await.expect("it goes on for ever");
+        assert!(matches!(&*ended, "57014" | "25P04"), "{ended}");
+    }
 }
 
 /// Many short ones that never let the connection rest are not one long one.
@@ -366,6 +371,25 @@ async fn each_statement_of_a_message_has_its_own_time() {
         let (frames, end) = client.until_ready(1).await;
         assert!(end.is_none() && code(&frames).is_none(), "{frames:?}");
         assert_eq!(frames.iter().filter(|frame| frame.tag == b'D').count(), 8);
+    }
+}
+
+/// Code of the session's own makes the server's timeout another, where the database has none that could.
+#[tokio::test]
+async fn what_writes_run_unasked_lifts_no_ceiling() {
+    const CEILING: &str = "[tiers.standard]\nstatement_timeout = \"300ms\"\n[pool]\nsize = 2\n";
+    let stage = Stage::set("GRANT ALL ON SCHEMA public TO PUBLIC").await;
+    let proxy = Proxy::start(&stage.config(CEILING).await).await;
+    let text = |text: &str| say::query(text);
+    let lifts = "set_config('statement_timeout', '0', false)";
+    for kind in ["TEMP TABLE", "TABLE"] {
+        let name = format!("made_{}", kind.replace(' ', "_"));
+        let way = [
+            text(&format!("CREATE {kind} IF NOT EXISTS {name} (x text DEFAULT {lifts})")),
+            text(&format!("INSERT INTO {name} DEFAULT VALUES")),
+            text(&format!("SELECT pg_sleep(60){}", "; SELECT".repeat(40))),
+        ];
+        cut_off(&stage, &proxy, &way, &["57014"], ["state = 'active'", "query_start"], 0.3).await;
     }
 }
 
@@ -522,6 +546,9 @@ async fn nobody_waits_for_a_lock_for_longer_than_he_may() {
             assert_eq!(value(&client, "SHOW lock_timeout").await, shown, "{lift:?} {options}");
             let error = client.batch_execute("SELECT * FROM t").await.unwrap_err();
             assert_eq!(error.code().map(|code| code.code()), Some("55P03"), "{lift:?} {options}: {error:?}");
+            let is_own = shown == "400ms" && !lift[0].starts_with("BEGIN");
+            let detail = is_own.then_some("The ceiling of tenant \"default\" is 400 ms.");
+            assert_eq!(error.as_db_error().unwrap().detail(), detail, "{lift:?} {options}");
         }
     }
 }

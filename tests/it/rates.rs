@@ -232,7 +232,9 @@ async fn nothing_hides_behind_the_end_of_a_transaction() {
 #[tokio::test]
 async fn so_many_attempts_to_log_in() {
     let cluster = shared_cluster().await;
-    let with = |limits: &str| config(cluster, &format!("[listen]\nlogin_limits = {{ {limits} }}\n"), &["postgres"]);
+    let tenancy = "[tenancy]\nseparator = \"+\"\nidentify = [\"user_suffix\"]\n[[tenants]]\nname = \"acme\"\n";
+    let with =
+        |limits: &str| config(cluster, &format!("[listen]\nlogin_limits = {{ {limits} }}\n{tenancy}"), &["postgres"]);
     for (limits, who, same) in [
         ("per_address = \"4/h\"", "from address 127.0.0.1", "nobody"),
         ("per_user = \"4/h\"", "of user \"postgres\"", "postgres"),
@@ -257,6 +259,10 @@ async fn so_many_attempts_to_log_in() {
             proxy.metric("pgweir_client_refusals_total{reason=\"login_limits\"}") == 2.0
         })
         .await;
+        // By no suffix is anybody another user.
+        let suffixed = right.replace("//postgres", "//postgres%2Bacme");
+        assert_ne!(suffixed, right);
+        assert_eq!(proxy.refusal(&suffixed).await.code().code(), "53400");
         // Another user has his own, but no other address.
         let other = format!("postgres://other:wrong@127.0.0.1:{}/postgres", proxy.port);
         let code = if who.starts_with("from") { "53400" } else { "28P01" };

@@ -118,6 +118,27 @@ async fn a_cancel_reaches_a_walsender() {
     assert!(text(&ended).contains("canceling statement due to user request"), "{}", text(&ended));
 }
 
+/// A walsender runs SQL in which nobody sees to ceilings.
+#[tokio::test]
+async fn who_has_ceilings_has_no_walsender_that_runs_sql() {
+    let database = fresh_database("").await;
+    let cluster = shared_cluster().await;
+    let url =
+        |proxy: &Proxy, mode: &str| proxy.url(cluster, "postgres", &database.name) + &format!("?replication={mode}");
+    for limits in ["statement_timeout = \"1s\"", "rate_limits = [\"9/s\"]"] {
+        let config = config_for(cluster, &["postgres"]) + &format!("[tiers.standard]\n{limits}\n");
+        let proxy = Proxy::start(&config).await;
+        let words = text(&run("psql", &url(&proxy, "database"), &["-AtX", "-c", "SELECT 1"]).await);
+        let (name, _) = limits.split_once(' ').unwrap();
+        assert!(
+            words.contains("permission denied") && words.contains(name) && words.contains("\"default\""),
+            "{words}"
+        );
+        let identified = run("psql", &url(&proxy, "true"), &["-AtX", "-c", "IDENTIFY_SYSTEM"]).await;
+        assert!(identified.status.success(), "{}", text(&identified));
+    }
+}
+
 /// A server connection of its own counts for the tenant like one that a session keeps.
 #[tokio::test]
 async fn a_tenant_replicates_within_its_limit() {
