@@ -26,9 +26,14 @@ pub struct Greeting {
     pub notices: Vec<Vec<u8>>,
     /// The settings as the server spells them.
     pub settings: Arc<Settings>,
-    /// What holds for a session that does not set them itself: `ALTER ROLE … SET` and its like included.
-    pub search_path: Arc<str>,
-    pub default_read_only: bool,
+    pub defaults: Arc<Defaults>,
+}
+
+/// What holds for a session that does not set it itself: `ALTER ROLE … SET` and its like included.
+#[derive(Debug)]
+pub struct Defaults {
+    pub search_path: String,
+    pub read_only: bool,
     /// In milliseconds; 0 is none.
     pub statement_timeout: u32,
     /// The same.
@@ -61,8 +66,8 @@ impl Group {
         let mut settings = Settings::clone(&learned.settings);
         settings.insert("application_name".into(), name.clone());
         let settings = Arc::new(settings);
-        let (notices, search_path) = (learned.notices.clone(), learned.search_path.clone());
-        Ok(Arc::new(Greeting { notices, parameters, settings, search_path, ..*learned }))
+        let (notices, defaults) = (learned.notices.clone(), learned.defaults.clone());
+        Ok(Arc::new(Greeting { notices, parameters, settings, defaults }))
     }
 
     async fn learned(self: &Arc<Self>, settings: &Settings) -> Result<Arc<Greeting>, GreetingError> {
@@ -121,11 +126,12 @@ async fn learn(mut lease: Lease, settings: &Settings) -> Result<Greeting, Greeti
     let answer = lease.ask(DEFAULTS).await.map_err(refused)?;
     lease.hand_back();
     let mut values = answer.sets.into_iter().flatten().flatten().flatten();
-    let search_path = values.next().unwrap_or_default().into();
-    let default_read_only = values.next().as_deref() == Some("on");
+    let search_path = values.next().unwrap_or_default();
+    let read_only = values.next().as_deref() == Some("on");
     let mut timeout = || values.next().and_then(|value| value.parse().ok()).unwrap_or(0);
     let (statement_timeout, lock_timeout) = (timeout(), timeout());
-    Ok(Greeting { notices, parameters, settings, search_path, default_read_only, statement_timeout, lock_timeout })
+    let defaults = Arc::new(Defaults { search_path, read_only, statement_timeout, lock_timeout });
+    Ok(Greeting { notices, parameters, settings, defaults })
 }
 
 /// The server takes it as it is (`NAMEDATALEN` bounds it, other bytes than printable ASCII are replaced).

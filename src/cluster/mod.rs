@@ -18,7 +18,7 @@ use std::time::Duration;
 pub use catalog::CatalogKeeper;
 pub use channels::{Audience, Channels, Heard, Subscription, TOKENS};
 pub use freshness::{Clock, Moment};
-pub use greeting::{Greeting, GreetingError};
+pub use greeting::{Defaults, Greeting, GreetingError};
 pub use group::{Group, Home, Place, Wanted};
 pub use host::{Claim, Host, Role};
 

@@ -259,9 +259,10 @@ impl Session {
                     || (waiting && leased.place == Place::Primary && self.listening.is_none())))
     }
 
-    /// Has a batch to be seen before it is sent to where the one before it was: whose it is, and whether it has to wait?
+    /// Has a batch to be seen before it is sent to where the one before it was: whose it is, whether it has to wait, and to
+    /// what it is held?
     fn is_looked_at(&self, leased: &Leased) -> bool {
-        let may_wait = || self.tenant.is_paused() || self.tenant.is_rated();
+        let may_wait = || self.tenant.is_paused() || self.tenant.is_rated() || !self.has_current_limits();
         let at_rest = || self.ledger.settled() && self.ledger.status() == Status::Idle;
         self.tells_tenants_apart(leased) || (self.keeps_lease() && may_wait() && at_rest())
     }

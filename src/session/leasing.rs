@@ -59,6 +59,7 @@ impl Session {
     pub(super) async fn lease_for(&mut self, batch: &Batch) -> Result<(), NoLease> {
         // Of a transaction that has begun that is known.
         if !self.is_opened() {
+            self.follows_limits();
             self.works_for_its_tenant().map_err(NoLease::Refused)?;
         }
         // Boxed, so that those who have no limits are no larger for it.
@@ -143,6 +144,7 @@ impl Session {
     pub(super) fn goes_on_at_once(&mut self, batch: &Batch) -> bool {
         let up_to_date = |leased: &Leased| leased.lease.settings == self.state.settings;
         self.is_of_this_tenant()
+            && self.has_current_limits()
             && self.lease.as_ref().is_some_and(up_to_date)
             && !self.tenant.is_paused()
             && self.pays_at_once(batch)

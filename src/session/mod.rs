@@ -57,7 +57,7 @@ use crate::sql::{
     Catalog, Class, Classifier, Effects, Reason, SettingNames, TxControl, Verdict, databases_named, explained_route,
     mentions, setting_names,
 };
-use crate::tenant::{Taken, Tenant};
+use crate::tenant::{Taken, Tenant, changes};
 use crate::wire::author;
 use crate::wire::error::PgError;
 use crate::wire::frame::backend;
@@ -171,6 +171,8 @@ pub struct Session {
     refused: bool,
     /// It has made code that its writes may run without naming it.
     makes_code: bool,
+    /// See [`changes`].
+    limits_of: u32,
     /// The reading of the catalog that knows what this session has changed.
     awaits_catalog: Option<NonZeroU64>,
     /// Where the client may say for whom it works.
@@ -358,6 +360,8 @@ impl Session {
             client_gone: false,
             attempts: 0,
             makes_code: false,
+            // They may have changed since they were asked for.
+            limits_of: changes().wrapping_sub(1),
             refused: false,
             awaits_catalog: None,
             switching: arrival.switching,

@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::refusal;
 use super::switching::TENANT;
-use crate::cluster::Greeting;
+use crate::cluster::{Defaults, Greeting};
 use crate::config::{Consistency, Tier};
 use crate::pool::{Environment, Held, Holdings, Settings, literal};
 use crate::sql::{Class, Effects, SettingNames, TxControl, Verdict, mentions};
@@ -69,11 +69,7 @@ pub(super) struct State {
     /// What is held for its tenant may have been changed in a way that was not seen.
     pub guards: bool,
     limits: Arc<Tier>,
-    default_search_path: Arc<str>,
-    default_read_only: bool,
-    /// What the session has without settings of its own, in milliseconds (`ALTER ROLE … SET`).
-    default_statement_timeout: u32,
-    default_lock_timeout: u32,
+    defaults: Arc<Defaults>,
 }
 
 /// What settings say, those included that a session has without settings of its own.
@@ -141,10 +137,7 @@ impl State {
             timeout_touched: false,
             guards: false,
             limits,
-            default_search_path: greeting.search_path.clone(),
-            default_read_only: greeting.default_read_only,
-            default_statement_timeout: greeting.statement_timeout,
-            default_lock_timeout: greeting.lock_timeout,
+            defaults: greeting.defaults.clone(),
         };
         state.settings_have_changed();
         state.base = state.settings.clone();
@@ -157,7 +150,7 @@ impl State {
 
     pub fn search_path(&self) -> &str {
         let own = if self.said.search_path { self.settings.get(SEARCH_PATH) } else { None };
-        own.map_or(&self.default_search_path, String::as_str)
+        own.unwrap_or(&self.defaults.search_path)
     }
 
     /// The encoding that the session has asked for.
@@ -405,7 +398,7 @@ impl State {
         self.said = Said {
             consistency: value(CONSISTENCY).and_then(Consistency::named),
             serializable: value("default_transaction_isolation") == Some("serializable"),
-            read_only: value("default_transaction_read_only").map_or(self.default_read_only, |value| value == "on"),
+            read_only: value("default_transaction_read_only").map_or(self.defaults.read_only, |value| value == "on"),
             search_path: settings.contains_key(SEARCH_PATH),
             short_timeout: (1..SHORT_TIMEOUT).contains(&timeout),
         };
@@ -477,8 +470,8 @@ impl State {
 
     /// A client may lower its timeouts, and raise them up to the ceilings.
     fn clamp(&mut self) {
-        let of_statements = (STATEMENT_TIMEOUT, self.limits.statement_timeout, self.default_statement_timeout);
-        let of_locks = (LOCK_TIMEOUT, self.limits.lock_timeout, self.default_lock_timeout);
+        let of_statements = (STATEMENT_TIMEOUT, self.limits.statement_timeout, self.defaults.statement_timeout);
+        let of_locks = (LOCK_TIMEOUT, self.limits.lock_timeout, self.defaults.lock_timeout);
         for (name, ceiling, default) in
             [of_statements, of_locks].into_iter().filter(|(_, ceiling, _)| ceiling.is_some())
         {

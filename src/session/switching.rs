@@ -16,7 +16,7 @@ use super::{Leased, Opened, Session, refusal};
 use crate::config::Consistency;
 use crate::pool::difference;
 use crate::sql::{TxControl, Verdict, commented, commented_before, first_statement, mentions, setting_names};
-use crate::tenant::{Taken, Tenant};
+use crate::tenant::{Taken, Tenant, changes};
 use crate::wire::author;
 use crate::wire::error::{PgError, Severity};
 
@@ -252,6 +252,43 @@ impl Session {
         }
     }
 
+    /// Are the limits still those that the session is held to?
+    pub(super) fn has_current_limits(&self) -> bool {
+        self.limits_of == changes()
+    }
+
+    /// Between two transactions: limits that have changed meanwhile hold from now on.
+    pub(super) fn follows_limits(&mut self) {
+        if self.has_current_limits() {
+            return;
+        }
+        self.limits_of = changes();
+        let Some(switching) = &mut self.switching else {
+            if self.tenant.is_outdated() {
+                let tenant = self.tenant.with_current_limits();
+                // Its own from now on: they are never uncovered.
+                drop(self.state.cover(tenant.limits.clone()));
+                self.is_held_to(tenant, None);
+            }
+            return;
+        };
+        if let Some(covered) = switching.covered.take() {
+            self.state.uncover(covered);
+        }
+        switching.home = switching.home.with_current_limits();
+        switching.standing.tenant = switching.standing.tenant.with_current_limits();
+        drop(self.state.cover(switching.home.limits.clone()));
+        self.works_for(self.tenant.with_current_limits());
+    }
+
+    fn is_held_to(&mut self, tenant: Tenant, consistency: Option<Consistency>) {
+        let consistency = tenant.limits.consistency.or(consistency);
+        self.consistency = consistency.unwrap_or(self.consistency);
+        self.slot.belongs_to(tenant.name.clone(), Ceilings::of(&tenant.limits));
+        self.tenant = tenant;
+        self.joins();
+    }
+
     fn works_for(&mut self, tenant: Tenant) {
         let Some(switching) = &mut self.switching else { return };
         if let Some(covered) = switching.covered.take() {
@@ -260,10 +297,8 @@ impl Session {
         if tenant.name != switching.home.name {
             switching.covered = Some(self.state.cover(tenant.limits.clone()));
         }
-        self.consistency = tenant.limits.consistency.unwrap_or(switching.consistency);
-        self.slot.belongs_to(tenant.name.clone(), Ceilings::of(&tenant.limits));
-        self.tenant = tenant;
-        self.joins();
+        let consistency = switching.consistency;
+        self.is_held_to(tenant, Some(consistency));
     }
 
     /// The server connection that the session keeps gets the settings that the session has now.

@@ -67,6 +67,15 @@ struct Counters {
 
 const ANY: u32 = u32::MAX;
 
+/// How often the limits of any tenant have changed.
+static CHANGES: AtomicU32 = AtomicU32::new(0);
+
+/// A number that is another one whenever the limits of a tenant have changed: whoever has seen it need not look at those of
+/// his own, which would have to be fetched from memory.
+pub fn changes() -> u32 {
+    CHANGES.load(Ordering::Acquire)
+}
+
 impl Default for Counters {
     fn default() -> Self {
         let [taken, waiting] = Default::default();
@@ -99,12 +108,19 @@ impl Counters {
         self.limits.store(limits.clone());
         self.rated.store(!limits.rate_limits.is_empty(), Ordering::Relaxed);
         self.let_pass(limits.max_server_connections, limits.queue_length);
+        CHANGES.fetch_add(1, Ordering::Release);
     }
 }
 
 impl Tenant {
-    fn with_current_limits(&self) -> Self {
+    /// The same, held to the limits of now.
+    pub fn with_current_limits(&self) -> Self {
         Self { limits: self.current_limits(), ..self.clone() }
+    }
+
+    /// Has it other limits now?
+    pub fn is_outdated(&self) -> bool {
+        !Arc::ptr_eq(&self.limits, &self.counters.limits.load())
     }
 
     /// Takes one of the tenant's places for a client.
@@ -269,8 +285,8 @@ impl Tenant {
         self.counters.limits.load_full()
     }
 
-    /// From now on, until the configuration is read again: what is counted for the whole tenant at once, and the rest for
-    /// those of its clients who come.
+    /// From now on, until the configuration is read again: what is counted for the whole tenant at once, and the rest from
+    /// the next transaction of each of its clients on.
     pub fn limit(&self, limits: Tier) {
         self.counters.hold_to(&Arc::new(limits));
     }

@@ -191,6 +191,38 @@ async fn a_killed_tenant_is_gone_and_limits_can_be_changed() {
     stage.of_tenant("acme").await.batch_execute("SELECT 1").await.unwrap();
 }
 
+/// From their next transaction on, by the console and by a reload.
+#[tokio::test]
+async fn new_limits_hold_for_those_who_are_there() {
+    for mode in ["transaction", "session"] {
+        let stage = Stage::set(&format!("[pool]\nmode = \"{mode}\"\n")).await;
+        let acme = stage.of_tenant("acme").await;
+        let own = stage.of_tenant("acme").await;
+        own.batch_execute("SET statement_timeout = '7s'; SET work_mem = '5MB'").await.unwrap();
+        acme.batch_execute("BEGIN").await.unwrap();
+        let limit =
+            async |limit: &str| stage.console.simple_query(&format!("LIMIT TENANT acme {limit}")).await.unwrap();
+        limit("statement_timeout = '200ms'").await;
+        acme.batch_execute("SELECT pg_sleep(0.4); COMMIT").await.unwrap();
+        for client in [&acme, &own] {
+            let error = client.batch_execute("SELECT pg_sleep(60)").await.unwrap_err();
+            assert_eq!(sqlstate(&error), "57014", "{mode}");
+            assert_eq!(value(client, "SHOW statement_timeout").await, "200ms", "{mode}");
+        }
+        assert_eq!(value(&own, "SHOW work_mem").await, "5MB");
+        limit("settings = { \"app.tenant\" = \"acme\" }").await;
+        assert_eq!(value(&acme, "SELECT current_setting('app.tenant')").await, "acme", "{mode}");
+        assert_eq!(sqlstate(&acme.batch_execute("SET app.tenant = 'beta'").await.unwrap_err()), "42501");
+        limit("statement_timeout = '3s'").await;
+        assert_eq!(value(&acme, "SHOW statement_timeout").await, "3s", "{mode}");
+        let text = administered(&config(shared_cluster().await, TENANTS, &["postgres"]));
+        let text = text.replace("\"15s\"", "\"9s\"") + &format!("[pool]\nmode = \"{mode}\"\n");
+        stage.proxy.reload(&text).await.unwrap();
+        assert_eq!(value(&acme, "SHOW statement_timeout").await, "9s", "{mode}");
+        assert_eq!(value(&acme, "SELECT current_setting('app.tenant', true)").await, "", "{mode}");
+    }
+}
+
 /// The database of that name is another's.
 #[tokio::test]
 async fn nobody_else_gets_in() {
