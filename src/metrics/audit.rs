@@ -32,15 +32,38 @@ struct Recent {
     written: Instant,
     /// Events since.
     silent: u64,
+    /// The user and the database of the first of those.
+    of: (Box<str>, Box<str>),
+}
+
+/// What is written of a limit. The user and the database are those of one event, of so many.
+#[derive(Debug, PartialEq, Eq)]
+struct Line {
+    limit: &'static str,
+    tenant: Box<str>,
+    user: Box<str>,
+    database: Box<str>,
+    count: u64,
+}
+
+impl Line {
+    fn write(&self) {
+        let Self { limit, tenant, user, database, count } = self;
+        tracing::info!(target: AUDIT, event = "limit", limit, %tenant, %user, %database, count);
+    }
 }
 
 impl Audit {
     /// A client got a refusal, or was cut off, by one of its tenant's limits.
     pub fn limited(&self, limit: &'static str, who: Who<'_>) {
-        if let Some(count) = self.count(limit, who.tenant, Instant::now()) {
-            let Who { tenant, user, database } = who;
-            tracing::info!(target: AUDIT, event = "limit", limit, tenant, user, database, count);
+        if let Some(line) = self.count(limit, who, Instant::now()) {
+            line.write();
         }
+    }
+
+    /// Writes of what has had no line for long enough. To be called now and then.
+    pub fn catch_up(&self) {
+        self.kept_back(Instant::now()).iter().for_each(Line::write);
     }
 
     /// A client could not log in.
@@ -53,26 +76,44 @@ impl Audit {
         tracing::info!(target: AUDIT, event = "administrator", user, peer, command, outcome);
     }
 
-    /// How many there were since the last line, if there is to be one now.
-    fn count(&self, what: &'static str, tenant: &str, now: Instant) -> Option<u64> {
+    /// The line of an event, if there is to be one now, with those since the last one.
+    fn count(&self, limit: &'static str, who: Who<'_>, now: Instant) -> Option<Line> {
+        let Who { tenant, user, database } = who;
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         if recent.len() >= REMEMBERED {
-            recent.retain(|_, recent| now.duration_since(recent.written) < PAUSE);
+            recent.retain(|_, recent| recent.silent > 0 || now.duration_since(recent.written) < PAUSE);
         }
-        match recent.get_mut(&(tenant.into(), what)) {
+        let silent = match recent.get_mut(&(tenant.into(), limit)) {
             Some(recent) if now.duration_since(recent.written) < PAUSE => {
+                if recent.silent == 0 {
+                    recent.of = (user.into(), database.into());
+                }
                 recent.silent += 1;
-                None
+                return None;
             }
             Some(recent) => {
                 recent.written = now;
-                Some(std::mem::take(&mut recent.silent) + 1)
+                std::mem::take(&mut recent.silent)
             }
             None => {
-                recent.insert((tenant.into(), what), Recent { written: now, silent: 0 });
-                Some(1)
+                recent.insert((tenant.into(), limit), Recent { written: now, silent: 0, of: Default::default() });
+                0
             }
-        }
+        };
+        Some(Line { limit, tenant: tenant.into(), user: user.into(), database: database.into(), count: silent + 1 })
+    }
+
+    /// The lines of events that nothing has followed.
+    fn kept_back(&self, now: Instant) -> Vec<Line> {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let due =
+            recent.iter_mut().filter(|(_, recent)| recent.silent > 0 && now.duration_since(recent.written) >= PAUSE);
+        let lines = due.map(|((tenant, limit), recent)| {
+            recent.written = now;
+            let (user, database) = std::mem::take(&mut recent.of);
+            Line { limit, tenant: tenant.clone(), user, database, count: std::mem::take(&mut recent.silent) }
+        });
+        lines.collect()
     }
 }
 
@@ -83,11 +124,21 @@ mod tests {
     #[test]
     fn the_same_of_one_tenant_has_a_line_a_second_with_their_number() {
         let (audit, start) = (Audit::default(), Instant::now());
-        let at = |tenant, what, ms| audit.count(what, tenant, start + Duration::from_millis(ms));
+        let who = |tenant| Who { tenant, user: "u", database: "d" };
+        let at = |tenant, what, ms| {
+            let line = audit.count(what, who(tenant), start + Duration::from_millis(ms));
+            line.map(|line| line.count)
+        };
         assert_eq!(at("a", "x", 0), Some(1));
         assert_eq!([at("a", "x", 10), at("a", "x", 900)], [None, None]);
         assert_eq!([at("b", "x", 20), at("a", "y", 30)], [Some(1), Some(1)]);
         assert_eq!(at("a", "x", 1000), Some(3));
         assert_eq!(at("a", "x", 2500), Some(1));
+        // Also those that nothing follows.
+        assert_eq!([at("a", "x", 2600), at("a", "x", 2700)], [None, None]);
+        assert!(audit.kept_back(start + Duration::from_millis(3400)).is_empty());
+        let line = Line { limit: "x", tenant: "a".into(), user: "u".into(), database: "d".into(), count: 2 };
+        assert_eq!(audit.kept_back(start + Duration::from_millis(3500)), [line]);
+        assert!(audit.kept_back(start + Duration::from_millis(9000)).is_empty());
     }
 }

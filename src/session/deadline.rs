@@ -27,6 +27,7 @@ pub async fn enforce_ceilings(shared: Arc<Shared>, hosts: impl Fn() -> Vec<Arc<H
     loop {
         tokio::time::sleep(BEAT).await;
         let overdue = shared.registry.enforce_ceilings(GRACE, PATIENCE);
+        shared.metrics.audit.catch_up();
         for tenant in overdue.cut_off {
             tracing::info!(%tenant, "a statement is cut off by its tenant's ceiling");
         }
