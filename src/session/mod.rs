@@ -432,7 +432,7 @@ impl Session {
         self.may_run(leased, verdict)?;
         let implied = self.implied_effects(leased, text, verdict);
         self.guard(text, verdict, !unknown.is_empty(), !implied.is_empty())?;
-        let verdict = verdict.with(implied);
+        let (said, verdict) = (verdict.effects, verdict.with(implied));
         self.forget_sequences(leased, verdict.effects);
         if leased.place == Place::Primary {
             leased.writes |= verdict.class == Class::Primary;
@@ -473,7 +473,9 @@ impl Session {
         if !probe && !verdict.effects.contains(Effects::LOCAL_SETTING) {
             return Ok(());
         }
-        let names = setting_names(text);
+        // What is only implied is no matter of names.
+        let is_said = batch::needs_probe(said | unknown) || said.contains(Effects::LOCAL_SETTING);
+        let names = if is_said { setting_names(text) } else { SettingNames::default() };
         if self.switching.is_none() && names.names.iter().any(|name| name == TENANT) {
             return Err(refusal::may_not_set_tenant());
         }
@@ -544,10 +546,13 @@ impl Session {
             return Effects::NONE;
         }
         let catalog = self.group.catalog();
-        let makes = verdict.effects.intersects(Effects::DDL | Effects::MAYBE_DDL);
+        let makes = verdict.effects.contains(Effects::DDL) || verdict.reason == Reason::Temporary;
         self.makes_code |= makes && (verdict.effects.contains(Effects::HIDDEN) || state::makes_code(text));
         let new = leased.schema == Schema::Changed || makes || !catalog.is_loaded();
-        let changes = catalog.writes_change_state() || self.makes_code || (new && verdict.reason != Reason::Ddl);
+        let changes = match verdict.reason {
+            Reason::Ddl => catalog.ddl_changes_state(),
+            _ => catalog.writes_change_state() || self.makes_code || new,
+        };
         if changes { Effects::STATE } else { Effects::NONE }
     }
 

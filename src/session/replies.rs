@@ -469,7 +469,8 @@ impl Session {
             self.tenant_timed_out();
             return Verdict::Replace(Box::new(self.ceiling_error(over)));
         }
-        if error.is_timeout() || (error.is_lock_timeout() && self.tenant.limits.lock_timeout.is_some()) {
+        let at_ceiling = |ceiling| self.state.is_at_ceiling(LOCK_TIMEOUT, ceiling);
+        if error.is_timeout() || (error.is_lock_timeout() && self.tenant.limits.lock_timeout.is_some_and(at_ceiling)) {
             self.tenant_timed_out();
         }
         Verdict::Forward

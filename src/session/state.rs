@@ -353,22 +353,24 @@ impl State {
     /// The session works for a tenant with these limits, and has the settings that are held for it, until it is uncovered.
     pub fn cover(&mut self, limits: Arc<Tier>) -> Covered {
         let own = (self.limits.clone(), self.settings.clone(), self.base.clone());
-        let ceilings: Vec<_> = self.ceilings().map(|(name, ceiling)| (name, ceiling.to_string())).collect();
+        // What was only as low as the ceiling of before, and nobody has asked for.
+        let unasked = |(name, ceiling, default): &(_, Option<Duration>, u32)| {
+            let clamped = clamp(*ceiling, u64::from(*default));
+            (clamped != u64::from(*default)).then(|| (*name, clamped.to_string()))
+        };
+        let unasked: Vec<_> = self.timeouts().iter().filter_map(unasked).collect();
         for settings in [&mut self.settings, &mut self.base] {
             let settings = Arc::make_mut(settings);
             settings.retain(|name, _| !self.limits.settings.contains_key(name));
-            // What was only as low as the ceiling of before.
-            settings.retain(|name, value| !ceilings.iter().any(|(known, ceiling)| known == name && ceiling == value));
+            settings.retain(|name, value| !unasked.iter().any(|(known, ceiling)| known == name && ceiling == value));
             settings.extend(limits.settings.clone());
         }
         self.mentioned.extend(limits.settings.keys().filter(|name| name.contains('.')).cloned());
         self.limits = limits;
+        let mut base = std::mem::take(&mut self.base);
+        self.clamp(&mut base);
+        self.base = base;
         self.settings_have_changed();
-        let timeouts: Vec<_> = self.ceilings().map(|(name, _)| name).collect();
-        for name in timeouts {
-            let value = self.settings.get(name).cloned();
-            Arc::make_mut(&mut self.base).extend(value.map(|value| (name.to_owned(), value)));
-        }
         let (limits, settings, base) = own;
         Covered { limits, settings, base, over: self.settings.clone() }
     }
@@ -390,7 +392,9 @@ impl State {
 
     /// They are held to the ceilings, and read.
     fn settings_have_changed(&mut self) {
-        self.clamp();
+        let mut settings = std::mem::take(&mut self.settings);
+        self.clamp(&mut settings);
+        self.settings = settings;
         let settings = &*self.settings;
         let value = |name| settings.get(name).map(String::as_str);
         let timeout = value(STATEMENT_TIMEOUT).and_then(|value| value.parse().ok()).unwrap_or(0);
@@ -468,18 +472,22 @@ impl State {
         all.into_iter().filter_map(|(name, ceiling)| Some((name, ceiling?.as_millis() as u64)))
     }
 
+    /// Name, ceiling, and what a session has that does not set it, in milliseconds.
+    fn timeouts(&self) -> [(&'static str, Option<Duration>, u32); 2] {
+        [
+            (STATEMENT_TIMEOUT, self.limits.statement_timeout, self.defaults.statement_timeout),
+            (LOCK_TIMEOUT, self.limits.lock_timeout, self.defaults.lock_timeout),
+        ]
+    }
+
     /// A client may lower its timeouts, and raise them up to the ceilings.
-    fn clamp(&mut self) {
-        let of_statements = (STATEMENT_TIMEOUT, self.limits.statement_timeout, self.defaults.statement_timeout);
-        let of_locks = (LOCK_TIMEOUT, self.limits.lock_timeout, self.defaults.lock_timeout);
-        for (name, ceiling, default) in
-            [of_statements, of_locks].into_iter().filter(|(_, ceiling, _)| ceiling.is_some())
-        {
-            let own = self.settings.get(name).and_then(|value| value.parse().ok());
+    fn clamp(&self, settings: &mut Arc<Settings>) {
+        for (name, ceiling, default) in self.timeouts().into_iter().filter(|(_, ceiling, _)| ceiling.is_some()) {
+            let own = settings.get(name).and_then(|value| value.parse().ok());
             let asked = own.unwrap_or(u64::from(default));
             let clamped = clamp(ceiling, asked);
             if clamped != asked {
-                Arc::make_mut(&mut self.settings).insert(name.into(), clamped.to_string());
+                Arc::make_mut(settings).insert(name.into(), clamped.to_string());
             }
         }
     }

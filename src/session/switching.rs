@@ -33,6 +33,8 @@ pub struct Switching {
     find: FindTenant,
     /// What reads have to see where a tenant says nothing of it.
     consistency: Consistency,
+    /// Where it is, if its tenant's clients have a database of their own.
+    database: Option<String>,
     /// As whom it has logged in.
     home: Tenant,
     /// For whom it works where a transaction does not say it.
@@ -73,7 +75,8 @@ impl Switching {
     pub fn new(find: FindTenant, home: Tenant, consistency: Consistency) -> Box<Self> {
         let standing = Standing { tenant: home.clone(), _place: None };
         let (asked, covered, said) = Default::default();
-        Box::new(Self { find, consistency, home, standing, asked, covered, said })
+        let database = home.limits.database.clone();
+        Box::new(Self { find, consistency, database, home, standing, asked, covered, said })
     }
 
     /// Another batch is gathered.
@@ -119,7 +122,7 @@ impl Switching {
             Some(tenant) => tenant.clone(),
             None => (self.find)(name).ok_or_else(|| refusal::unknown_tenant(name))?,
         };
-        if tenant.limits.database != self.home.limits.database {
+        if tenant.limits.database != self.database {
             return Err(refusal::tenant_of_another_database(&tenant.name, &now.name));
         }
         Ok(tenant)
@@ -264,21 +267,27 @@ impl Session {
         }
         self.limits_of = changes();
         let Some(switching) = &mut self.switching else {
-            if self.tenant.is_outdated() {
-                let tenant = self.tenant.with_current_limits();
+            let tenant = self.tenant.with_current_limits();
+            if tenant.limits != self.tenant.limits {
                 // Its own from now on: they are never uncovered.
                 drop(self.state.cover(tenant.limits.clone()));
                 self.is_held_to(tenant, None);
             }
             return;
         };
+        let (home, tenant) = (switching.home.with_current_limits(), self.tenant.with_current_limits());
+        switching.standing.tenant = switching.standing.tenant.with_current_limits();
+        if home.limits == switching.home.limits && tenant.limits == self.tenant.limits {
+            return;
+        }
         if let Some(covered) = switching.covered.take() {
             self.state.uncover(covered);
         }
-        switching.home = switching.home.with_current_limits();
-        switching.standing.tenant = switching.standing.tenant.with_current_limits();
-        drop(self.state.cover(switching.home.limits.clone()));
-        self.works_for(self.tenant.with_current_limits());
+        if home.limits != switching.home.limits {
+            drop(self.state.cover(home.limits.clone()));
+        }
+        switching.home = home;
+        self.works_for(tenant);
     }
 
     fn is_held_to(&mut self, tenant: Tenant, consistency: Option<Consistency>) {

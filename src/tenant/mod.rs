@@ -118,11 +118,6 @@ impl Tenant {
         Self { limits: self.current_limits(), ..self.clone() }
     }
 
-    /// Has it other limits now?
-    pub fn is_outdated(&self) -> bool {
-        !Arc::ptr_eq(&self.limits, &self.counters.limits.load())
-    }
-
     /// Takes one of the tenant's places for a client.
     ///
     /// Errors: 53300, to be sent in place of the authentication's end, when all are taken.

@@ -223,6 +223,28 @@ async fn new_limits_hold_for_those_who_are_there() {
     }
 }
 
+/// What a client has asked for itself stays, and what its role has is what it goes back to.
+#[tokio::test]
+async fn new_limits_leave_what_was_asked_for() {
+    let stage = Stage::set("").await;
+    stage.database.sql(&format!("ALTER DATABASE {} SET statement_timeout = '5s'", stage.database.name)).await;
+    let acme = stage.of_tenant("acme").await;
+    let high = stage.of_tenant("acme").await;
+    assert_eq!(value(&acme, "SHOW statement_timeout").await, "5s");
+    acme.batch_execute("SET statement_timeout = '1s'").await.unwrap();
+    high.batch_execute("SET statement_timeout = '1h'").await.unwrap();
+    assert_eq!(value(&high, "SHOW statement_timeout").await, "15s");
+    for limit in ["max_clients = 50", "statement_timeout = '20s'"] {
+        stage.console.simple_query(&format!("LIMIT TENANT acme {limit}")).await.unwrap();
+        assert_eq!(value(&acme, "SHOW statement_timeout").await, "1s", "{limit}");
+        assert_eq!(value(&high, "SHOW statement_timeout").await, "15s", "{limit}");
+    }
+    for client in [&acme, &high] {
+        client.batch_execute("RESET statement_timeout").await.unwrap();
+        assert_eq!(value(client, "SHOW statement_timeout").await, "5s");
+    }
+}
+
 /// The database of that name is another's.
 #[tokio::test]
 async fn nobody_else_gets_in() {

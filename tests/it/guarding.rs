@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pgweir::sandbox::User;
+use pgweir::sql::{CATALOG_QUERIES, Catalog, CatalogRows};
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
@@ -189,20 +190,58 @@ async fn what_a_trigger_has_set_stays_with_its_client() {
         .sql(
             "CREATE TABLE audited (id int); \
          CREATE FUNCTION audits() RETURNS trigger LANGUAGE plpgsql AS \
-         'BEGIN PERFORM set_config(''audit.row'', NEW.id::text, false); SET work_mem = ''5MB''; RETURN NEW; END'; \
+         'BEGIN SET audit.who = ''me''; PERFORM set_config(''audit.row'', NEW.id::text, false); SET work_mem = ''5MB''; RETURN NEW; END'; \
          CREATE TRIGGER audits AFTER INSERT ON audited FOR EACH ROW EXECUTE FUNCTION audits()",
         )
         .await;
-    let text = config(shared_cluster().await, "[pool]\nsize = 1\n", &["postgres"]);
-    let proxy = Proxy::start(&text).await;
+    let more = "[tiers.standard]\npinning = \"refuse\"\n[pool]\nsize = 1\n";
+    let proxy = Proxy::start(&config(shared_cluster().await, more, &["postgres"])).await;
     let url = proxy.url(shared_cluster().await, "postgres", &stage.database.name);
     let [one, other] = [connect(&url).await, connect(&url).await];
-    let found = "SELECT coalesce(current_setting('audit.row', true), '') || ' ' || current_setting('work_mem')";
+    let found = "SELECT coalesce(current_setting('audit.who', true), '') || coalesce(current_setting('audit.row', true), '') \
+                 || ' ' || current_setting('work_mem')";
     assert_eq!(value(&other, found).await, " 4MB");
-    one.batch_execute("INSERT INTO audited VALUES (7)").await.unwrap();
-    assert_eq!(value(&other, found).await, " 4MB");
-    assert_eq!(value(&one, found).await, "7 5MB");
-    assert_eq!(value(&other, found).await, " 4MB");
+    // Whatever their texts look like: they keep no connection to themselves.
+    for sql in ["INSERT INTO audited VALUES (7)", "INSERT INTO audited VALUES (7) RETURNING 'C:\\dir\\', U&'x'"] {
+        one.batch_execute(sql).await.unwrap();
+        assert_eq!(value(&other, found).await, " 4MB");
+        assert_eq!(value(&one, found).await, "me7 5MB");
+        assert_eq!(value(&other, found).await, " 4MB");
+    }
+}
+
+/// Triggers that change nothing of the session cost no question.
+#[tokio::test]
+async fn writes_are_asked_about_only_where_code_changes_settings() {
+    let database = fresh_database(
+        "CREATE TABLE t (id serial PRIMARY KEY, body text DEFAULT 'x', at timestamptz DEFAULT now(), v tsvector, \
+         e int CHECK (e > 0) DEFAULT 1, g uuid DEFAULT gen_random_uuid()); \
+         CREATE TRIGGER v BEFORE INSERT OR UPDATE ON t FOR EACH ROW EXECUTE FUNCTION \
+         tsvector_update_trigger(v, 'pg_catalog.english', body); \
+         CREATE TRIGGER s BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger(); \
+         CREATE FUNCTION touched() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.at := now(); RETURN NEW; END'; \
+         CREATE TRIGGER touched BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION touched(); \
+         CREATE FUNCTION notes_ddl() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN EXECUTE ''SELECT 1''; END'; \
+         CREATE EVENT TRIGGER notes_ddl ON ddl_command_end EXECUTE FUNCTION notes_ddl()",
+    )
+    .await;
+    let direct = connect(&shared_cluster().await.primary().url("postgres", &database.name)).await;
+    let results = {
+        let mut results = Vec::new();
+        for (_, sql) in CATALOG_QUERIES {
+            let messages = direct.simple_query(sql).await.unwrap();
+            let rows = messages.into_iter().filter_map(|message| match message {
+                tokio_postgres::SimpleQueryMessage::Row(row) => {
+                    Some((0..row.len()).map(|at| row.get(at).map(str::to_owned)).collect::<Vec<_>>())
+                }
+                _ => None,
+            });
+            results.push(rows.collect::<Vec<_>>());
+        }
+        results
+    };
+    let catalog = Catalog::build(1, CatalogRows::from_results(results).unwrap());
+    assert!(!catalog.writes_change_state() && catalog.ddl_changes_state());
 }
 
 /// What a text does not show holds no longer than to the end of its message.

@@ -68,7 +68,7 @@ fn base(generation: u64, rows: &CatalogRows) -> Catalog {
 fn round(rows: &CatalogRows, catalog: &Catalog, known: &Known) -> Known {
     let mut next = known.clone();
     let parts = rows.builtin_parts.iter().map(|(oid, name)| (*oid, name));
-    let implied = rows.implied.iter().filter_map(|(oid, name)| Some((*oid, name.as_ref()?)));
+    let implied = rows.implied.iter().filter_map(|(oid, name, _)| Some((*oid, name.as_ref()?)));
     for (oid, name) in parts.chain(implied) {
         note(&mut next.functions, oid, judge_builtin(name, catalog));
     }
@@ -226,22 +226,43 @@ fn is_trigger(function: &FunctionRow) -> bool {
     matches!(function.returns, 2279 | 3838)
 }
 
-/// What code does to the session that a write may run without naming it. Functions in C are their superuser's word.
+/// What code does to the session that a write may run without naming it. Functions in C are their superuser's word, and
+/// built-ins that change it are all known.
 fn with_implied(mut catalog: Catalog, rows: &CatalogRows, known: &Known) -> Catalog {
-    let changes_state =
-        |oid: &u32| known.functions.get(oid).is_some_and(|found| found.effects.contains(Effects::STATE));
+    let changes_state = |oid: &u32| {
+        let found = known.functions.get(oid).filter(|found| found.effects.contains(Effects::STATE));
+        found.is_some_and(|found| *oid >= FIRST_USER_OID || found.reason != Reason::UnknownBuiltin)
+    };
     let in_c = |oid: u32| {
         let function = rows.functions.iter().find(|function| function.oid == oid);
-        function.is_some_and(|function| matches!(function.language.as_str(), "c" | "internal"))
+        function.is_some_and(|function| oid >= FIRST_USER_OID && matches!(function.language.as_str(), "c" | "internal"))
     };
-    catalog.writes_change_state = rows.implied.iter().any(|(oid, _)| changes_state(oid) && !in_c(*oid));
-    if catalog.writes_change_state {
+    for (_, _, by_ddl) in rows.implied.iter().filter(|(oid, ..)| changes_state(oid) && !in_c(*oid)) {
+        catalog.ddl_changes_state = true;
+        catalog.writes_change_state |= !by_ddl;
+    }
+    if catalog.ddl_changes_state {
         let functions = rows.functions.iter().filter(|function| changes_state(&function.oid));
-        let names = functions.filter_map(|function| Some(setting_names(function.body.as_ref()?.as_bytes()).names));
-        let custom: BTreeSet<_> = names.flatten().filter(|name| name.contains('.')).collect();
+        let bodies = functions.filter_map(|function| function.body.as_ref());
+        let custom: BTreeSet<_> = bodies.flat_map(|body| custom_settings(body)).collect();
         catalog.implied_settings = custom.into_iter().collect();
     }
     catalog
+}
+
+/// The custom settings (`app.tenant`) that a body makes by name, wherever in it.
+fn custom_settings(body: &str) -> impl Iterator<Item = String> {
+    let words = [&b"set"[..], b"reset"];
+    let starts = words.into_iter().flat_map(|word| {
+        let text = body.as_bytes();
+        (0..text.len())
+            .filter(move |at| text[*at..].get(..word.len()).is_some_and(|here| here.eq_ignore_ascii_case(word)))
+    });
+    let statements = starts.map(|at| {
+        let rest = &body.as_bytes()[at..];
+        &rest[..memchr::memchr(b';', rest).unwrap_or(rest.len())]
+    });
+    statements.flat_map(|statement| setting_names(statement).names).filter(|name| name.contains('.'))
 }
 
 fn judge_relations(rows: &CatalogRows, catalog: &Catalog, known: &Known, next: &mut Known) {

@@ -50,6 +50,8 @@ pub struct Catalog {
     lifts_timeouts: bool,
     /// A write may change the state of its session without saying so.
     writes_change_state: bool,
+    /// The same of a change of the schema.
+    ddl_changes_state: bool,
     /// Custom settings (`app.tenant`) that such code makes.
     implied_settings: Vec<String>,
 }
@@ -199,6 +201,7 @@ impl Catalog {
             catches_cancels: true,
             lifts_timeouts: true,
             writes_change_state: false,
+            ddl_changes_state: false,
             implied_settings: Vec::new(),
         }
     }
@@ -246,6 +249,11 @@ impl Catalog {
     /// defaults, checks, rules?
     pub fn writes_change_state(&self) -> bool {
         self.writes_change_state
+    }
+
+    /// The same of what changes the schema, by triggers of events too.
+    pub fn ddl_changes_state(&self) -> bool {
+        self.ddl_changes_state
     }
 
     /// Custom settings (`app.tenant`) that such code is known to make.

@@ -190,7 +190,7 @@ SELECT p.oid, p.proname FROM pg_catalog.pg_proc p WHERE p.oid < 16384 AND p.oid 
 
 /// Functions that a write may run without naming them: those of triggers, and what defaults, checks, rules, policies,
 /// expressions of indexes and conditions of triggers call, by the trees of their expressions. With the name, if it is a
-/// built-in. Temporary tables are their sessions' own business.
+/// built-in, and whether it is the trigger of an event, which only a change of the schema is. Temporary tables are their sessions' own business.
 const IMPLIED: &str = "\
 WITH lasting AS (SELECT c.oid FROM pg_catalog.pg_class c WHERE c.relpersistence <> 't' AND c.oid >= 16384),
 code(tree) AS (
@@ -203,12 +203,12 @@ code(tree) AS (
   UNION ALL SELECT pg_catalog.concat(i.indexprs, i.indpred) FROM pg_catalog.pg_index i
     WHERE (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL) AND i.indrelid IN (SELECT oid FROM lasting)
   UNION ALL SELECT t.tgqual::pg_catalog.text FROM pg_catalog.pg_trigger t WHERE t.tgqual IS NOT NULL),
-called(oid) AS (
-  SELECT DISTINCT m.found[1]::pg_catalog.oid FROM code,
-    LATERAL pg_catalog.regexp_matches(code.tree, ':(?:funcid|opfuncid|aggfnoid|winfnoid) (\\d+)', 'g') AS m(found)
-  UNION SELECT t.tgfoid FROM pg_catalog.pg_trigger t WHERE NOT t.tgisinternal AND t.tgrelid IN (SELECT oid FROM lasting)
-  UNION SELECT e.evtfoid FROM pg_catalog.pg_event_trigger e)
-SELECT p.oid, CASE WHEN p.oid < 16384 THEN p.proname END
+called(oid, by_ddl) AS (
+  SELECT DISTINCT m.found[1]::pg_catalog.oid, false FROM code,
+    LATERAL pg_catalog.regexp_matches(code.tree, ':(?:funcid|opfuncid|aggfnoid|winfnoid) ([0-9]+)', 'g') AS m(found)
+  UNION SELECT t.tgfoid, false FROM pg_catalog.pg_trigger t WHERE NOT t.tgisinternal AND t.tgrelid IN (SELECT oid FROM lasting)
+  UNION SELECT e.evtfoid, true FROM pg_catalog.pg_event_trigger e)
+SELECT p.oid, CASE WHEN p.oid < 16384 THEN p.proname END, called.by_ddl
 FROM called JOIN pg_catalog.pg_proc p ON p.oid = called.oid";
 
 /// One value that changes whenever an answer to [`CATALOG_QUERIES`] may have: over the rows that users made,

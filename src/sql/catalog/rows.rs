@@ -33,8 +33,9 @@ pub struct CatalogRows {
     pub(super) planned: Vec<(u32, u32)>,
     /// Built-ins, with their names, of which something of the database's own is made.
     pub(super) builtin_parts: Vec<(u32, String)>,
-    /// Functions that a write may run without naming them, and the names of the built-ins among them.
-    pub(super) implied: Vec<(u32, Option<String>)>,
+    /// Functions that a write may run without naming them, the names of the built-ins among them, and whether only a change
+    /// of the schema does.
+    pub(super) implied: Vec<(u32, Option<String>, bool)>,
 }
 
 #[derive(Clone, Debug)]
@@ -179,7 +180,7 @@ impl CatalogRows {
             "operator_classes" => self.operator_classes.push((row.oid(0)?, row.oid(1)?)),
             "planned" => self.planned.push((row.oid(0)?, row.oid(1)?)),
             "builtin_parts" => self.builtin_parts.push((row.oid(0)?, row.text(1)?)),
-            _ => self.implied.push((row.oid(0)?, row.optional(1))),
+            _ => self.implied.push((row.oid(0)?, row.optional(1), row.bool(2)?)),
         }
         Ok(())
     }
