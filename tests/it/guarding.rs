@@ -210,6 +210,27 @@ async fn what_a_trigger_has_set_stays_with_its_client() {
     }
 }
 
+/// What PostgreSQL lets a role set only where it is granted, such as how much its queries may write to temporary files.
+#[tokio::test]
+async fn settings_of_the_server_bound_a_tenant() {
+    let cluster = shared_cluster().await;
+    let user = format!("bounded_{}", unique());
+    cluster.create_users(&[User::new(&user, "secret")]).await.unwrap();
+    let database = fresh_database(&format!("GRANT SET ON PARAMETER temp_file_limit TO {user}")).await;
+    let settings = "[tiers.standard]\nsettings = { temp_file_limit = \"1MB\", work_mem = \"64kB\" }\n";
+    let proxy = Proxy::start(&config(cluster, settings, &[&user])).await;
+    let client = connect(&proxy.url(cluster, &user, &database.name)).await;
+    let sorts =
+        |rows: u32| format!("SELECT count(*) FROM (SELECT n FROM generate_series(1, {rows}) n ORDER BY n DESC) s");
+    assert_eq!(value(&client, &sorts(1_000)).await, "1000");
+    let error = client.batch_execute(&sorts(1_000_000)).await.unwrap_err();
+    assert_eq!(sqlstate(&error), "53400", "{error:?}");
+    for sql in ["SET temp_file_limit = -1", "SET LOCAL work_mem = '1GB'", "RESET ALL"] {
+        assert_eq!(sqlstate(&client.batch_execute(sql).await.unwrap_err()), "42501", "{sql}");
+    }
+    assert_eq!(value(&client, "SELECT current_setting('temp_file_limit')").await, "1MB");
+}
+
 /// Triggers that change nothing of the session cost no question.
 #[tokio::test]
 async fn writes_are_asked_about_only_where_code_changes_settings() {
