@@ -546,8 +546,9 @@ impl Session {
             return Effects::NONE;
         }
         let catalog = self.group.catalog();
-        let makes = verdict.effects.contains(Effects::DDL) || verdict.reason == Reason::Temporary;
-        self.makes_code |= makes && (verdict.effects.contains(Effects::HIDDEN) || state::makes_code(text));
+        let temporary = verdict.effects.contains(Effects::MAYBE_DDL) && mentions(text, b"temp");
+        let makes = verdict.effects.contains(Effects::DDL) || temporary;
+        self.makes_code |= makes && state::makes_code(text, temporary);
         let new = leased.schema == Schema::Changed || makes || !catalog.is_loaded();
         let changes = match verdict.reason {
             Reason::Ddl => catalog.ddl_changes_state(),

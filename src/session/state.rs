@@ -493,10 +493,13 @@ impl State {
     }
 }
 
-/// May a statement that changes the schema make code that sessions run without naming it, and that changes their state?
-/// (What it calls is judged besides.)
-pub(super) fn makes_code(text: &[u8]) -> bool {
-    [&b"set_config"[..], b"pg_settings", b"trigger", b"rule"].iter().any(|word| mentions(text, word))
+/// May a statement that changes the schema make code that sessions run without naming it? The catalog knows of what is made
+/// for good, but not of what belongs to temporary tables.
+pub(super) fn makes_code(text: &[u8], temporary: bool) -> bool {
+    const ON_ANY: [&[u8]; 2] = [b"trigger", b"rule"];
+    const OF_ITSELF: [&[u8]; 3] = [b"default", b"check", b"generated"];
+    let says = |words: &[&[u8]]| words.iter().any(|word| mentions(text, word));
+    says(&ON_ANY) || (temporary && says(&OF_ITSELF))
 }
 
 /// May a statement change a timeout of its session's?

@@ -202,12 +202,12 @@ async fn new_limits_hold_for_those_who_are_there() {
         acme.batch_execute("BEGIN").await.unwrap();
         let limit =
             async |limit: &str| stage.console.simple_query(&format!("LIMIT TENANT acme {limit}")).await.unwrap();
-        limit("statement_timeout = '200ms'").await;
-        acme.batch_execute("SELECT pg_sleep(0.4); COMMIT").await.unwrap();
+        limit("statement_timeout = '1s'").await;
+        acme.batch_execute("SELECT pg_sleep(1.3); COMMIT").await.unwrap();
         for client in [&acme, &own] {
             let error = client.batch_execute("SELECT pg_sleep(60)").await.unwrap_err();
             assert_eq!(sqlstate(&error), "57014", "{mode}");
-            assert_eq!(value(client, "SHOW statement_timeout").await, "200ms", "{mode}");
+            assert_eq!(value(client, "SHOW statement_timeout").await, "1s", "{mode}");
         }
         assert_eq!(value(&own, "SHOW work_mem").await, "5MB");
         limit("settings = { \"app.tenant\" = \"acme\" }").await;

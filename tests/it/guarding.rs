@@ -127,6 +127,12 @@ async fn what_writes_run_unasked_lasts_no_longer_than_their_message() {
     let proxy = stage.proxy("size = 2", false).await;
     let [acme, beta] = stage.both(&proxy).await;
     let setups = [
+        // Before the database is known to have such code.
+        (
+            "temporary table",
+            "CREATE TEMP TABLE t (id int, x text DEFAULT hides('beta'))",
+            "INSERT INTO t (id) VALUES (1)",
+        ),
         (
             "trigger",
             "CREATE TABLE w (id int); \
@@ -146,11 +152,6 @@ async fn what_writes_run_unasked_lasts_no_longer_than_their_message() {
             "function that writes",
             "CREATE FUNCTION writes() RETURNS void LANGUAGE sql AS 'INSERT INTO w VALUES (1)'",
             "SELECT writes()",
-        ),
-        (
-            "temporary table",
-            "CREATE TEMP TABLE t (id int, x text DEFAULT hides('beta'))",
-            "INSERT INTO t (id) VALUES (1)",
         ),
     ];
     for (what, setup, sql) in setups {
