@@ -1,10 +1,12 @@
 //! How many of a host's server connections each of its pools may have, where they want more than there are. A state
 //! machine without a clock of its own.
 //!
-//! Each pool gets what it is promised, and from there on one after the other, by weight, up to what it needs. Where there
-//! are more pools than connections they take turns: what a pool has had is kept as time, as in [`super::fair`].
+//! Each pool gets what it is promised, and from there on one after the other, by the weight of its tenants, up to what it
+//! needs. A tenant has its weight once on a host, however many of its pools it uses. Where there are more pools than
+//! connections they take turns: what a pool has had is kept as time, as in [`super::fair`].
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::fair::HEAVIEST;
 
@@ -18,12 +20,26 @@ const CREDIT: u64 = 2 * TURN;
 /// What one connection for one turn costs the lightest.
 const TURN: u64 = QUANTUM * HEAVIEST as u64;
 
+/// A weight is counted in so many parts, as tenants have some of theirs in each of several pools.
+pub const WHOLE: u64 = 5_040;
+
+/// What the tenants weigh that are active in each pool: a tenant's weight ([`super::fair::Terms::weight`]) goes to all of
+/// its pools in equal parts.
+pub fn weights(active: &[Vec<(Arc<str>, u32)>]) -> Vec<u64> {
+    let mut pools_of = HashMap::<&str, u64>::new();
+    for (tenant, _) in active.iter().flatten() {
+        *pools_of.entry(tenant).or_default() += 1;
+    }
+    let part = |(tenant, weight): &(Arc<str>, u32)| u64::from(*weight) * WHOLE / pools_of[&**tenant];
+    active.iter().map(|pool| pool.iter().map(part).sum()).collect()
+}
+
 /// What one pool needs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Claim {
     /// Stays the same for a pool.
     pub pool: usize,
-    /// Of its tenants that are active, together.
+    /// Of its tenants that are active, together, in parts of a [`WHOLE`]: see [`weights`].
     pub weight: u64,
     /// Connections that its tenants hold and wait for, or have lately needed at once.
     pub needs: usize,
@@ -103,7 +119,7 @@ impl Apportion {
 }
 
 fn parts(time: u64, weight: u64) -> u64 {
-    time * u64::from(HEAVIEST) / weight.max(1)
+    time * u64::from(HEAVIEST) * WHOLE / weight.max(1)
 }
 
 #[cfg(test)]
@@ -113,7 +129,24 @@ mod tests {
     use super::*;
 
     fn claim(pool: usize, weight: u64, needs: usize, least: usize) -> Claim {
-        Claim { pool, weight, needs, least }
+        Claim { pool, weight: weight * WHOLE, needs, least }
+    }
+
+    #[test]
+    fn a_tenant_has_its_weight_once_however_many_pools_it_uses() {
+        let [a, b, c] = ["a", "b", "c"].map(Arc::<str>::from);
+        let mut active = vec![vec![(a, 4)]; 9];
+        active.push(vec![(b.clone(), 4)]);
+        let weights = weights(&active);
+        assert_eq!((weights[..9].iter().sum::<u64>(), weights[9]), (4 * WHOLE, 4 * WHOLE));
+        let claims: Vec<_> = (0..10).map(|pool| Claim { pool, weight: weights[pool], needs: 50, least: 0 }).collect();
+        let given = Apportion::default().give(18, &claims, 0);
+        assert_eq!((given[..9].iter().sum::<usize>(), given[9]), (9, 9));
+        // Beside others.
+        assert_eq!(
+            super::weights(&[vec![(b.clone(), 16), (c.clone(), 1)], vec![(c, 1)], vec![]]),
+            [16 * WHOLE + WHOLE / 2, WHOLE / 2, 0]
+        );
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::apportion::{Apportion, Claim};
+use super::apportion::{Apportion, Claim, weights};
 use super::queue::Pool;
 
 /// While there is less than is wanted, what each may have is looked at again so often. (A turn takes longer:
@@ -140,7 +140,7 @@ impl Budget {
             pools.retain(|pool| pool.strong_count() > 0);
             pools.iter().filter_map(Weak::upgrade).collect()
         };
-        let wants: Vec<_> = pools.iter().map(|pool| pool.wants()).collect();
+        let mut wants: Vec<_> = pools.iter().map(|pool| pool.wants()).collect();
         self.promised
             .store(wants.iter().map(|wants| wants.claim.least.saturating_sub(wants.open)).sum(), Ordering::Relaxed);
         self.is_short.store(false, Ordering::Release);
@@ -154,7 +154,9 @@ impl Budget {
         let open: usize = wants.iter().map(|wants| wants.open).sum();
         // What serves no pool is there, too.
         let total = self.most.saturating_sub(self.open().saturating_sub(open));
-        let claims: Vec<_> = wants.iter().map(|wants| wants.claim).collect();
+        let active: Vec<_> = wants.iter_mut().map(|wants| std::mem::take(&mut wants.active)).collect();
+        let claim = |(wants, weight): (&Wants, u64)| Claim { weight, ..wants.claim };
+        let claims: Vec<_> = wants.iter().zip(weights(&active)).map(claim).collect();
         if claims.iter().map(|claim| claim.needs.max(claim.least)).sum::<usize>() <= total {
             pools.iter().for_each(|pool| pool.allow(usize::MAX));
             return true;
@@ -191,7 +193,10 @@ impl Budget {
 /// What a pool has and wants of its host.
 #[derive(Debug)]
 pub(super) struct Wants {
+    /// Without its weight, which depends on the other pools.
     pub claim: Claim,
+    /// The tenants that are active, and their weights.
+    pub active: Vec<(Arc<str>, u32)>,
     /// Idle, leased and being opened.
     pub open: usize,
     /// Connections that it would open if it had places.

@@ -326,9 +326,9 @@ impl<W> Fair<W> {
         self.waiting
     }
 
-    /// What all who are active weigh together.
-    pub fn weight(&self) -> u64 {
-        self.weight
+    /// Those that are active, and what they weigh.
+    pub fn active(&self) -> impl Iterator<Item = (&Arc<str>, u32)> {
+        self.active.iter().map(|id| &self.accounts[*id]).map(|account| (&account.name, account.terms.weight))
     }
 
     /// Connections that were needed at once lately.

@@ -313,14 +313,15 @@ impl Pool {
         let needs = state.leased + state.fair.waiting();
         let claim = Claim {
             pool: std::ptr::from_ref(self) as usize,
-            weight: state.fair.weight(),
+            weight: 0,
             needs: needs.max(state.fair.recent()).min(state.settings.size),
             least: least.min(state.settings.size),
         };
         let mut idle_since: Vec<_> = state.idle.iter().map(|conn| conn.idle_since).collect();
         idle_since.sort_unstable();
         let lacking = if state.closed { 0 } else { state.lacking() };
-        Wants { claim, open: state.open(), lacking, idle_since }
+        let active = state.fair.active().map(|(name, weight)| (name.clone(), weight)).collect();
+        Wants { claim, active, open: state.open(), lacking, idle_since }
     }
 
     /// There may be so many connections from now on.
