@@ -22,7 +22,8 @@ use crate::wire::error::{PgError, Severity};
 /// `replication` as the client sent it.
 ///
 /// Errors: the server's own where it refuses (no role attribute `REPLICATION`, no line in `pg_hba.conf`), 08006
-/// where it cannot be reached, 53300 where its tenant has `max_pinned`, 42501 where its tenant is held to what a walsender is not, 57P01 at a shutdown. The client has been told.
+/// where it cannot be reached, 53300 where its tenant has `max_pinned`, 42501 where its tenant is held to what a walsender is not, 57P01 at a
+/// shutdown. The client has been told.
 pub async fn serve(
     shared: Arc<Shared>,
     group: Arc<Group>,

@@ -196,8 +196,11 @@ impl State {
 
     /// Code may make these custom settings that the session's own texts do not mention.
     pub fn mention(&mut self, names: &[String]) {
-        let new = names.iter().filter(|name| !self.mentioned.contains(*name)).cloned().collect::<Vec<_>>();
-        self.mentioned.extend(new);
+        for name in names {
+            if !self.mentioned.contains(name) {
+                self.mentioned.insert(name.clone());
+            }
+        }
     }
 
     /// Custom settings that are new to the session: even a `SET LOCAL` leaves them behind, empty.
@@ -354,11 +357,11 @@ impl State {
     pub fn cover(&mut self, limits: Arc<Tier>) -> Covered {
         let own = (self.limits.clone(), self.settings.clone(), self.base.clone());
         // What was only as low as the ceiling of before, and nobody has asked for.
-        let unasked = |(name, ceiling, default): &(_, Option<Duration>, u32)| {
-            let clamped = clamp(*ceiling, u64::from(*default));
-            (clamped != u64::from(*default)).then(|| (*name, clamped.to_string()))
+        let unasked = |(name, ceiling, default): Timeout| {
+            let clamped = clamp(ceiling, u64::from(default));
+            (clamped != u64::from(default)).then(|| (name, clamped.to_string()))
         };
-        let unasked: Vec<_> = self.timeouts().iter().filter_map(unasked).collect();
+        let unasked: Vec<_> = self.timeouts().into_iter().filter_map(unasked).collect();
         for settings in [&mut self.settings, &mut self.base] {
             let settings = Arc::make_mut(settings);
             settings.retain(|name, _| !self.limits.settings.contains_key(name));
@@ -367,9 +370,7 @@ impl State {
         }
         self.mentioned.extend(limits.settings.keys().filter(|name| name.contains('.')).cloned());
         self.limits = limits;
-        let mut base = std::mem::take(&mut self.base);
-        self.clamp(&mut base);
-        self.base = base;
+        hold_to(self.timeouts(), &mut self.base);
         self.settings_have_changed();
         let (limits, settings, base) = own;
         Covered { limits, settings, base, over: self.settings.clone() }
@@ -392,9 +393,7 @@ impl State {
 
     /// They are held to the ceilings, and read.
     fn settings_have_changed(&mut self) {
-        let mut settings = std::mem::take(&mut self.settings);
-        self.clamp(&mut settings);
-        self.settings = settings;
+        hold_to(self.timeouts(), &mut self.settings);
         let settings = &*self.settings;
         let value = |name| settings.get(name).map(String::as_str);
         let timeout = value(STATEMENT_TIMEOUT).and_then(|value| value.parse().ok()).unwrap_or(0);
@@ -468,27 +467,29 @@ impl State {
 
     /// The settings on which there is a ceiling, with that in milliseconds.
     pub fn ceilings(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let all = [(STATEMENT_TIMEOUT, self.limits.statement_timeout), (LOCK_TIMEOUT, self.limits.lock_timeout)];
-        all.into_iter().filter_map(|(name, ceiling)| Some((name, ceiling?.as_millis() as u64)))
+        self.timeouts().into_iter().filter_map(|(name, ceiling, _)| Some((name, ceiling?.as_millis() as u64)))
     }
 
     /// Name, ceiling, and what a session has that does not set it, in milliseconds.
-    fn timeouts(&self) -> [(&'static str, Option<Duration>, u32); 2] {
+    fn timeouts(&self) -> [Timeout; 2] {
         [
             (STATEMENT_TIMEOUT, self.limits.statement_timeout, self.defaults.statement_timeout),
             (LOCK_TIMEOUT, self.limits.lock_timeout, self.defaults.lock_timeout),
         ]
     }
+}
 
-    /// A client may lower its timeouts, and raise them up to the ceilings.
-    fn clamp(&self, settings: &mut Arc<Settings>) {
-        for (name, ceiling, default) in self.timeouts().into_iter().filter(|(_, ceiling, _)| ceiling.is_some()) {
-            let own = settings.get(name).and_then(|value| value.parse().ok());
-            let asked = own.unwrap_or(u64::from(default));
-            let clamped = clamp(ceiling, asked);
-            if clamped != asked {
-                Arc::make_mut(settings).insert(name.into(), clamped.to_string());
-            }
+/// Name, ceiling, default: see [`State::timeouts`].
+type Timeout = (&'static str, Option<Duration>, u32);
+
+/// A client may lower its timeouts, and raise them up to the ceilings.
+fn hold_to(timeouts: [Timeout; 2], settings: &mut Arc<Settings>) {
+    for (name, ceiling, default) in timeouts.into_iter().filter(|(_, ceiling, _)| ceiling.is_some()) {
+        let own = settings.get(name).and_then(|value| value.parse().ok());
+        let asked = own.unwrap_or(u64::from(default));
+        let clamped = clamp(ceiling, asked);
+        if clamped != asked {
+            Arc::make_mut(settings).insert(name.into(), clamped.to_string());
         }
     }
 }

@@ -263,9 +263,16 @@ pub fn statements(sql: &[u8]) -> u32 {
 
 /// Does the text hold this word, in any case and anywhere, also within others and in literals?
 pub fn mentions(text: &[u8], word: &[u8]) -> bool {
-    let Some(first) = word.first() else { return true };
-    let mut found = memchr::memchr2_iter(first.to_ascii_lowercase(), first.to_ascii_uppercase(), text);
-    found.any(|at| text[at..].get(..word.len()).is_some_and(|here| here.eq_ignore_ascii_case(word)))
+    word.is_empty() || places(text, word).next().is_some()
+}
+
+/// Where the text holds this word: see [`mentions`]. An empty one is nowhere.
+pub fn places(text: &[u8], word: &[u8]) -> impl Iterator<Item = usize> {
+    let first = word.first().copied().unwrap_or_default();
+    let found = memchr::memchr2_iter(first.to_ascii_lowercase(), first.to_ascii_uppercase(), text);
+    found.filter(move |at| {
+        !word.is_empty() && text[*at..].get(..word.len()).is_some_and(|here| here.eq_ignore_ascii_case(word))
+    })
 }
 
 /// What code does to prepared statements where it speaks of them at all, also in SQL that it makes up.

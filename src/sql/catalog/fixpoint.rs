@@ -13,6 +13,7 @@ use crate::sql::classify::judge;
 use crate::sql::keyword::Keyword;
 use crate::sql::lexer::Reading;
 use crate::sql::names::{self, ANYTHING, Found, Text};
+use crate::sql::statement::places;
 use crate::sql::tokens::Tokens;
 use crate::sql::{Effects, Reason, setting_names};
 
@@ -250,16 +251,11 @@ fn with_implied(mut catalog: Catalog, rows: &CatalogRows, known: &Known) -> Cata
     catalog
 }
 
-/// The custom settings (`app.tenant`) that a body makes by name, wherever in it.
+/// The custom settings (`app.tenant`) that a body makes by name, wherever in it: behind `SET`, `RESET`, `set_config(`.
 fn custom_settings(body: &str) -> impl Iterator<Item = String> {
-    let words = [&b"set"[..], b"reset"];
-    let starts = words.into_iter().flat_map(|word| {
-        let text = body.as_bytes();
-        (0..text.len())
-            .filter(move |at| text[*at..].get(..word.len()).is_some_and(|here| here.eq_ignore_ascii_case(word)))
-    });
-    let statements = starts.map(|at| {
-        let rest = &body.as_bytes()[at..];
+    let body = body.as_bytes();
+    let statements = places(body, b"set").map(|at| {
+        let rest = &body[at..];
         &rest[..memchr::memchr(b';', rest).unwrap_or(rest.len())]
     });
     statements.flat_map(|statement| setting_names(statement).names).filter(|name| name.contains('.'))
@@ -339,7 +335,7 @@ fn with_known(mut catalog: Catalog, rows: &CatalogRows, known: &Known) -> Catalo
         let builtin_tainted = is_builtin(function) && catalog.is_tainted("pg_catalog", &function.name);
         let entry = catalog.names.entry(function.name.as_bytes());
         match known.functions.get(&function.oid).filter(|_| !is_builtin(function)) {
-            Some(_) | None if is_trigger(function) => {}
+            _ if is_trigger(function) => {}
             Some(found) => entry.functions.push(TaintedFunction { taint: taint(schema, *found), signature }),
             None if !builtin_tainted => entry.harmless.push(signature),
             None => {}

@@ -190,7 +190,8 @@ SELECT p.oid, p.proname FROM pg_catalog.pg_proc p WHERE p.oid < 16384 AND p.oid 
 
 /// Functions that a write may run without naming them: those of triggers, and what defaults, checks, rules, policies,
 /// expressions of indexes and conditions of triggers call, by the trees of their expressions. With the name, if it is a
-/// built-in, and whether it is the trigger of an event, which only a change of the schema is. Temporary tables are their sessions' own business.
+/// built-in, and whether it is the trigger of an event, which only a change of the schema is. Temporary tables are their
+/// sessions' own business.
 const IMPLIED: &str = "\
 WITH lasting AS (SELECT c.oid FROM pg_catalog.pg_class c WHERE c.relpersistence <> 't' AND c.oid >= 16384),
 code(tree) AS (
