@@ -7,14 +7,14 @@ use crate::auth::{AccountError, ScramKeys};
 use crate::client::{HandshakeContext, Lasting};
 use crate::cluster::{Cluster, Place};
 use crate::config::{
-    ClusterConfig, Config, Consistency, DatabaseConfig, HostConfig, PoolSettings, Roles, TenantConfig, UserAuth,
-    UserConfig,
+    ClusterConfig, Config, Consistency, DEFAULT_TENANT, DatabaseConfig, HostConfig, PoolSettings, Roles, TenantConfig,
+    UserAuth, UserConfig,
 };
 use crate::metrics::Metrics;
 use crate::net::tls::{Acceptor, TlsError};
 use crate::pool::PoolKey;
 use crate::server::Login;
-use crate::tenant::Tenants;
+use crate::tenant::{Tenant, Tenants};
 use crate::wire::error::PgError;
 
 /// The name in the configuration that serves every database without an entry of its own.
@@ -114,9 +114,9 @@ impl Snapshot {
         }
     }
 
-    /// The tenants are asked for, and not known yet.
-    pub fn awaits_tenants(&self) -> bool {
-        self.config().tenancy.query.is_some() && self.queried.is_none()
+    /// The tenants are asked for and not known yet: this one, that of everybody else, may be another.
+    pub fn awaits(&self, tenant: &Tenant) -> bool {
+        *tenant.name == *DEFAULT_TENANT && self.config().tenancy.query.is_some() && self.queried.is_none()
     }
 
     /// Does some tenant's `database` name it? Then its users are those of other databases.

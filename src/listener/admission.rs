@@ -14,7 +14,7 @@ use super::places::{Entry, UserPlace};
 use crate::app::Snapshot;
 use crate::client::{Accepted, Authenticated, CONSOLE, HandshakeError, accept};
 use crate::cluster::Group;
-use crate::config::{Consistency, DEFAULT_TENANT, DatabaseConfig};
+use crate::config::{Consistency, DatabaseConfig};
 use crate::net::Stream;
 use crate::pool::Settings;
 use crate::server::connect::Login;
@@ -203,7 +203,7 @@ fn find_place(door: &Door, snapshot: &Snapshot, entry: &mut Entry, client: &Auth
         return Err(PgError { severity: Severity::Fatal, ..unknown_consistency(consistency) });
     }
     let tenant = snapshot.tenants.identify(&traits(client, option))?;
-    if snapshot.awaits_tenants() && *tenant.name == *DEFAULT_TENANT {
+    if snapshot.awaits(&tenant) {
         return Err(tenants_not_known());
     }
     let user_place = door.places.admit(&client.user)?;
@@ -291,9 +291,8 @@ fn arrival(
     find_tenant: Option<FindTenant>,
     snapshot: &Snapshot,
 ) -> Arrival {
-    let consistency = snapshot.consistency(database);
     Arrival {
-        consistency: tenant.limits.consistency.unwrap_or(consistency),
+        consistency: snapshot.consistency(database),
         mode: database.pool.mode,
         stream: client.stream,
         unread: client.unread,
@@ -302,7 +301,7 @@ fn arrival(
         database: client.database_name.into(),
         protocol_minor: client.minor,
         settings,
-        switching: find_tenant.map(|find| Switching::new(find, tenant.clone(), consistency)),
+        switching: find_tenant.map(|find| Switching::new(find, tenant.clone())),
         tenant,
     }
 }

@@ -123,6 +123,7 @@ pub struct Arrival {
     pub settings: crate::pool::Settings,
     pub tenant: Tenant,
     pub mode: PoolMode,
+    /// What its reads have to see where its tenant says nothing of it.
     pub consistency: Consistency,
     /// Where its user may say for which tenant it works.
     pub switching: Option<Box<Switching>>,
@@ -138,7 +139,9 @@ pub struct Session {
     slot: Arc<Slot>,
     tenant: Tenant,
     mode: PoolMode,
+    /// What its reads have to see, and where its tenant says nothing of it.
     consistency: Consistency,
+    usual_consistency: Consistency,
     metrics: PoolMetrics,
     catalog: Arc<Catalog>,
     intake: Intake,
@@ -340,9 +343,10 @@ impl Session {
             catalog: group.catalog(),
             group,
             slot,
+            consistency: arrival.tenant.limits.consistency.unwrap_or(arrival.consistency),
+            usual_consistency: arrival.consistency,
             tenant: arrival.tenant,
             mode: arrival.mode,
-            consistency: arrival.consistency,
             intake: Intake::default(),
             ledger: Ledger::default(),
             lease: None,

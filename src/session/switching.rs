@@ -13,7 +13,6 @@ use super::clock::Ceilings;
 use super::ledger::Status;
 use super::state::Covered;
 use super::{Leased, Opened, Session, refusal};
-use crate::config::Consistency;
 use crate::pool::difference;
 use crate::sql::{TxControl, Verdict, commented, commented_before, first_statement, mentions, setting_names};
 use crate::tenant::{Taken, Tenant, changes};
@@ -25,14 +24,13 @@ pub const TENANT: &str = "pgweir.tenant";
 /// What names one in a comment.
 const COMMENTED: &str = "tenant";
 
-/// Finds a tenant by its name, as the configuration of now has it.
+/// Finds a tenant by its name, as the configuration of now has it: that of everybody else for a name that is nobody's,
+/// unless such are refused.
 pub type FindTenant = Arc<dyn Fn(&str) -> Option<Tenant> + Send + Sync>;
 
 /// Of a session whose user may.
 pub struct Switching {
     find: FindTenant,
-    /// What reads have to see where a tenant says nothing of it.
-    consistency: Consistency,
     /// Where it is, if its tenant's clients have a database of their own.
     database: Option<String>,
     /// As whom it has logged in.
@@ -49,8 +47,16 @@ pub struct Switching {
 
 struct Standing {
     tenant: Tenant,
+    /// As the client has named it.
+    name: Arc<str>,
     /// Its place among that tenant's clients; `None` at home, where it has one anyway.
-    _place: Option<Taken>,
+    place: Option<Arc<Taken>>,
+}
+
+impl Standing {
+    fn at_home(home: &Tenant) -> Self {
+        Self { tenant: home.clone(), name: home.name.clone(), place: None }
+    }
 }
 
 /// Whose a transaction is, by its own word.
@@ -72,11 +78,11 @@ enum Said {
 }
 
 impl Switching {
-    pub fn new(find: FindTenant, home: Tenant, consistency: Consistency) -> Box<Self> {
-        let standing = Standing { tenant: home.clone(), _place: None };
+    pub fn new(find: FindTenant, home: Tenant) -> Box<Self> {
+        let standing = Standing::at_home(&home);
         let (asked, covered, said) = Default::default();
         let database = home.limits.database.clone();
-        Box::new(Self { find, consistency, database, home, standing, asked, covered, said })
+        Box::new(Self { find, database, home, standing, asked, covered, said })
     }
 
     /// Another batch is gathered.
@@ -113,15 +119,22 @@ impl Switching {
         }
     }
 
+    /// The tenant of this name.
+    fn named(&self, name: &str) -> Option<Tenant> {
+        let known = [&self.home, &self.standing.tenant].into_iter().find(|known| *known.name == *name);
+        known.cloned().or_else(|| (self.find)(name))
+    }
+
+    /// Is that the name of this tenant? A name that is nobody's is that of everybody else.
+    fn names(&self, name: &str, tenant: &Tenant) -> bool {
+        *name == *tenant.name || self.named(name).is_some_and(|named| named.name == tenant.name)
+    }
+
     /// The tenant of this name, for a session that works for `now`.
     ///
     /// Errors: 22023 where there is none, 0A000 where its sessions need another database.
     fn find(&self, name: &str, now: &Tenant) -> Result<Tenant, PgError> {
-        let known = [&self.home, &self.standing.tenant].into_iter().find(|known| *known.name == *name);
-        let tenant = match known {
-            Some(tenant) => tenant.clone(),
-            None => (self.find)(name).ok_or_else(|| refusal::unknown_tenant(name))?,
-        };
+        let tenant = self.named(name).ok_or_else(|| refusal::unknown_tenant(name))?;
         if tenant.limits.database != self.database {
             return Err(refusal::tenant_of_another_database(&tenant.name, &now.name));
         }
@@ -133,7 +146,7 @@ impl Session {
     /// Does the batch that is gathered belong to the tenant for whom the session works now?
     pub(super) fn is_of_this_tenant(&self) -> bool {
         let Some(switching) = &self.switching else { return true };
-        switching.name_of(&switching.said).is_ok_and(|name| *name == *self.tenant.name)
+        switching.name_of(&switching.said).is_ok_and(|name| switching.names(name, &self.tenant))
     }
 
     /// The session works for the tenant whose the batch is.
@@ -147,7 +160,9 @@ impl Session {
             return Ok(());
         }
         let tenant = switching.find(name, &self.tenant)?;
-        self.works_for(tenant);
+        if tenant.name != self.tenant.name {
+            self.works_for(tenant);
+        }
         Ok(())
     }
 
@@ -187,7 +202,7 @@ impl Session {
         self.stays_with(&first)?;
         self.stays_with(&later)?;
         if home && let Some(switching) = &mut self.switching {
-            switching.asked = Some(Standing { tenant: switching.home.clone(), _place: None });
+            switching.asked = Some(Standing::at_home(&switching.home));
         }
         Ok(())
     }
@@ -218,17 +233,24 @@ impl Session {
         if *said == Said::Nothing {
             return Ok(());
         }
-        if *name != *self.tenant.name {
+        if !switching.names(name, &self.tenant) {
             // Where there is none of that name, that is what is wrong.
             switching.find(name, &self.tenant)?;
             return Err(refusal::transaction_of_another_tenant(&self.tenant.name, name));
         }
         let lasts = matches!(said, Said::Home | Said::Tenant { lasts: true, .. });
-        if lasts && switching.asked.is_none() && *name != *switching.standing.tenant.name {
-            let at_home = *name == *switching.home.name;
-            let admit = || self.tenant.admit().map_err(|error| PgError { severity: Severity::Error, ..error });
-            let _place = if at_home { None } else { Some(admit()?) };
-            switching.asked = Some(Standing { tenant: self.tenant.clone(), _place });
+        let Standing { tenant, name: standing, place } = &switching.standing;
+        let stands = tenant.name == self.tenant.name;
+        if lasts && switching.asked.is_none() && !(stands && *name == **standing) {
+            let name = name.into();
+            let place = match stands {
+                _ if self.tenant.name == switching.home.name => None,
+                true => place.clone(),
+                false => {
+                    Some(Arc::new(self.tenant.admit().map_err(|error| PgError { severity: Severity::Error, ..error })?))
+                }
+            };
+            switching.asked = Some(Standing { tenant: self.tenant.clone(), name, place });
         }
         Ok(())
     }
@@ -238,15 +260,14 @@ impl Session {
         let Some(switching) = &mut self.switching else { return };
         let asked = switching.asked.take();
         let wanted = self.state.tenant().unwrap_or(&switching.home.name);
-        if *wanted != *switching.standing.tenant.name {
-            match asked {
-                Some(asked) if *asked.tenant.name == *wanted => switching.standing = asked,
-                // By code that nobody has seen: it takes no effect.
-                _ => {
-                    let standing = &switching.standing.tenant.name;
-                    let name = (*standing != switching.home.name).then(|| standing.clone());
-                    self.state.says_tenant(name.as_deref());
-                }
+        match asked {
+            Some(asked) if *asked.name == *wanted => switching.standing = asked,
+            _ if *wanted == *switching.standing.name => {}
+            // By code that nobody has seen: it takes no effect.
+            _ => {
+                let standing = &switching.standing.name;
+                let name = (*standing != switching.home.name).then(|| standing.clone());
+                self.state.says_tenant(name.as_deref());
             }
         }
         if switching.standing.tenant.name != self.tenant.name {
@@ -271,7 +292,7 @@ impl Session {
             if tenant.limits != self.tenant.limits {
                 // Its own from now on: they are never uncovered.
                 drop(self.state.cover(tenant.limits.clone()));
-                self.is_held_to(tenant, None);
+                self.is_held_to(tenant);
             }
             return;
         };
@@ -290,9 +311,8 @@ impl Session {
         self.works_for(tenant);
     }
 
-    fn is_held_to(&mut self, tenant: Tenant, consistency: Option<Consistency>) {
-        let consistency = tenant.limits.consistency.or(consistency);
-        self.consistency = consistency.unwrap_or(self.consistency);
+    fn is_held_to(&mut self, tenant: Tenant) {
+        self.consistency = tenant.limits.consistency.unwrap_or(self.usual_consistency);
         self.slot.belongs_to(tenant.name.clone(), Ceilings::of(&tenant.limits));
         self.tenant = tenant;
         self.joins();
@@ -306,8 +326,7 @@ impl Session {
         if tenant.name != switching.home.name {
             switching.covered = Some(self.state.cover(tenant.limits.clone()));
         }
-        let consistency = switching.consistency;
-        self.is_held_to(tenant, Some(consistency));
+        self.is_held_to(tenant);
     }
 
     /// The server connection that the session keeps gets the settings that the session has now.

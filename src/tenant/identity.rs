@@ -103,9 +103,11 @@ impl Tenants {
         self.present(name).or_else(|| self.departed.iter().find(|tenant| *tenant.name == *name))
     }
 
-    /// One that has not left, with the limits of now.
+    /// The tenant that a client names who may name any, with the limits of now. One that is not known, or has left, is that
+    /// of everybody else; `None` where such are refused.
     pub fn find(&self, name: &str) -> Option<Tenant> {
-        self.present(name).map(Tenant::with_current_limits)
+        let default = (self.unknown == Unknown::Default).then_some(&self.default);
+        self.present(name).or(default).map(Tenant::with_current_limits)
     }
 
     fn present(&self, name: &str) -> Option<&Tenant> {

@@ -215,10 +215,17 @@ async fn new_limits_hold_for_those_who_are_there() {
         assert_eq!(sqlstate(&acme.batch_execute("SET app.tenant = 'beta'").await.unwrap_err()), "42501");
         limit("statement_timeout = '3s'").await;
         assert_eq!(value(&acme, "SHOW statement_timeout").await, "3s", "{mode}");
+        let consistency = async || {
+            let rows = acme.query("EXPLAIN ROUTE SELECT 1", &[]).await.unwrap();
+            rows.iter().find(|row| row.get::<_, &str>(0) == "consistency").unwrap().get::<_, String>(1)
+        };
+        limit("consistency = 'eventual'").await;
+        assert_eq!((value(&acme, "SELECT 1").await, consistency().await), ("1".into(), "eventual".into()), "{mode}");
         let text = administered(&config(shared_cluster().await, TENANTS, &["postgres"]));
         let text = text.replace("\"15s\"", "\"9s\"") + &format!("[pool]\nmode = \"{mode}\"\n");
         stage.proxy.reload(&text).await.unwrap();
         assert_eq!(value(&acme, "SHOW statement_timeout").await, "9s", "{mode}");
+        assert_eq!(consistency().await, "session", "{mode}");
         assert_eq!(value(&acme, "SELECT current_setting('app.tenant', true)").await, "", "{mode}");
     }
 }

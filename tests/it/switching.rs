@@ -6,10 +6,16 @@ use crate::support::raw::RawClient;
 use crate::support::stage::Stage;
 use crate::support::{connect, fresh_database, say, shared_cluster};
 
-const TENANTS: &str = "[tiers.standard]\n\
+const TENANTS: &str = "[tenancy]\nunknown = \"refuse\"\n[tiers.standard]\n\
      [[tenants]]\nname = \"acme\"\nstatement_timeout = \"300ms\"\nsettings = { \"app.tenant\" = \"acme\" }\nmatch = { option = \"acme\" }\n\
-     [[tenants]]\nname = \"beta\"\nmax_clients = 1\nsettings = { \"app.tenant\" = \"beta\" }\nmatch = { option = \"beta\" }\n";
+     [[tenants]]\nname = \"beta\"\nmax_clients = 1\nsettings = { \"app.tenant\" = \"beta\" }\nmatch = { option = \"beta\" }\n\
+     [[tenants]]\nname = \"shared\"\nmatch = { user = \"USER\" }\n";
 const SEEN: &str = "SELECT current_setting('app.tenant', true)";
+
+/// Of a configuration whose only user is this one.
+fn of_user(user: &str, text: &str) -> String {
+    text.replace("USER", user)
+}
 
 fn trusted(text: &str) -> String {
     text.replace("name = \"postgres\"\npassword", "name = \"postgres\"\nmay_set_tenant = true\npassword")
@@ -18,7 +24,7 @@ fn trusted(text: &str) -> String {
 #[tokio::test]
 async fn a_client_works_for_the_tenant_that_it_names() {
     let (cluster, database) = (shared_cluster().await, fresh_database("").await);
-    let text = trusted(&config(cluster, &format!("{TENANTS}[pool]\nsize = 1\n"), &["postgres"]));
+    let text = trusted(&config(cluster, &of_user("postgres", &format!("{TENANTS}[pool]\nsize = 1\n")), &["postgres"]));
     let proxy = Proxy::start(&text).await;
     let url = proxy.url(cluster, "postgres", &database.name);
     let (one, two) = (connect(&url).await, connect(&url).await);
@@ -58,7 +64,8 @@ async fn a_client_works_for_the_tenant_that_it_names() {
 async fn no_transaction_has_two_tenants_and_nobody_names_one_who_may_not() {
     let stage = Stage::set("").await;
     // The user comes last.
-    let proxy = Proxy::start(&format!("{}may_set_tenant = true\n", stage.config(TENANTS).await)).await;
+    let proxy =
+        Proxy::start(&format!("{}may_set_tenant = true\n", stage.config(&of_user(&stage.user, TENANTS)).await)).await;
     let endpoint = stage.endpoint(proxy.port);
     let mut client = RawClient::welcome(&endpoint).await;
     let set = "SET pgweir.tenant = 'acme'";
@@ -89,17 +96,79 @@ async fn no_transaction_has_two_tenants_and_nobody_names_one_who_may_not() {
     ] {
         assert_eq!(code(&mut client, messages, answers).await.as_deref(), expected);
     }
-    let proxy = Proxy::start(&stage.config(TENANTS).await).await;
+    let proxy = Proxy::start(&stage.config(&of_user(&stage.user, TENANTS)).await).await;
     let mut client = RawClient::welcome(&stage.endpoint(proxy.port)).await;
     assert_eq!(code(&mut client, say::query(set), 1).await.as_deref(), Some("42501"));
     assert_eq!(code(&mut client, say::query("SET app.tenant = 'own' /*tenant='acme'*/"), 1).await, None);
+}
+
+/// Where those who are not known are not refused.
+#[tokio::test]
+async fn a_name_that_is_nobodys_is_that_of_everybody_else() {
+    let (cluster, database) = (shared_cluster().await, fresh_database("").await);
+    let tenants = "default_tier = \"others\"\n[tiers.others]\nmax_clients = 2\nsettings = { \"app.tenant\" = \"nobody's\" }\n\
+        [tiers.standard]\n\
+        [[tenants]]\nname = \"acme\"\ntier = \"standard\"\nmatch = { option = \"acme\" }\nsettings = { \"app.tenant\" = \"acme\" }\n\
+        [[tenants]]\nname = \"shared\"\ntier = \"standard\"\nmatch = { user = \"postgres\" }\n[pool]\nsize = 1\n";
+    let proxy = Proxy::start(&trusted(&config(cluster, tenants, &["postgres"]))).await;
+    let url = proxy.url(cluster, "postgres", &database.name);
+    let (one, two, three) = (connect(&url).await, connect(&url).await, connect(&url).await);
+    let home = async |client| assert!(["", "NULL"].contains(&&*value(client, SEEN).await));
+    for _ in 0..2 {
+        assert_eq!(value(&one, &format!("{SEEN} /*tenant='x'*/")).await, "nobody's");
+        home(&one).await;
+        one.batch_execute("BEGIN").await.unwrap();
+        one.batch_execute("SET LOCAL pgweir.tenant = 'y'").await.unwrap();
+        assert_eq!(value(&one, SEEN).await, "nobody's");
+        // That is the same tenant.
+        assert_eq!(value(&one, &format!("{SEEN} /*tenant='z'*/")).await, "nobody's");
+        assert_eq!(sqlstate(&one.batch_execute("SELECT 1 /*tenant='acme'*/").await.unwrap_err()), "25001");
+        one.batch_execute("ROLLBACK").await.unwrap();
+        home(&one).await;
+        two.batch_execute("SET pgweir.tenant = 'shared'").await.unwrap();
+        for name in ["x", "default", "y"] {
+            one.batch_execute(&format!("SET pgweir.tenant = '{name}'")).await.unwrap();
+            two.batch_execute(&format!("SET pgweir.tenant = '{name}'")).await.unwrap();
+            for _ in 0..2 {
+                assert_eq!(value(&one, SEEN).await, "nobody's");
+                assert_eq!(value(&one, "SHOW pgweir.tenant").await, name);
+            }
+            // Its places are taken, by two clients, whatever they call it.
+            let error = three.batch_execute("SET pgweir.tenant = 'z'").await.unwrap_err();
+            assert_eq!(sqlstate(&error), "53300", "{name}");
+            assert_eq!(value(&one, &format!("{SEEN} /*tenant='acme'*/")).await, "acme");
+        }
+        one.batch_execute("BEGIN; SET pgweir.tenant = 'acme'; ROLLBACK").await.unwrap();
+        assert_eq!(value(&one, SEEN).await, "nobody's");
+        one.batch_execute("SET pgweir.tenant = 'acme'").await.unwrap();
+        assert_eq!(value(&one, SEEN).await, "acme");
+        two.batch_execute("RESET pgweir.tenant").await.unwrap();
+        one.batch_execute("RESET pgweir.tenant").await.unwrap();
+        home(&one).await;
+        assert_eq!(value(&one, "SELECT coalesce(current_setting('pgweir.tenant', true), '')").await, "");
+    }
+    // Who was nobody is known from now on, also by the clients that had named it.
+    one.batch_execute("SET pgweir.tenant = 'newcomer'").await.unwrap();
+    assert_eq!(value(&one, SEEN).await, "nobody's");
+    let newcomer = "[[tenants]]\nname = \"newcomer\"\ntier = \"standard\"\nmatch = { option = \"new\" }\nsettings = { \"app.tenant\" = \"new\" }\n";
+    proxy
+        .reload(&trusted(&config(cluster, &tenants.replace("[pool]", &format!("{newcomer}[pool]")), &["postgres"])))
+        .await
+        .unwrap();
+    one.batch_execute("SET pgweir.tenant = 'newcomer'").await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(value(&one, SEEN).await, "new");
+    }
 }
 
 /// The first statement of a transaction says whose it is.
 #[tokio::test]
 async fn a_transaction_is_of_the_tenant_that_its_first_statement_names() {
     let stage = Stage::set("").await;
-    let text = format!("{}may_set_tenant = true\n", stage.config(&format!("{TENANTS}[pool]\nsize = 2\n")).await);
+    let text = format!(
+        "{}may_set_tenant = true\n",
+        stage.config(&of_user(&stage.user, &format!("{TENANTS}[pool]\nsize = 2\n"))).await
+    );
     let proxy = Proxy::start(&text).await;
     let url = format!("postgres://{}@127.0.0.1:{}/{}", stage.user, proxy.port, stage.database.name);
     let client = connect(&url).await;
@@ -276,7 +345,8 @@ async fn whose_a_transaction_is_stays_true_whatever_goes_wrong() {
     let stage = Stage::set("").await;
     let more = "[[tenants]]\nname = \"free\"\nmatch = { option = \"free\" }\n\
         [[tenants]]\nname = \"rare\"\nrate_limits = [{ rate = \"2/h\", counts = \"transactions\" }]\nmatch = { option = \"rare\" }\n";
-    let text = format!("{}may_set_tenant = true\n", stage.config(&format!("{TENANTS}{more}")).await);
+    let text =
+        format!("{}may_set_tenant = true\n", stage.config(&of_user(&stage.user, &format!("{more}{TENANTS}"))).await);
     let proxy = Proxy::start(&text).await;
     let endpoint = stage.endpoint(proxy.port);
     let lock = "SELECT pg_advisory_xact_lock(1), current_setting('app.tenant', true)";
