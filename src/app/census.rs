@@ -44,11 +44,12 @@ fn clients(door: &Door) -> Vec<ClientCount> {
 }
 
 fn tenants(door: &Door) -> Vec<TenantUse> {
-    let used = |tenant: &Tenant| {
-        let (worked, transactions) = tenant.usage();
-        TenantUse { tenant: tenant.name.to_string(), clients: tenant.live_clients(), transactions, worked }
+    let used = |tenant: &Tenant| TenantUse {
+        tenant: tenant.name.to_string(),
+        clients: tenant.live_clients(),
+        tally: tenant.tally(),
     };
-    door.snapshot().tenants.all().map(used).collect()
+    door.snapshot().tenants.counted().map(used).collect()
 }
 
 fn count_servers(cluster: &Cluster, counted: &mut CensusSnapshot) {

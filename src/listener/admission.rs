@@ -15,6 +15,7 @@ use crate::app::Snapshot;
 use crate::client::{Accepted, Authenticated, CONSOLE, HandshakeError, accept};
 use crate::cluster::Group;
 use crate::config::{Consistency, DatabaseConfig};
+use crate::metrics::Limit;
 use crate::net::Stream;
 use crate::pool::Settings;
 use crate::server::connect::Login;
@@ -207,7 +208,7 @@ fn find_place(door: &Door, snapshot: &Snapshot, entry: &mut Entry, client: &Auth
         return Err(tenants_not_known());
     }
     let user_place = door.places.admit(&client.user)?;
-    let permit = tenant.admit().inspect_err(|_| door.shared.metrics.rejected(&tenant.name, "max_clients"))?;
+    let permit = tenant.admit().inspect_err(|_| tenant.refused(Limit::MaxClients))?;
     let (database, name) = match &tenant.limits.database {
         None => (&client.database, &client.database_name),
         Some(name) => {

@@ -1,15 +1,15 @@
 //! States that are read when somebody asks instead of being counted as they change.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{CounterVec, GaugeVec, Opts};
+use prometheus::{GaugeVec, Opts};
 
 use super::families::VALID;
-use super::labels::{LabelBound, OTHER};
+use super::labels::LabelBound;
+use super::tenants::{Others, TenantFamilies, TenantUse};
 
 /// Counts clients, server connections, waiters and replicas as they are now. Called at every
 /// scrape, so it must not wait for anything longer than a short lock.
@@ -25,16 +25,6 @@ pub struct CensusSnapshot {
     pub waiting: Vec<WaitCount>,
     pub replicas: Vec<ReplicaState>,
     pub tenants: Vec<TenantUse>,
-}
-
-/// What a tenant has, and has used since the process started.
-#[derive(Debug, Clone, Default)]
-pub struct TenantUse {
-    pub tenant: String,
-    pub clients: usize,
-    pub transactions: u64,
-    /// Time for which servers have worked for it.
-    pub worked: Duration,
 }
 
 /// Client connections of one database and user; both empty before authentication.
@@ -94,7 +84,7 @@ pub(super) struct CensusCollector {
 
 impl CensusCollector {
     pub(super) fn new(source: Arc<OnceLock<Arc<dyn Census + Send + Sync>>>, logins: Arc<LabelBound>) -> Self {
-        let descriptions = Gauges::new().all().into_iter().flat_map(|gauge| gauge.desc()).cloned().collect();
+        let descriptions = Gauges::new().all().flat_map(|gauge| gauge.desc()).cloned().collect();
         Self { source, logins, others: Arc::default(), descriptions }
     }
 }
@@ -111,8 +101,8 @@ impl Collector for CensusCollector {
         let census = source.census();
         gauges.fill(&census, &self.logins);
         let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
-        gauges.fill_tenants(&others.shown(&census.tenants));
-        gauges.all().into_iter().flat_map(Collector::collect).collect()
+        gauges.tenants.fill(&others.shown(&census.tenants));
+        gauges.all().flat_map(Collector::collect).collect()
     }
 }
 
@@ -124,15 +114,12 @@ struct Gauges {
     replica_up: GaugeVec,
     replica_lag: GaugeVec,
     replica_lag_bytes: GaugeVec,
-    tenant_clients: GaugeVec,
-    tenant_transactions: CounterVec,
-    tenant_seconds: CounterVec,
+    tenants: TenantFamilies,
 }
 
 impl Gauges {
     fn new() -> Self {
         let gauge = |name, help, labels: &[&str]| GaugeVec::new(Opts::new(name, help), labels).expect(VALID);
-        let counter = |name, help| CounterVec::new(Opts::new(name, help), &["tenant"]).expect(VALID);
         let (login, replica) = (["database", "user"], ["cluster", "host"]);
         Self {
             clients: gauge("pgweir_clients", "Client connections, by state.", &["database", "user", "state"]),
@@ -147,19 +134,7 @@ impl Gauges {
                 "How long the client at the head of the queue has been waiting.",
                 &login,
             ),
-            tenant_clients: gauge(
-                "pgweir_tenant_clients",
-                "Client connections, of the tenants that have used most.",
-                &["tenant"],
-            ),
-            tenant_transactions: counter(
-                "pgweir_tenant_transactions_total",
-                "Transactions finished, of the tenants that have used most, and of all others together.",
-            ),
-            tenant_seconds: counter(
-                "pgweir_tenant_backend_seconds_total",
-                "Time for which servers have worked, for the tenants that have used most, and for all others together.",
-            ),
+            tenants: TenantFamilies::new(),
             replica_up: gauge("pgweir_replica_up", "1 when the replica takes reads, 0 when not.", &replica),
             replica_lag: gauge(
                 "pgweir_replica_lag_seconds",
@@ -170,8 +145,8 @@ impl Gauges {
         }
     }
 
-    fn all(&self) -> [&dyn Collector; 10] {
-        [
+    fn all(&self) -> impl Iterator<Item = &dyn Collector> {
+        let states: [&dyn Collector; 7] = [
             &self.clients,
             &self.servers,
             &self.waiting,
@@ -179,20 +154,8 @@ impl Gauges {
             &self.replica_up,
             &self.replica_lag,
             &self.replica_lag_bytes,
-            &self.tenant_clients,
-            &self.tenant_transactions,
-            &self.tenant_seconds,
-        ]
-    }
-
-    fn fill_tenants(&self, tenants: &[TenantUse]) {
-        for entry in tenants {
-            // One may be called like all the others.
-            let labels = [&*entry.tenant];
-            self.tenant_clients.with_label_values(&labels).add(entry.clients as f64);
-            self.tenant_transactions.with_label_values(&labels).inc_by(entry.transactions as f64);
-            self.tenant_seconds.with_label_values(&labels).inc_by(entry.worked.as_secs_f64());
-        }
+        ];
+        states.into_iter().chain(self.tenants.all())
     }
 
     fn fill(&self, snapshot: &CensusSnapshot, logins: &LabelBound) {
@@ -221,67 +184,5 @@ impl Gauges {
                 self.replica_lag_bytes.with_label_values(&labels).set(bytes as f64);
             }
         }
-    }
-}
-
-/// Tenants with series of their own: those for which servers have worked for longest.
-const MOST_TENANTS: usize = 100;
-
-/// What all tenants without series of their own have used. A counter that never falls: it takes what each has used
-/// while it was one of them, whatever it is later.
-#[derive(Debug, Default)]
-struct Others {
-    transactions: u64,
-    worked: Duration,
-    /// Of each tenant, when it was last looked at.
-    seen: HashMap<String, (u64, Duration)>,
-}
-
-impl Others {
-    /// Those who have used most, and all others as one.
-    fn shown(&mut self, tenants: &[TenantUse]) -> Vec<TenantUse> {
-        let mut all = tenants.to_vec();
-        all.sort_unstable_by(|one, two| two.worked.cmp(&one.worked).then_with(|| one.tenant.cmp(&two.tenant)));
-        let rest = all.split_off(all.len().min(MOST_TENANTS));
-        for one in &rest {
-            let (transactions, worked) = self.seen.get(&one.tenant).copied().unwrap_or_default();
-            self.transactions += one.transactions.saturating_sub(transactions);
-            self.worked += one.worked.saturating_sub(worked);
-        }
-        self.seen = tenants.iter().map(|one| (one.tenant.clone(), (one.transactions, one.worked))).collect();
-        let clients = rest.iter().map(|one| one.clients).sum();
-        if !rest.is_empty() || self.transactions > 0 || !self.worked.is_zero() {
-            let (transactions, worked) = (self.transactions, self.worked);
-            all.push(TenantUse { tenant: OTHER.to_owned(), clients, transactions, worked });
-        }
-        all
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn those_who_have_used_most_are_shown_and_what_the_others_have_used_never_falls() {
-        let tenant = |number: u64, worked: u64| TenantUse {
-            tenant: format!("t{number}"),
-            clients: 1,
-            transactions: worked,
-            worked: Duration::from_secs(worked),
-        };
-        let mut all: Vec<_> = (0..105).map(|number| tenant(number, number)).collect();
-        let mut others = Others::default();
-        let shown = others.shown(&all);
-        assert_eq!(shown.len(), MOST_TENANTS + 1);
-        assert_eq!((&*shown[0].tenant, &*shown[99].tenant), ("t104", "t5"));
-        let other = &shown[100];
-        assert_eq!((&*other.tenant, other.clients, other.transactions), (OTHER, 5, 10));
-        // One of the others overtakes one of the first; another one uses more.
-        all[4] = tenant(4, 50);
-        assert_eq!(others.shown(&all)[100].transactions, 10);
-        all[3] = tenant(3, 4);
-        assert_eq!(others.shown(&all)[100].transactions, 11);
-        assert_eq!(Others::default().shown(&all[..3]).len(), 3);
     }
 }

@@ -4,30 +4,35 @@
 //! Whoever counts on the hot path resolves its labels once ([`Metrics::host`], [`Metrics::pool`],
 //! [`Metrics::route_counter`] …) and keeps the handle; counting is then a few atomic additions. What
 //! is a state rather than an event (connections, waiting clients, lag) is not counted at all but
-//! read from a [`Census`] when somebody asks. Labels are bounded: names that clients choose share
-//! one `other` beyond a thousand, and reasons are words of the program.
+//! read from a [`Census`] when somebody asks; so is what tenants count for themselves. Labels are bounded: names that
+//! clients choose share one `other` beyond a thousand, tenants beyond the hundred that have used most, and reasons are
+//! words of the program.
 
 mod audit;
 mod census;
 mod families;
 mod http;
 mod labels;
+mod limit;
 mod process;
+mod tenants;
 
 use std::sync::{Arc, OnceLock};
 
 use prometheus::{Encoder, Histogram, IntCounter, Registry, TextEncoder};
 
 pub use audit::{AUDIT, Audit, Who};
-pub use census::{Census, CensusSnapshot, ClientCount, ReplicaState, ServerCount, TenantUse, WaitCount};
+pub use census::{Census, CensusSnapshot, ClientCount, ReplicaState, ServerCount, WaitCount};
 pub use http::{Ready, serve};
+pub use limit::Limit;
+pub use tenants::{Tally, TenantUse};
 
 use census::CensusCollector;
 use families::Families;
 use labels::LabelBound;
 use process::ProcessCollector;
 
-/// Distinct (database, user) pairs, and distinct tenants, before the rest is counted as `other`.
+/// Distinct (database, user) pairs before the rest is counted as `other`.
 const MOST_LABEL_SETS: usize = 1_000;
 
 /// All metrics of a process.
@@ -35,7 +40,6 @@ pub struct Metrics {
     registry: Registry,
     families: Families,
     logins: Arc<LabelBound>,
-    tenants: LabelBound,
     pub audit: Audit,
     census: Arc<OnceLock<Arc<dyn Census + Send + Sync>>>,
 }
@@ -70,13 +74,6 @@ pub struct PoolMetrics {
     pub proxy_overhead_seconds: Histogram,
 }
 
-/// Of one tenant.
-#[derive(Debug, Clone)]
-pub struct TenantMetrics {
-    /// Statements cut off by the tenant's `statement_timeout`.
-    pub timeouts: IntCounter,
-}
-
 impl std::fmt::Debug for Metrics {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Metrics")
@@ -92,14 +89,7 @@ impl Metrics {
         let census = Arc::new(OnceLock::new());
         families::register(&registry, CensusCollector::new(census.clone(), logins.clone()));
         families::register(&registry, ProcessCollector::new());
-        Arc::new(Self {
-            registry,
-            families,
-            logins,
-            tenants: LabelBound::new(MOST_LABEL_SETS),
-            audit: Audit::default(),
-            census,
-        })
+        Arc::new(Self { registry, families, logins, audit: Audit::default(), census })
     }
 
     /// Where the states are read from at each scrape. The first one stays.
@@ -117,23 +107,6 @@ impl Metrics {
     pub fn pool(&self, database: &str, user: &str) -> PoolMetrics {
         let [database, user] = self.logins.admit([database, user]);
         self.families.pool(&[database, user])
-    }
-
-    pub fn tenant(&self, name: &str) -> TenantMetrics {
-        let [name] = self.tenants.admit([name]);
-        TenantMetrics { timeouts: self.families.tenant_timeouts.with_label_values(&[name]) }
-    }
-
-    /// Counts something that a tenant was refused: `reason` is a word such as `max_clients` or `rate_limit`.
-    pub fn rejected(&self, tenant: &str, reason: &'static str) {
-        let [tenant] = self.tenants.admit([tenant]);
-        self.families.tenant_rejections.with_label_values(&[tenant, reason]).inc();
-    }
-
-    /// Counts a batch that waited for a rate limit of its tenant.
-    pub fn delayed(&self, tenant: &str) {
-        let [tenant] = self.tenants.admit([tenant]);
-        self.families.tenant_delays.with_label_values(&[tenant]).inc();
     }
 
     /// Counts an `ErrorResponse` that a client got, by the class of its SQLSTATE (the first two characters).

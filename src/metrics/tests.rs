@@ -27,8 +27,10 @@ fn snapshot() -> CensusSnapshot {
         count,
         longest: Duration::from_secs(seconds),
     };
+    let mut tally = Tally { timeouts: 1, ..Tally::default() };
+    tally.refusals[Limit::MaxClients as usize] = 2;
     CensusSnapshot {
-        tenants: Vec::new(),
+        tenants: vec![TenantUse { tenant: "acme".into(), clients: 1, tally }],
         clients: vec![clients("shop", "app", "idle", 7), clients("shop", "app", "idle", 1)],
         waiting: vec![wait(2, 3), wait(4, 1)],
         servers: vec![ServerCount { database, user, host, role: "primary", state: "leased", count: 5 }],
@@ -50,9 +52,6 @@ fn all() -> Arc<Metrics> {
     let metrics = Metrics::new("1.2.3");
     metrics.host("shop", "app", "db1", "primary").queries.inc();
     metrics.pool("shop", "app").wait_seconds.observe(0.000_07);
-    let tenant = metrics.tenant("acme");
-    tenant.timeouts.inc();
-    metrics.rejected("acme", "max_clients");
     metrics.error("57014");
     metrics.routed("replica", "read");
     metrics.pinned("listen");
@@ -112,7 +111,7 @@ fn what_is_counted_is_rendered() {
     assert_eq!(samples[&format!("pgweir_queries_total{{{host}}}")], 3.0);
     assert_eq!(samples[&format!("pgweir_server_sent_bytes_total{{{host}}}")], 300.0);
     assert_eq!(samples["pgweir_errors_total{class=\"57\"}"], 1.0);
-    assert_eq!(samples["pgweir_tenant_rejections_total{reason=\"max_clients\",tenant=\"acme\"}"], 1.0);
+    assert_eq!(samples["pgweir_tenant_rejections_total{reason=\"max_clients\",tenant=\"acme\"}"], 2.0);
     assert_eq!(samples["pgweir_routing_decisions_total{reason=\"read\",target=\"replica\"}"], 1.0);
     let bucket = |le| {
         samples[&format!("pgweir_pool_wait_duration_seconds_bucket{{database=\"shop\",user=\"app\",le=\"{le}\"}}")]
@@ -137,13 +136,11 @@ fn names_beyond_the_bound_share_one_series() {
     let metrics = Metrics::new("1.2.3");
     for number in 0..MOST_LABEL_SETS + 50 {
         metrics.pool(&format!("db{number}"), "app").wait_seconds.observe(0.1);
-        metrics.tenant(&format!("t{number}")).timeouts.inc();
     }
     let clients = vec![clients("late", "app", "idle", 2), clients("later", "app", "idle", 3)];
     metrics.set_census(Arc::new(Fixed(CensusSnapshot { clients, ..CensusSnapshot::default() })));
     let samples = samples(&metrics.render());
     assert_eq!(samples["pgweir_pool_wait_duration_seconds_count{database=\"other\",user=\"other\"}"], 50.0);
-    assert_eq!(samples["pgweir_tenant_statement_timeouts_total{tenant=\"other\"}"], 50.0);
     assert_eq!(samples["pgweir_clients{database=\"other\",state=\"idle\",user=\"other\"}"], 5.0);
 }
 

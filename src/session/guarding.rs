@@ -10,6 +10,7 @@ use std::cell::OnceCell;
 use super::ledger::Status;
 use super::{Leased, Session, refusal};
 use crate::config::Tier;
+use crate::metrics::Limit;
 use crate::sql::{Effects, SettingNames, Verdict, mentions, setting_names};
 use crate::wire::error::PgError;
 
@@ -37,7 +38,7 @@ impl Session {
             Some(Touches::Unknown) => refusal::guards_unknown(&self.tenant.name),
             Some(Touches::Code) => refusal::guards_code(&self.tenant.name),
         };
-        self.limited("guarded_setting");
+        self.limited(Limit::GuardedSetting);
         Err(error)
     }
 
@@ -46,7 +47,7 @@ impl Session {
         /// `pg_proc.dat`.
         const SET_CONFIG: u32 = 2078;
         if function == SET_CONFIG && !self.tenant.limits.settings.is_empty() {
-            self.limited("guarded_setting");
+            self.limited(Limit::GuardedSetting);
             return Err(refusal::guards_unknown(&self.tenant.name));
         }
         self.guard_unseen()
@@ -60,7 +61,7 @@ impl Session {
         }
         self.state.guards = true;
         if limits.strict {
-            self.limited("guarded_setting");
+            self.limited(Limit::GuardedSetting);
             return Err(refusal::guards_code(&self.tenant.name));
         }
         Ok(())

@@ -15,6 +15,7 @@ use super::slot::Signal;
 use super::{Leased, Opened, Schema, Session, Withheld, refusal};
 use crate::cluster::{Moment, Place, Wanted};
 use crate::config::{Consistency, PoolMode};
+use crate::metrics::Limit;
 use crate::net::buffer::WriteBuffer;
 use crate::pool::{AcquireError, Lease, Member, Sequences, Terms, difference};
 use crate::router::{Decision, RouteReason, SessionView, Target, route};
@@ -135,7 +136,7 @@ impl Session {
         let outcome = self.wait(resumed).await;
         self.waits_no_more();
         outcome?.map_err(|_| {
-            self.limited("paused");
+            self.limited(Limit::Paused);
             NoLease::Refused(self.tenant.still_paused(since.elapsed()))
         })
     }
@@ -311,7 +312,8 @@ impl Session {
     }
 
     fn not_acquired(&self, error: &AcquireError, place: Place) -> NoLease {
-        let limit = if matches!(error, AcquireError::QueueFull { .. }) { "queue_length" } else { "server_connection" };
+        let full = matches!(error, AcquireError::QueueFull { .. });
+        let limit = if full { Limit::QueueLength } else { Limit::ServerConnection };
         self.limited(limit);
         let error = refusal::acquire(error, &self.group.host(place).config.name);
         match error.severity {
@@ -359,7 +361,7 @@ impl Session {
         let outcome = self.wait(pass(&tenant, queued, patience, since)).await;
         self.slot.rests();
         outcome?.map_err(|error| {
-            self.limited("max_server_connections");
+            self.limited(Limit::MaxServerConnections);
             NoLease::Refused(error)
         })
     }

@@ -48,7 +48,7 @@ pub use state::CONSISTENCY;
 
 use crate::cluster::{GreetingError, Group, Home, Moment, Place};
 use crate::config::{Consistency, PoolMode};
-use crate::metrics::{Metrics, PoolMetrics, Who};
+use crate::metrics::{Limit, Metrics, PoolMetrics, Who};
 use crate::net::buffer::{ReadBuffer, WriteBuffer};
 use crate::net::stream::Stream;
 use crate::pool::{AcquireError, Lease, Member, Sequences};
@@ -421,7 +421,7 @@ impl Session {
                 return Err(refusal::not_on_a_replica(verdict.reason.describe()));
             }
         } else if (pins || verdict.effects.contains(Effects::HIDDEN)) && !self.keeps_lease() {
-            self.tenant.may_pin().inspect_err(|_| self.limited("max_pinned"))?;
+            self.tenant.may_pin().inspect_err(|_| self.limited(Limit::MaxPinned))?;
         }
         if self.mode == PoolMode::Statement && verdict.tx != TxControl::None {
             return Err(refusal::no_transactions());
@@ -603,9 +603,9 @@ impl Session {
     }
 
     /// Something was refused or cut off by this limit of its tenant.
-    fn limited(&self, limit: &'static str) {
-        self.shared.metrics.rejected(&self.tenant.name, limit);
-        self.audit(limit);
+    fn limited(&self, limit: Limit) {
+        self.tenant.refused(limit);
+        self.audit(limit.name());
     }
 
     fn audit(&self, limit: &'static str) {
@@ -614,7 +614,7 @@ impl Session {
     }
 
     fn tenant_timed_out(&self) {
-        self.shared.metrics.tenant(&self.tenant.name).timeouts.inc();
+        self.tenant.timed_out();
         self.audit("timeout");
     }
 

@@ -11,6 +11,7 @@ use super::leasing::NoLease;
 use super::ledger::Status;
 use super::request::Request;
 use super::statements::Unnamed;
+use crate::metrics::Limit;
 use crate::sql::{TxControl, statements};
 use crate::tenant::Use;
 use crate::wire::error::PgError;
@@ -29,7 +30,7 @@ impl Session {
         let what = self.unpaid(batch, !self.is_opened());
         let wait = self.tenant.pay(what, Instant::now()).map_err(|error| NoLease::Refused(self.rated(error)))?;
         if !wait.is_zero() {
-            self.shared.metrics.delayed(&self.tenant.name);
+            self.tenant.delayed();
             self.waits();
             let waited = self.wait(tokio::time::sleep(wait)).await;
             self.waits_no_more();
@@ -113,7 +114,7 @@ impl Session {
     }
 
     fn rated(&self, error: PgError) -> PgError {
-        self.limited("rate_limit");
+        self.limited(Limit::RateLimit);
         error
     }
 }

@@ -18,6 +18,7 @@ use super::settling::Settled;
 use super::slot::Signal;
 use super::{Leased, Session, refusal};
 use crate::cluster::Place;
+use crate::metrics::Limit;
 use crate::net::stream::Stream;
 use crate::wire::error::PgError;
 
@@ -271,11 +272,11 @@ impl Session {
             // the middle of an answer that will never be complete.
             PgError { severity: crate::wire::error::Severity::Fatal, ..self.ceiling_error(over) }
         } else if is(Signal::TransactionTimeout) && self.rests_too_long(Signal::TransactionTimeout) {
-            self.limited("transaction_timeout");
+            self.limited(Limit::TransactionTimeout);
             let ceiling = self.tenant.limits.transaction_timeout.unwrap_or_default();
             refusal::transaction_timeout(&self.tenant.name, ceiling)
         } else if is(Signal::IdleTimeout) && self.rests_too_long(Signal::IdleTimeout) {
-            self.limited("idle_in_transaction_timeout");
+            self.limited(Limit::IdleInTransactionTimeout);
             let ceiling = self.tenant.limits.idle_in_transaction_timeout.unwrap_or_default();
             refusal::idle_in_transaction_timeout(&self.tenant.name, ceiling)
         } else {

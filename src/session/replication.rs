@@ -11,7 +11,7 @@ use tokio::io::{AsyncWriteExt, copy};
 
 use super::{Arrival, Ceilings, Registered, Shared, Signal, greet, refusal, relay};
 use crate::cluster::{Group, Place};
-use crate::metrics::Who;
+use crate::metrics::{Limit, Who};
 use crate::net::stream::Stream;
 use crate::pool::CancelTarget;
 use crate::server::connect::{Login, connect};
@@ -39,10 +39,10 @@ pub async fn serve(
     let permit = match allowed {
         Ok(permit) => permit,
         Err(error) => {
-            let limit = if error.code == "42501" { "replication" } else { "max_pinned" };
-            shared.metrics.rejected(&arrival.tenant.name, limit);
+            let limit = if error.code == "42501" { Limit::Replication } else { Limit::MaxPinned };
+            arrival.tenant.refused(limit);
             let who = Who { tenant: &arrival.tenant.name, user: &arrival.user, database: &arrival.database };
-            shared.metrics.audit.limited(limit, who);
+            shared.metrics.audit.limited(limit.name(), who);
             error.encode(&mut out);
             relay::farewell(&mut stream, out).await;
             return Err(error);

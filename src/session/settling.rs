@@ -12,6 +12,7 @@ use super::listening::Told;
 use super::{Again, Leased, Session, refusal};
 use crate::cluster::Place;
 use crate::config::PoolMode;
+use crate::metrics::Limit;
 use crate::pool::{Held, Lease, Sequences, difference, probe, settings_now};
 use crate::server::QueryError;
 use crate::sql::Effects;
@@ -162,7 +163,7 @@ impl Session {
         if self.state.held.is_none() || self.mode == PoolMode::Session {
             self.pin = None;
         } else if self.pin.is_none() {
-            let pin = self.tenant.pin().inspect_err(|_| self.limited("max_pinned"))?;
+            let pin = self.tenant.pin().inspect_err(|_| self.limited(Limit::MaxPinned))?;
             self.pin = Some(pin);
         }
         Ok(())

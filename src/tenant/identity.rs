@@ -119,6 +119,11 @@ impl Tenants {
         self.by_name.values().chain([&self.default])
     }
 
+    /// The same, and those that have left, of whom there may be clients.
+    pub fn counted(&self) -> impl Iterator<Item = &Tenant> {
+        self.departed.iter().chain(self.all())
+    }
+
     fn counting_on(
         config: &Config,
         more: &[Arc<TenantConfig>],

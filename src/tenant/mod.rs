@@ -6,6 +6,7 @@ mod count;
 mod gate;
 mod identity;
 mod rate;
+mod tally;
 mod timeout;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -18,6 +19,7 @@ use crate::config::{Pinning, Tier, show_wait};
 use crate::wire::error::{PgError, Severity};
 use gate::Gate;
 use rate::{Exceeded, Rates};
+use tally::Met;
 
 pub use attempts::Attempts;
 pub use count::{Count, Taken};
@@ -63,6 +65,7 @@ struct Counters {
     limits: ArcSwap<Tier>,
     /// What follows from the limits is changed together.
     holding: Mutex<()>,
+    met: Met,
 }
 
 const ANY: u32 = u32::MAX;
@@ -97,6 +100,7 @@ impl Default for Counters {
             pinned,
             limits: ArcSwap::from_pointee(Tier::unlimited("")),
             holding: Mutex::default(),
+            met: Met::default(),
         }
     }
 }
@@ -267,12 +271,6 @@ impl Tenant {
     pub fn worked(&self, time: Duration, transaction: bool) {
         self.counters.worked.fetch_add(time.as_micros() as u64, Ordering::Relaxed);
         self.counters.transactions.fetch_add(u64::from(transaction), Ordering::Relaxed);
-    }
-
-    /// What it has used since pgweir was started: time of servers, and transactions.
-    pub fn usage(&self) -> (Duration, u64) {
-        let counters = &self.counters;
-        (Duration::from_micros(counters.worked.load(Ordering::Relaxed)), counters.transactions.load(Ordering::Relaxed))
     }
 
     /// The limits for those who come now.

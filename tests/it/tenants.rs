@@ -321,3 +321,46 @@ async fn a_tenant_has_so_many_pins_and_gets_them_back() {
     eventually("the place of one that has left is free", async || one.batch_execute("LISTEN channel").await.is_ok())
         .await;
 }
+
+/// Those that have used most have series of their own, and nothing of the others is missing in theirs.
+#[tokio::test]
+async fn counts_of_more_tenants_than_have_series_are_all_in_the_sum() {
+    const TENANTS: usize = 105;
+    let tenants: String = (0..TENANTS).map(|number| format!("[[tenants]]\nname = \"t{number}\"\n")).collect();
+    let tenancy = "[tenancy]\nidentify = [\"option\"]\n[tiers.standard]\nstatement_timeout = \"1s\"\n\
+                   rate_limits = [\"1/h\"]\n[pool]\nsize = 4\n";
+    let proxy = proxy(&format!("{tenancy}{tenants}")).await;
+    let url = proxy.url(shared_cluster().await, "postgres", "postgres");
+    let client = async |number: usize| connect(&format!("{url}?options=-c%20pgweir.tenant%3Dt{number}")).await;
+    // The last ones to come use most.
+    let is_busy = |number: usize| number >= TENANTS - 3;
+    let of = |tenant: &str| format!(",tenant=\"{tenant}\"");
+    let refused = |of: &str| proxy.metric(&format!("pgweir_tenant_rejections_total{{reason=\"rate_limit\"{of}}}"));
+    let timeouts = |of: &str| proxy.metric(&format!("pgweir_tenant_statement_timeouts_total{{{of}}}"));
+    let mut idle = None;
+    for number in 0..TENANTS {
+        let client = client(number).await;
+        match is_busy(number) {
+            true => assert_eq!(sqlstate(&client.batch_execute("SELECT pg_sleep(60)").await.unwrap_err()), "57014"),
+            false => client.batch_execute("SELECT 1").await.unwrap(),
+        }
+        assert_eq!(sqlstate(&client.batch_execute("SELECT 1").await.unwrap_err()), "53400");
+        if number == 0 {
+            idle = Some(client);
+        }
+    }
+    assert_eq!((refused(""), timeouts("")), (TENANTS as f64, 3.0));
+    for number in TENANTS - 3..TENANTS {
+        let of = of(&format!("t{number}"));
+        assert_eq!((refused(&of), timeouts(&of)), (1.0, 1.0), "t{number}");
+    }
+    // Six have none of their own; one is that of everybody else, who has not come.
+    assert_eq!((refused(&of("other")), timeouts(&of("other"))), (5.0, 0.0));
+    assert_eq!(proxy.metric("pgweir_tenant_transactions_total"), TENANTS as f64);
+    // Nor is anything lost of one that leaves while its client is there.
+    let less = tenants.replacen("[[tenants]]\nname = \"t0\"\n", "", 1);
+    let cluster = shared_cluster().await;
+    proxy.reload(&config(cluster, &format!("{tenancy}{less}"), &["postgres"])).await.unwrap();
+    assert_eq!(sqlstate(&idle.unwrap().batch_execute("SELECT 1").await.unwrap_err()), "53400");
+    assert_eq!(refused(""), 1.0 + TENANTS as f64);
+}

@@ -26,7 +26,7 @@ pub(super) fn tenants(door: &Door) -> Table {
     let row = |tenant: &crate::tenant::Tenant| {
         let limits = tenant.current_limits();
         let does = |activity| some(doing.get(&(tenant.name.clone(), activity)).copied().unwrap_or(0));
-        let (worked, transactions) = tenant.usage();
+        let tally = tenant.tally();
         vec![
             some(&tenant.name),
             some(&limits.name),
@@ -37,8 +37,8 @@ pub(super) fn tenants(door: &Door) -> Table {
             does(Activity::IdleInTransaction),
             does(Activity::Waiting),
             some(tenant.pinned()),
-            some(transactions),
-            some(format!("{:.3}", worked.as_secs_f64())),
+            some(tally.transactions),
+            some(format!("{:.3}", tally.worked.as_secs_f64())),
             limits.max_clients.and_then(some),
             limits.max_server_connections.and_then(some),
             limits.statement_timeout.map(show_duration),
