@@ -72,6 +72,10 @@ pub struct Clock {
     busy_since: AtomicU64,
     /// The same for the transaction; 0 also where it has failed, which has let go of everything.
     transaction_since: AtomicU64,
+    /// The same for the batch.
+    batch_since: AtomicU64,
+    /// The batch has ended a transaction.
+    ended: AtomicBool,
     /// The same for the wait for the next statement of a transaction, also of one that has failed.
     idle_since: AtomicU64,
     /// A [`CutOff`], of what has run since `cut_since`.
@@ -93,13 +97,15 @@ pub struct Clock {
 impl Clock {
     /// Nothing runs. `base`: what instants are counted from.
     pub fn new(base: Instant) -> Self {
-        let [busy_since, transaction_since, idle_since, cut_since, cancelled_at] = Default::default();
-        let [stubborn, lifted, nested] = Default::default();
+        let [busy_since, transaction_since, batch_since, idle_since, cut_since, cancelled_at] = Default::default();
+        let [ended, stubborn, lifted, nested] = Default::default();
         let (why_cut, statements) = Default::default();
         Self {
             base,
             busy_since,
             transaction_since,
+            batch_since,
+            ended,
             idle_since,
             why_cut,
             cut_since,
@@ -115,6 +121,8 @@ impl Clock {
     pub fn statement_starts(&self, now: Instant) {
         self.cut_since.store(0, Relaxed);
         self.idle_since.store(0, Relaxed);
+        self.batch_since.store(self.at(now), Relaxed);
+        self.ended.store(false, Relaxed);
         if self.transaction_since.load(Relaxed) == 0 {
             self.transaction_since.store(self.at(now), Relaxed);
         }
@@ -169,13 +177,32 @@ impl Clock {
         self.busy_since.store(self.at(now), Relaxed);
     }
 
-    /// A batch is answered, and others that were sent behind it, with so many statements, are not yet.
+    /// The batch has committed its transaction.
+    pub fn has_committed(&self) {
+        self.ended.store(true, Relaxed);
+    }
+
+    /// It has rolled it back: to a savepoint, where there may be any.
+    pub fn has_rolled_back(&self) {
+        if !self.nested.load(Relaxed) {
+            self.ended.store(true, Relaxed);
+        }
+    }
+
+    /// A batch is answered. A transaction that is open in spite of an end is another one (`AND CHAIN`). Within the batch
+    /// nothing tells when it began, as servers keep back what they say: no sooner than the batch.
+    pub fn batch_is_over(&self, status: Status) {
+        if self.ended.swap(false, Relaxed) && status == Status::Transaction {
+            self.transaction_since.store(self.batch_since.load(Relaxed), Relaxed);
+        }
+    }
+
+    /// Others that were sent behind it, with so many statements, are not answered yet.
     pub fn next_batch(&self, now: Instant, status: Status, statements: usize) {
         self.statements.store(u32::try_from(statements).unwrap_or(u32::MAX), Relaxed);
-        if status == Status::Idle {
+        self.batch_since.store(self.at(now), Relaxed);
+        if self.lets_go(status) {
             self.transaction_since.store(self.at(now), Relaxed);
-        } else if self.lets_go(status) {
-            self.transaction_since.store(0, Relaxed);
         }
     }
 

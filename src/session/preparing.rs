@@ -12,7 +12,7 @@ use super::sending::FLUSH;
 use super::statements::{Change, Named, Unnamed};
 use super::{Again, Leased, Schema, Session, refusal};
 use crate::pool::{OUR_NAMES, Shape, Statement, server_name};
-use crate::sql::Verdict;
+use crate::sql::{TxControl, Verdict};
 use crate::wire::error::PgError;
 use crate::wire::frame::frontend;
 use crate::wire::view::{BindHead, Parse};
@@ -256,8 +256,10 @@ impl Session {
             Unnamed::TooLong => Err(refusal::unnamed_too_long()),
             Unnamed::Kept { verdict, .. } => {
                 // First, because what that sends ahead may drop the statement.
-                // Whoever has become another tenant's since he has prepared it is held to that one's settings.
-                let text = if self.switching.is_some() { self.unnamed.text().to_vec() } else { Vec::new() };
+                // Whoever has become another tenant's since he has prepared it is held to that one's settings. And a
+                // savepoint is one of the transaction that it is in now.
+                let read = self.switching.is_some() || verdict.tx == TxControl::Inside;
+                let text = if read { self.unnamed.text().to_vec() } else { Vec::new() };
                 self.note(leased, *verdict, &text)?;
                 if let Unnamed::Kept { identity, .. } = &self.unnamed
                     && !leased.has_unnamed

@@ -27,6 +27,10 @@ const LONGEST_NOTIFICATION: usize = 9 * 1024;
 /// Bytes of a description that is remembered; of longer ones nobody is told that they have changed.
 const LONGEST_DESCRIPTION: usize = 16 * 1024;
 
+/// Tags of the statements that end a transaction; of the latter also that which goes back to a savepoint.
+const COMMITTED: &[u8] = b"COMMIT\0";
+const ROLLED_BACK: &[u8] = b"ROLLBACK\0";
+
 /// Why the replies cannot be passed on any more.
 #[derive(Debug)]
 pub(super) enum Broken {
@@ -134,7 +138,7 @@ impl Session {
             }
             match verdict {
                 Verdict::Forward => {
-                    self.observe(leased, header.tag);
+                    self.observe(leased, header.tag, run);
                     leased.swallowing = renamed.is_some()
                         || self.withholds(leased, header.tag, run)
                         || self.hears_it_elsewhere(leased, header.tag, run, header.len);
@@ -269,8 +273,8 @@ impl Session {
         }
     }
 
-    /// What forwarding a frame of this tag tells us.
-    fn observe(&mut self, leased: &mut Leased, tag: u8) {
+    /// What forwarding a frame of this tag tells us. `at`: where in the server's buffer it begins.
+    fn observe(&mut self, leased: &mut Leased, tag: u8, at: usize) {
         match tag {
             backend::EMPTY_QUERY | backend::PORTAL_SUSPENDED => {
                 leased.lease.pool().metrics.queries.inc();
@@ -293,7 +297,13 @@ impl Session {
                 leased.answered = Instant::now();
                 if tag == backend::COMMAND_COMPLETE {
                     self.slot.clock.statement_is_over(leased.answered);
+                    match leased.lease.inbound.data().get(at + HEADER..) {
+                        Some(tag) if tag.starts_with(COMMITTED) => self.slot.clock.has_committed(),
+                        Some(tag) if tag.starts_with(ROLLED_BACK) => self.slot.clock.has_rolled_back(),
+                        _ => {}
+                    }
                 } else {
+                    self.slot.clock.batch_is_over(self.ledger.status());
                     if !self.ledger.settled() {
                         self.slot.clock.next_batch(leased.answered, self.ledger.status(), self.ledger.running());
                     }
@@ -551,6 +561,7 @@ fn drops_all(frame: &[u8]) -> bool {
 fn looked_at(tag: u8, len: usize, described: bool, own: bool) -> usize {
     match tag {
         backend::COMMAND_COMPLETE if own => len.min(PEEK),
+        backend::COMMAND_COMPLETE => len.min(HEADER + ROLLED_BACK.len()),
         backend::ROW_DESCRIPTION | backend::PARAMETER_DESCRIPTION if described && len <= LONGEST_DESCRIPTION => len,
         backend::ERROR | backend::PARAMETER_STATUS => len.min(PEEK),
         backend::READY => len.min(HEADER + 1),

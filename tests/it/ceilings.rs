@@ -324,10 +324,16 @@ async fn no_way_leads_around_the_ceiling_of_a_transaction() {
         cut_off(&stage, &proxy, &way, &["57014", "25P04"], over, 0.4).await;
     }
     // One that fails again and again, and goes on from a savepoint.
-    for savepoint in ["SAVEPOINT s".to_owned(), format!("SAVEPOINT s /* {} */", "x".repeat(30_000))] {
+    let long = text(&format!("SAVEPOINT s /* {} */", "x".repeat(30_000)));
+    let prepared = vec![unnamed_savepoint(), say::again("b", &[]), say::again("", &[])];
+    let at_once = |savepoint| vec![begin.clone(), savepoint];
+    for opening in [at_once(text("SAVEPOINT s")), at_once(long), prepared] {
         let mut client = RawClient::welcome(&stage.endpoint(proxy.port)).await;
-        client.rows("BEGIN; UPDATE t SET x = x").await;
-        client.rows(&savepoint).await;
+        for message in opening {
+            client.send(&message).await.unwrap();
+            let (frames, end) = client.until_ready(1).await;
+            assert!(end.is_none() && code(&frames).is_none(), "{frames:?}");
+        }
         let ended = async {
             loop {
                 for sql in ["SELECT 1/0", "ROLLBACK TO s; SELECT pg_sleep(0.05)"] {
@@ -342,6 +348,117 @@ async fn no_way_leads_around_the_ceiling_of_a_transaction() {
         };
         let ended = tokio::time::timeout(PATIENCE, ended).await.expect("it goes on for ever");
         assert!(matches!(&*ended, "57014" | "25P04"), "{ended}");
+    }
+}
+
+/// Prepared before the transaction, with another that begins it.
+fn unnamed_savepoint() -> Vec<u8> {
+    [say::parse("b", "BEGIN"), say::parse("", "SAVEPOINT s"), say::sync()].concat()
+}
+
+/// What only looks like the end of a transaction, or ends another one.
+#[tokio::test]
+async fn nor_do_ends_that_are_none_lead_around_it() {
+    const CEILING: &str = "[tiers.standard]\ntransaction_timeout = \"1s\"\n[pool]\nsize = 2\n";
+    let stage = Stage::set(&format!(
+        "{SCHEMA}; CREATE PROCEDURE chains() LANGUAGE plpgsql AS
+         $$ BEGIN PERFORM pg_sleep(0.7); ROLLBACK AND CHAIN; COMMIT AND CHAIN; PERFORM pg_sleep(60); END $$"
+    ))
+    .await;
+    let text = |text: &str| say::query(text);
+    let batch = |sql: &str| say::batch(sql, &[]);
+    let (begin, saves) = (text("BEGIN; UPDATE t SET x = x"), text("SAVEPOINT s; SELECT pg_sleep(0.7)"));
+    let sleep = || text("SELECT pg_sleep(60)");
+    let long = text(&format!("ROLLBACK TO s /* {} */", "x".repeat(30_000)));
+    for mode in ["transaction", "session"] {
+        let proxy = Proxy::start(&stage.config(&format!("{CEILING}mode = \"{mode}\"\n")).await).await;
+        for way in [
+            vec![begin.clone(), saves.clone(), text("ROLLBACK TO s"), sleep()],
+            vec![begin.clone(), saves.clone(), batch("ROLLBACK TO SAVEPOINT s"), batch("SELECT pg_sleep(60)")],
+            vec![begin.clone(), saves.clone(), text("SELECT 1; ROLLBACK TO s; SELECT 1"), sleep()],
+            vec![begin.clone(), saves.clone(), long.clone(), sleep()],
+            vec![begin.clone(), saves.clone(), [text("ROLLBACK TO s"), sleep()].concat()],
+            vec![
+                unnamed_savepoint(),
+                say::again("b", &[]),
+                say::again("", &[]),
+                text("SELECT pg_sleep(0.7)"),
+                text("ROLLBACK TO s"),
+                sleep(),
+            ],
+            // The new one has gone on for some time as its message is answered.
+            vec![begin.clone(), text("COMMIT AND CHAIN; SELECT pg_sleep(0.7)"), sleep()],
+            vec![begin.clone(), text("SELECT pg_sleep(0.2); COMMIT AND CHAIN; SELECT pg_sleep(0.7)"), sleep()],
+            vec![begin.clone(), [say::run("COMMIT AND CHAIN", &[]), batch("SELECT pg_sleep(0.7)")].concat(), sleep()],
+            vec![begin.clone(), text("SELECT pg_sleep(0.7)"), text("COMMIT AND CHAIN"), sleep()],
+            vec![begin.clone(), [text("COMMIT AND CHAIN"), sleep()].concat()],
+            vec![begin.clone(), text("COMMIT AND CHAIN"), vec![]],
+        ] {
+            let over = ["xact_start IS NOT NULL AND state NOT LIKE '%(aborted)'", "xact_start"];
+            cut_off(&stage, &proxy, &way, &["57014", "25P04"], over, 1.0).await;
+        }
+        // All of a message counts, whatever it ends.
+        for way in
+            [vec![text("CALL chains()")], vec![text("BEGIN; COMMIT; BEGIN; COMMIT AND CHAIN; SELECT pg_sleep(60)")]]
+        {
+            cut_off(&stage, &proxy, &way, &["57014"], ["state = 'active'", "query_start"], 1.0).await;
+        }
+        // Sent together: the one that has failed does not take the time of the next with it.
+        for ended in [text("ROLLBACK; BEGIN"), text("ROLLBACK AND CHAIN"), batch("ROLLBACK AND CHAIN")] {
+            let mut client = RawClient::welcome(&stage.endpoint(proxy.port)).await;
+            client
+                .send(&[batch("BEGIN"), batch("SELECT 1/0"), ended, batch("SELECT pg_sleep(60)")].concat())
+                .await
+                .unwrap();
+            let answers = tokio::time::timeout(PATIENCE, client.until_ready(4));
+            let (frames, _) = answers.await.expect("it is cut off");
+            let codes: Vec<_> = frames.iter().filter_map(Frame::sqlstate).collect();
+            assert_eq!(codes, ["22012", "57014"], "{mode}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn chained_transactions_have_their_own_time() {
+    const CEILING: &str = "[tiers.standard]\ntransaction_timeout = \"2s\"\n[pool]\nsize = 12\n";
+    const SLEEP: &str = "SELECT pg_sleep(0.6)";
+    let stage = Stage::set(SCHEMA).await;
+    let mut ways = Vec::new();
+    for end in ["COMMIT AND CHAIN", "ROLLBACK AND CHAIN", "END AND CHAIN", "ABORT AND CHAIN"] {
+        let (sleep, last) = (say::query(SLEEP), say::query(end));
+        let apart = [
+            vec![sleep.clone(), last.clone()],
+            vec![say::batch(SLEEP, &[]), say::batch(end, &[])],
+            vec![[say::run(SLEEP, &[]), say::batch(end, &[])].concat()],
+            vec![say::query(&format!("{SLEEP}; {end}"))],
+        ];
+        ways.extend(apart.map(|way| (1, way)));
+        ways.push((2, vec![[sleep.clone(), last.clone()].concat()]));
+        // Where there may be a savepoint, something may have been rolled back to it.
+        if matches!(end, "COMMIT AND CHAIN" | "END AND CHAIN") {
+            let long = say::query(&format!("{end} /* {} */", "x".repeat(30_000)));
+            ways.push((1, vec![sleep.clone(), long]));
+            ways.push((1, vec![say::query("SAVEPOINT s"), sleep, last]));
+        }
+    }
+    for mode in ["transaction", "session"] {
+        let proxy = Proxy::start(&stage.config(&format!("{CEILING}mode = \"{mode}\"\n")).await).await;
+        let mut all = tokio::task::JoinSet::new();
+        for (answers, way) in ways.clone() {
+            let endpoint = stage.endpoint(proxy.port);
+            all.spawn(async move {
+                let mut client = RawClient::welcome(&endpoint).await;
+                client.rows("BEGIN").await;
+                for message in std::iter::repeat_n(&way, 4).flatten() {
+                    client.send(message).await.unwrap();
+                    let (frames, closed) = client.until_ready(answers).await;
+                    assert!(closed.is_none() && code(&frames).is_none(), "{mode} {}: {frames:?}", shown(&way));
+                    assert_eq!(frames.last().unwrap().status(), Some(b'T'), "{mode} {}", shown(&way));
+                }
+                assert_eq!(code(&client.query("COMMIT").await), None);
+            });
+        }
+        all.join_all().await;
     }
 }
 
