@@ -74,6 +74,8 @@ pub struct Clock {
     transaction_since: AtomicU64,
     /// The same for the batch.
     batch_since: AtomicU64,
+    /// A client has asked for a cancel in the meantime.
+    asked: AtomicBool,
     /// The batch has ended a transaction.
     ended: AtomicBool,
     /// The same for the wait for the next statement of a transaction, also of one that has failed.
@@ -98,13 +100,14 @@ impl Clock {
     /// Nothing runs. `base`: what instants are counted from.
     pub fn new(base: Instant) -> Self {
         let [busy_since, transaction_since, batch_since, idle_since, cut_since, cancelled_at] = Default::default();
-        let [ended, stubborn, lifted, nested] = Default::default();
+        let [asked, ended, stubborn, lifted, nested] = Default::default();
         let (why_cut, statements) = Default::default();
         Self {
             base,
             busy_since,
             transaction_since,
             batch_since,
+            asked,
             ended,
             idle_since,
             why_cut,
@@ -121,12 +124,22 @@ impl Clock {
     pub fn statement_starts(&self, now: Instant) {
         self.cut_since.store(0, Relaxed);
         self.idle_since.store(0, Relaxed);
-        self.batch_since.store(self.at(now), Relaxed);
+        self.batch_starts(now);
         self.ended.store(false, Relaxed);
         if self.transaction_since.load(Relaxed) == 0 {
             self.transaction_since.store(self.at(now), Relaxed);
         }
         self.next_statement(now);
+    }
+
+    fn batch_starts(&self, now: Instant) {
+        self.batch_since.store(self.at(now), Relaxed);
+        self.asked.store(false, Relaxed);
+    }
+
+    /// A client asks for a cancel of what runs.
+    pub fn note_asked(&self) {
+        self.asked.store(true, Relaxed);
     }
 
     /// What is about to run may go on in spite of a cancel, until everything is answered.
@@ -200,7 +213,7 @@ impl Clock {
     /// Others that were sent behind it, with so many statements, are not answered yet.
     pub fn next_batch(&self, now: Instant, status: Status, statements: usize) {
         self.statements.store(u32::try_from(statements).unwrap_or(u32::MAX), Relaxed);
-        self.batch_since.store(self.at(now), Relaxed);
+        self.batch_starts(now);
         if self.lets_go(status) {
             self.transaction_since.store(self.at(now), Relaxed);
         }
@@ -312,6 +325,11 @@ impl Clock {
     /// Has the statement that runs come to its ceiling?
     pub fn is_over_statement(&self, ceilings: Ceilings, now: Instant) -> bool {
         self.statements.load(Relaxed) <= 1 && self.overdue(&self.busy_since, ceilings.statement, now).is_some()
+    }
+
+    /// Has a statement of the batch come to its ceiling, if it was not cancelled?
+    pub fn may_have_timed_out(&self, ceilings: Ceilings, now: Instant) -> bool {
+        !self.asked.load(Relaxed) && self.overdue(&self.batch_since, ceilings.statement, now).is_some()
     }
 
     /// Since when that runs which has run for longer than this.

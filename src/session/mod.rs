@@ -27,6 +27,7 @@ pub mod replication;
 mod replies;
 pub mod request;
 mod sending;
+mod server_error;
 mod settling;
 mod slot;
 mod state;

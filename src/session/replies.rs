@@ -8,6 +8,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::introducing::name;
 use super::leasing::MOST_ATTEMPTS;
 use super::ledger::{Status, Synthetic, Verdict};
+use super::server_error::{REFUSED, ServerError, TimedOut};
 use super::state::{LOCK_TIMEOUT, STATEMENT_TIMEOUT};
 use super::statements::{Change, Unnamed, Used};
 use super::{Again, Leased, Session, refusal};
@@ -38,51 +39,6 @@ pub(super) enum Broken {
     Confused { tag: u8 },
     /// Settings of the session could not be made on this connection: the server's reason.
     Injection(PgError),
-}
-
-/// SQLSTATEs with which a replica says that a statement cannot run there.
-const REFUSED: [&str; 3] = ["25006", "0A000", "55000"];
-/// Those with which it says that it cannot run there now: what it names is not there yet, or its rows are about to go
-/// (a conflict with recovery, PostgreSQL, "Handling Query Conflicts").
-const NOT_NOW: [&str; 4] = ["XX000", "42P01", "42883", "40001"];
-
-/// What is looked at of an `ErrorResponse`.
-struct ServerError {
-    code: String,
-    message: String,
-    fatal: bool,
-}
-
-impl ServerError {
-    /// `frame` may be cut short.
-    fn read(frame: &[u8]) -> Self {
-        let field = |code| String::from_utf8_lossy(view::error_field(frame, code).unwrap_or_default()).into_owned();
-        let fatal = matches!(&*field(b'V'), "FATAL" | "PANIC");
-        Self { code: field(b'C'), message: field(b'M'), fatal }
-    }
-
-    /// A replica's: the primary may have another answer.
-    fn is_for_the_primary(&self) -> bool {
-        let conflict = self.code == "57014" && self.message.contains("recovery");
-        REFUSED.contains(&&*self.code) || NOT_NOW.contains(&&*self.code) || conflict
-    }
-
-    /// By the server's own timeout of statements.
-    fn is_timeout(&self) -> bool {
-        self.code == "57014" && self.message.ends_with("statement timeout")
-    }
-
-    /// By the server's own timeout of a wait for a lock.
-    fn is_lock_timeout(&self) -> bool {
-        self.code == "55P03" && self.message.ends_with("lock timeout")
-    }
-
-    /// A statement that the server connection has, but not in the shape that the schema has now; or
-    /// that it should have and has not.
-    fn is_stale_plan(&self) -> bool {
-        (self.code == "0A000" && self.message.ends_with("cached plan must not change result type"))
-            || (self.code == "26000" && self.message.contains("\"pgweir_"))
-    }
 }
 
 impl Session {
@@ -323,17 +279,26 @@ impl Session {
     /// The error of the server's own timeout, with the ceiling that it stands for. Not where the client has asked for less.
     fn names_ceiling(&self, frame: &[u8]) -> Option<Vec<u8>> {
         let error = ServerError::read(frame);
-        let limits = &self.tenant.limits;
+        let (limits, timed_out) = (&self.tenant.limits, self.has_timed_out(&error));
         let (setting, ceiling) = match error {
-            _ if error.is_timeout() => (STATEMENT_TIMEOUT, limits.statement_timeout?),
+            _ if timed_out => (STATEMENT_TIMEOUT, limits.statement_timeout?),
             _ if error.is_lock_timeout() => (LOCK_TIMEOUT, limits.lock_timeout?),
             _ => return None,
         };
         // What is set now is not known where something may just have set it.
         let is_known = !self.effects.intersects(Effects::STATE | Effects::LOCAL_SETTING);
         let is_own = (is_known && self.state.is_at_ceiling(setting, ceiling))
-            || (error.is_timeout() && self.slot.clock.is_over_statement(self.slot.ceilings(), Instant::now()));
+            || (timed_out && self.slot.clock.is_over_statement(self.slot.ceilings(), Instant::now()));
         is_own.then(|| author::with_detail(frame, &refusal::of_tenant(&self.tenant.name, ceiling)))
+    }
+
+    /// By the server's own timeout of statements. Where its words do not tell that from a cancel, time does: the server
+    /// lets nothing run for as long as the ceiling, and nobody has cancelled through pgweir.
+    fn has_timed_out(&self, error: &ServerError) -> bool {
+        match error.timed_out() {
+            TimedOut::OrCancelled => self.slot.clock.may_have_timed_out(self.slot.ceilings(), Instant::now()),
+            known => known == TimedOut::Yes,
+        }
     }
 
     /// One that speaks of a statement by our name for it, with the client's name instead. `None` for every other.
@@ -480,7 +445,9 @@ impl Session {
             return Verdict::Replace(Box::new(self.ceiling_error(over)));
         }
         let at_ceiling = |ceiling| self.state.is_at_ceiling(LOCK_TIMEOUT, ceiling);
-        if error.is_timeout() || (error.is_lock_timeout() && self.tenant.limits.lock_timeout.is_some_and(at_ceiling)) {
+        if self.has_timed_out(error)
+            || (error.is_lock_timeout() && self.tenant.limits.lock_timeout.is_some_and(at_ceiling))
+        {
             self.tenant_timed_out();
         }
         Verdict::Forward

@@ -350,6 +350,7 @@ impl Registry {
     pub async fn cancel(&self, pid: i32, key: &[u8]) {
         let slot = self.slots().get(&pid).cloned();
         if let Some(slot) = slot.filter(|slot| bool::from(slot.key.ct_eq(key))) {
+            slot.clock.note_asked();
             slot.cancel(|| true).await;
         }
     }

@@ -669,3 +669,46 @@ async fn nobody_waits_for_a_lock_for_longer_than_he_may() {
         }
     }
 }
+
+/// Machines that have German let their servers speak it.
+#[tokio::test]
+async fn timeouts_are_known_in_the_servers_own_language() {
+    let database = fresh_database("CREATE TABLE t AS SELECT 1 AS x").await;
+    let name = &database.name;
+    let in_german = format!("ALTER DATABASE {name} SET lc_messages = ''de_DE.UTF-8''");
+    database.sql(&format!("DO $$ BEGIN EXECUTE '{in_german}'; EXCEPTION WHEN OTHERS THEN NULL; END $$")).await;
+    let proxy = proxy("[tiers.standard]\nstatement_timeout = \"2s\"\nlock_timeout = \"1s\"\n[pool]\nsize = 2\n").await;
+    let holder = connect(&shared_cluster().await.primary().url("postgres", name)).await;
+    holder.batch_execute("BEGIN; LOCK t").await.unwrap();
+    let client = proxy.connect(name).await;
+    let of_statement = Some("The ceiling of tenant \"default\" is 2000 ms.");
+    let cases = [
+        ("SELECT pg_sleep(60)", "57014", of_statement),
+        ("SELECT 1; SELECT pg_sleep(60)", "57014", of_statement),
+        ("SELECT * FROM t", "55P03", Some("The ceiling of tenant \"default\" is 1000 ms.")),
+        ("BEGIN; LOCK t NOWAIT", "55P03", None),
+        ("DO $$ BEGIN PERFORM pg_sleep(0.1); RAISE SQLSTATE '57014'; END $$", "57014", None),
+        ("BEGIN; SET LOCAL statement_timeout = 50; SELECT pg_sleep(60)", "57014", None),
+    ];
+    for (sql, code, detail) in cases {
+        let error = client.batch_execute(sql).await.unwrap_err();
+        let error = error.as_db_error().unwrap();
+        assert_eq!((error.code().code(), error.detail()), (code, detail), "{sql}: {error:?}");
+        client.batch_execute("ROLLBACK").await.unwrap();
+    }
+    let counted = || proxy.metric("pgweir_tenant_statement_timeouts_total{tenant=\"default\"}");
+    let before = counted();
+    assert!(before >= 3.0, "{before}");
+    // What a client cancels is not over its ceiling, however long the rest of its message has taken.
+    for (sql, seconds) in [("SELECT pg_sleep(60)", 0.5), ("SELECT pg_sleep(1.5); SELECT pg_sleep(1.9)", 2.3)] {
+        let cancels = async {
+            tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+            client.cancel_token().cancel_query(tokio_postgres::NoTls).await.unwrap();
+        };
+        let (outcome, ()) = tokio::join!(client.batch_execute(sql), cancels);
+        let error = outcome.unwrap_err();
+        let error = error.as_db_error().unwrap();
+        assert_eq!((error.code().code(), error.detail()), ("57014", None), "{sql}: {error:?}");
+    }
+    assert_eq!(counted(), before);
+}
