@@ -23,7 +23,8 @@
 //!    server connection is free.
 //! 5. [`sql::Classifier`] and [`router::route`]: where a batch may run, and why.
 //! 6. `session/leasing.rs`: [`cluster::Group::pick_replica`] or the primary, and a [`pool::Lease`]. Who gets one
-//!    is decided in `pool/fair.rs` (tenants in a pool) and `pool/budget.rs` (pools on a host);
+//!    is decided in `pool/fair.rs` (tenants in a pool), `pool/budget.rs` (pools on a host) and `tenant/gate.rs` (a tenant
+//!    in all its pools);
 //!    `session/paying.rs` and `session/guarding.rs` hold a batch to its tenant's rates and settings, and where its client
 //!    may say whose it is, `session/switching.rs` listens.
 //! 7. `session/settling.rs`: what the session has made there, and whether the connection may be handed on.

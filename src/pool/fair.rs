@@ -9,6 +9,9 @@
 //! share* of the connections or more takes none that others, who hold less, have needed a moment ago: as many as each of
 //! them has used at once within the last [`ROTATION`] or two are left to it, up to its fair share. What nobody has
 //! needed lately anybody may take.
+//!
+//! A tenant that may have no more connections, here and elsewhere, is *barred*: those of it who wait count for nothing until
+//! somebody says that there is more for it, so that they cost the others nothing.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -41,18 +44,19 @@ pub struct Terms {
     pub weight: u32,
     /// Connections that are left to it, whoever else wants them, while it has clients.
     pub least: usize,
-    /// As many may wait.
-    pub queue_length: usize,
 }
 
 impl Terms {
     pub fn of(tier: &Tier) -> Self {
-        Self {
-            weight: tier.priority.weight(),
-            least: tier.min_server_connections,
-            queue_length: tier.queue_length.unwrap_or(usize::MAX),
-        }
+        Self { weight: tier.priority.weight(), least: tier.min_server_connections }
     }
+}
+
+/// What waits.
+pub trait Waits {
+    /// As many more connections its tenant may have, here and elsewhere. Where that was none, somebody has to tell
+    /// ([`Fair::look`]) when it is more.
+    fn may_have(&self) -> usize;
 }
 
 /// See the module's page. `W` is what waits. Times are microseconds since any one instant.
@@ -70,7 +74,10 @@ pub struct Fair<W> {
     promised: usize,
     /// The account of whoever was served last from the queue.
     level: u64,
+    /// Those of tenants that may have more.
     waiting: usize,
+    /// The others.
+    barred: usize,
     tickets: u64,
 }
 
@@ -88,6 +95,8 @@ struct Account<W> {
     /// Connections held and wanted at once, at most: since the last rotation, and between that and the one before.
     peaks: [u32; 2],
     active: bool,
+    /// It may have no more, here and elsewhere: those who wait do not count here.
+    barred: bool,
     /// Clients.
     members: usize,
     /// By the number of their ticket.
@@ -95,7 +104,7 @@ struct Account<W> {
     name: Arc<str>,
 }
 
-impl<W> Account<W> {
+impl<W: Waits> Account<W> {
     /// What it has used, connections that it holds included.
     fn spent(&self, now: u64) -> u64 {
         let running = (self.leased as u64 * now).saturating_sub(self.since);
@@ -122,10 +131,22 @@ impl<W> Account<W> {
         self.peaks[0] = self.peaks[0].max(self.wanted(anybody_waits));
     }
 
-    /// Connections that it holds and waits for.
+    /// Connections that it holds, and waits for and may have.
     fn wanted(&self, anybody_waits: bool) -> u32 {
-        let waiting = if anybody_waits { self.waiters.len() } else { 0 };
+        let waiting = if anybody_waits { self.waiting() } else { 0 };
         u32::try_from(self.leased + waiting).unwrap_or(u32::MAX)
+    }
+
+    /// Those of its waiters that may have a connection.
+    fn waiting(&self) -> usize {
+        match self.waiters.front() {
+            Some((_, first)) if !self.barred => self.waiters.len().min(first.may_have()),
+            _ => 0,
+        }
+    }
+
+    fn may_have_more(&self) -> bool {
+        self.waiters.front().is_none_or(|(_, first)| first.may_have() > 0)
     }
 }
 
@@ -140,6 +161,7 @@ impl<W> Default for Fair<W> {
             promised: 0,
             level: 0,
             waiting: 0,
+            barred: 0,
             tickets: 0,
         }
     }
@@ -154,7 +176,7 @@ pub struct Room {
     pub capacity: usize,
 }
 
-impl<W> Fair<W> {
+impl<W: Waits> Fair<W> {
     /// One more client of a tenant. The terms are those of the tenant's latest client.
     pub fn join(&mut self, name: &Arc<str>, terms: Terms) -> Party {
         let accounts = &mut self.accounts;
@@ -166,6 +188,7 @@ impl<W> Fair<W> {
                 terms,
                 peaks: [0, 0],
                 active: false,
+                barred: false,
                 members: 0,
                 waiters: VecDeque::new(),
                 name: name.clone(),
@@ -184,8 +207,8 @@ impl<W> Fair<W> {
         self.forget_if_gone(id);
     }
 
-    /// Joins the queue. Who has to leave it instead, if it is full: within a tenant whoever has waited longest. Those for
-    /// whom there is room do not count.
+    /// Joins the queue. Who has to leave it instead, if it is full: of the tenant that has most in it, whoever has waited
+    /// longest. Those for whom there is room do not count.
     pub fn arrive(
         &mut self,
         Party(id): Party,
@@ -193,44 +216,74 @@ impl<W> Fair<W> {
         now: u64,
         queue_length: usize,
         room: Room,
-    ) -> (u64, Option<Shed<W>>) {
+    ) -> (u64, Option<W>) {
         self.tickets += 1;
-        self.waiting += 1;
         let account = &mut self.accounts[id];
         account.waiters.push_back((self.tickets, waiter));
-        self.wake(id, now);
-        let account = &self.accounts[id];
-        let (limit, served) = (account.terms.queue_length, self.share_of(account, room, self.reserved(room)));
-        let full = account.waiters.len() > limit.saturating_add(served);
-        let shed = if full {
-            self.pop(id).map(|waiter| Shed { waiter, limit, of_tenant: true })
-        } else if self.waiting > queue_length.saturating_add(self.served(room)) {
-            let most = |id: &&usize| {
-                let account = &self.accounts[**id];
-                account.waiters.len() as u64 * u64::from(HEAVIEST) / u64::from(account.terms.weight)
-            };
-            let crowd = self.active.iter().max_by_key(most).copied();
-            crowd.and_then(|id| self.pop(id)).map(|waiter| Shed { waiter, limit: queue_length, of_tenant: false })
+        if account.barred {
+            self.barred += 1;
         } else {
-            None
+            self.waiting += 1;
+            self.wake(id, now);
+        }
+        self.bar(id, !self.accounts[id].may_have_more(), now);
+        let full = self.waiting > queue_length.saturating_add(self.served(room));
+        (self.tickets, if full { self.most_in_it().and_then(|id| self.pop(id)) } else { None })
+    }
+
+    /// The tenant of which most wait, by its weight.
+    fn most_in_it(&self) -> Option<usize> {
+        let most = |id: &usize| {
+            let account = &self.accounts[*id];
+            account.waiters.len() as u64 * u64::from(HEAVIEST) / u64::from(account.terms.weight)
         };
-        (self.tickets, shed)
+        self.active.iter().copied().filter(|id| !self.accounts[*id].barred).max_by_key(most)
     }
 
     /// Leaves the queue, if it is still there.
-    pub fn withdraw(&mut self, Party(id): Party, ticket: u64) {
+    pub fn withdraw(&mut self, Party(id): Party, ticket: u64) -> Option<W> {
         let waiters = &mut self.accounts[id].waiters;
-        if let Ok(at) = waiters.binary_search_by_key(&ticket, |(ticket, _)| *ticket) {
-            waiters.remove(at);
-            self.waiting -= 1;
+        let at = waiters.binary_search_by_key(&ticket, |(ticket, _)| *ticket).ok()?;
+        let waiter = waiters.remove(at);
+        self.has_left(id);
+        waiter.map(|(_, waiter)| waiter)
+    }
+
+    /// The tenant may have more than it could.
+    pub fn look(&mut self, Party(id): Party, now: u64) {
+        // By now it may be forgotten.
+        if self.accounts.get(id).is_some_and(|account| account.barred && account.may_have_more()) {
+            self.bar(id, false, now);
         }
+    }
+
+    /// Its waiters count, or do not.
+    fn bar(&mut self, id: usize, barred: bool, now: u64) {
+        let account = &mut self.accounts[id];
+        if std::mem::replace(&mut account.barred, barred) == barred {
+            return;
+        }
+        let count = account.waiters.len();
+        if barred {
+            (self.waiting, self.barred) = (self.waiting - count, self.barred + count);
+        } else {
+            (self.waiting, self.barred) = (self.waiting + count, self.barred - count);
+            self.wake(id, now);
+        }
+    }
+
+    /// A waiter has left its queue.
+    fn has_left(&mut self, id: usize) {
+        let account = &mut self.accounts[id];
+        *(if account.barred { &mut self.barred } else { &mut self.waiting }) -= 1;
+        account.barred &= !account.waiters.is_empty();
     }
 
     /// Whoever comes and does not wait: may it take a connection?
     pub fn admits(&mut self, Party(id): Party, room: Room, now: u64) -> bool {
         self.wake(id, now);
         let account = &self.accounts[id];
-        if (self.waiting > 0 && !account.waiters.is_empty()) || room.free == 0 {
+        if account.barred || (self.waiting > 0 && !account.waiters.is_empty()) || room.free == 0 {
             return false;
         }
         let free_of_promises = room.free > self.promised_to_others(account, room);
@@ -242,15 +295,29 @@ impl<W> Fair<W> {
 
     /// The tenant whose first waiter is next, and which is to be given a connection.
     pub fn next(&mut self, room: Room, now: u64) -> Option<Party> {
-        if self.waiting == 0 || room.free == 0 {
-            return None;
+        while self.waiting > 0 && room.free > 0 {
+            let reserved = self.reserved(room);
+            let next = self.next_of(now, |account| self.share_of(account, room, reserved) > 0)?;
+            if self.accounts[next].may_have_more() {
+                return Some(Party(next));
+            }
+            self.bar(next, true, now);
         }
-        let reserved = self.reserved(room);
+        None
+    }
+
+    /// Of those that may have more and have somebody waiting, the one that is next.
+    fn next_of(&self, now: u64, may: impl Fn(&Account<W>) -> bool) -> Option<usize> {
         let waiting = self.active.iter().filter(|id| {
             let account = &self.accounts[**id];
-            !account.waiters.is_empty() && self.share_of(account, room, reserved) > 0
+            !account.waiters.is_empty() && !account.barred && may(account)
         });
-        waiting.min_by_key(|id| self.rank(**id, now)).map(|id| Party(*id))
+        waiting.min_by_key(|id| self.rank(**id, now)).copied()
+    }
+
+    /// The first waiter of a tenant.
+    pub fn first(&self, Party(id): Party) -> Option<&W> {
+        self.accounts[id].waiters.front().map(|(_, waiter)| waiter)
     }
 
     /// The first waiter of a tenant, which has come to its turn.
@@ -261,8 +328,7 @@ impl<W> Fair<W> {
 
     /// Sends somebody away: the first waiter of whoever is next, whether there is room or not.
     pub fn dismiss(&mut self, now: u64) -> Option<W> {
-        let waiting = self.active.iter().filter(|id| !self.accounts[**id].waiters.is_empty());
-        let next = waiting.min_by_key(|id| self.rank(**id, now)).copied();
+        let next = self.next_of(now, |_| true);
         next.and_then(|id| self.pop(id))
     }
 
@@ -273,8 +339,14 @@ impl<W> Fair<W> {
         }
         let reserved = self.reserved(room);
         let accounts = self.active.iter().map(|id| &self.accounts[*id]);
-        let served = accounts.map(|account| account.waiters.len().min(self.share_of(account, room, reserved)));
+        let served = accounts.map(|account| account.waiting().min(self.share_of(account, room, reserved)));
         served.sum::<usize>().min(room.free)
+    }
+
+    /// The same of one tenant.
+    pub fn served_of(&self, Party(id): Party, room: Room) -> usize {
+        let Some(account) = self.accounts.get(id).filter(|_| self.waiting > 0) else { return 0 };
+        account.waiting().min(self.share_of(account, room, self.reserved(room)))
     }
 
     pub fn leases(&mut self, Party(id): Party, now: u64) {
@@ -296,7 +368,7 @@ impl<W> Fair<W> {
     }
 
     /// Forgets what was needed long ago.
-    pub fn rotate(&mut self) {
+    pub fn rotate(&mut self, now: u64) {
         let anybody_waits = self.waiting > 0;
         for id in std::mem::take(&mut self.active) {
             let account = &mut self.accounts[id];
@@ -307,21 +379,36 @@ impl<W> Fair<W> {
             }
             account.active = false;
             self.weight -= u64::from(account.terms.weight);
+            // Of one that may have none, as is known now at the latest.
+            let barred = !account.waiters.is_empty();
+            self.bar(id, barred, now);
             self.forget_if_gone(id);
         }
     }
 
     /// Everybody, with who waits for longest first within each tenant.
     pub fn drain(&mut self) -> impl Iterator<Item = W> {
-        self.waiting = 0;
-        self.accounts.iter_mut().flat_map(|(_, account)| account.waiters.drain(..)).map(|(_, waiter)| waiter)
+        (self.waiting, self.barred) = (0, 0);
+        self.accounts
+            .iter_mut()
+            .flat_map(|(_, account)| {
+                account.barred = false;
+                account.waiters.drain(..)
+            })
+            .map(|(_, waiter)| waiter)
     }
 
     /// Those who wait longest, one of each tenant.
     pub fn firsts(&self) -> impl Iterator<Item = &W> {
-        self.active.iter().filter_map(|id| Some(&self.accounts[*id].waiters.front()?.1))
+        self.accounts.iter().filter_map(|(_, account)| Some(&account.waiters.front()?.1))
     }
 
+    /// Those who wait for want of passes included.
+    pub fn everybody(&self) -> usize {
+        self.waiting + self.barred
+    }
+
+    /// Those whose tenant may have more.
     pub fn waiting(&self) -> usize {
         self.waiting
     }
@@ -356,7 +443,7 @@ impl<W> Fair<W> {
 
     fn pop(&mut self, id: usize) -> Option<W> {
         let (_, waiter) = self.accounts[id].waiters.pop_front()?;
-        self.waiting -= 1;
+        self.has_left(id);
         Some(waiter)
     }
 
@@ -426,16 +513,6 @@ impl<W> Fair<W> {
         let spare = room.free.saturating_sub(promised + reserved);
         account.promise().min(room.free).max(below).max(spare)
     }
-}
-
-/// Who is sent away because a queue is full.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Shed<W> {
-    pub waiter: W,
-    /// As many may wait.
-    pub limit: usize,
-    /// Of its tenant, or else in the pool.
-    pub of_tenant: bool,
 }
 
 #[cfg(test)]

@@ -24,23 +24,16 @@ pub struct Lease {
 pub(super) struct Hold {
     pub party: Party,
     pub since: Instant,
-    /// Its tenant's right to it, where that has a limit.
-    pass: Option<Pass>,
+    /// Its tenant's right to it.
+    pub pass: Pass,
 }
 
 impl Lease {
     /// The pool has counted it.
-    pub(super) fn new(mut conn: Box<Conn>, pool: Arc<Pool>, party: Party, since: Instant) -> Self {
+    pub(super) fn new(mut conn: Box<Conn>, pool: Arc<Pool>, hold: Hold) -> Self {
         pool.budget.load.fetch_add(1, Ordering::Relaxed);
-        conn.hold = Some(Hold { party, since, pass: None });
+        conn.hold = Some(hold);
         Self { conn: Some(conn), pool }
-    }
-
-    /// It is by this right of its tenant's.
-    pub fn holds_by(&mut self, right: Option<Pass>) {
-        if let Some(hold) = &mut self.hold {
-            hold.pass = right;
-        }
     }
 
     pub fn pool(&self) -> &Arc<Pool> {

@@ -1,7 +1,10 @@
 //! The pool itself: idle connections, those who wait for one, and the opening of new connections.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use smallvec::SmallVec;
 
 use super::apportion::Claim;
 use super::budget::{Budget, Place, Wants};
@@ -12,7 +15,7 @@ use super::member::{Member, Waiter};
 use crate::config::{HostConfig, PoolSettings};
 use crate::metrics::HostMetrics;
 use crate::server::{ConnectError, Login, connect};
-use crate::tenant::{Count, Taken};
+use crate::tenant::{Count, Pass, Passes, Taken, Tenant};
 
 /// After a failed attempt to connect the next one waits this long, doubled each time up to
 /// [`LONGEST_BACKOFF`].
@@ -92,7 +95,12 @@ struct State {
     /// No attempt to connect before this.
     not_before: Option<Instant>,
     closed: bool,
+    /// Of connections that were given back. To be dropped without the lock, see [`Locked`].
+    freed: SmallVec<[Pass; 2]>,
 }
+
+/// The state, locked.
+struct Locked<'a>(Option<MutexGuard<'a, State>>);
 
 impl State {
     fn open(&self) -> usize {
@@ -141,6 +149,7 @@ impl Pool {
             left_until: None,
             not_before: None,
             closed: false,
+            freed: SmallVec::new(),
         };
         let pool = Arc::new(Self {
             key,
@@ -157,17 +166,19 @@ impl Pool {
     }
 
     /// One more client of a tenant that is to share this pool's connections.
-    pub fn join(self: &Arc<Self>, tenant: &Arc<str>, terms: Terms) -> Member {
-        let party = self.state().fair.join(tenant, terms);
+    pub fn join(self: &Arc<Self>, tenant: &Tenant) -> Member {
+        let terms = Terms::of(&tenant.limits);
+        let party = self.state().fair.join(&tenant.name, terms);
         if terms.least > 0 {
             self.budget.look();
         }
-        Member::new(self.clone(), party)
+        Member::new(self.clone(), party, tenant.passes())
     }
 
     /// For questions of our own, which take little time and are asked for by nobody's client.
     pub fn join_as_ourselves(self: &Arc<Self>) -> Member {
-        self.join(&OURSELVES.into(), Terms { weight: 1, least: 0, queue_length: usize::MAX })
+        let party = self.state().fair.join(&OURSELVES.into(), Terms { weight: 1, least: 0 });
+        Member::new(self.clone(), party, Passes::default())
     }
 
     /// For a connection to its host that is none of the pool's: it counts there for as long as this is kept.
@@ -180,7 +191,7 @@ impl Pool {
     }
 
     /// See [`Member::try_acquire`].
-    pub(super) fn try_acquire(self: &Arc<Self>, party: Party) -> Option<Lease> {
+    pub(super) fn try_acquire(self: &Arc<Self>, party: Party, passes: &Passes) -> Option<Lease> {
         let now = Instant::now();
         let mut state = self.state();
         if state.idle.is_empty() || state.closed {
@@ -196,20 +207,31 @@ impl Pool {
                 state.idle.push(conn);
                 return None;
             }
-            if conn.is_quiet() && !conn.is_too_old(now) {
-                return Some(self.lease(&mut state, conn, party, now));
+            if !conn.is_quiet() || conn.is_too_old(now) {
+                continue;
             }
+            let Some(pass) = passes.take() else {
+                state.idle.push(conn);
+                return None;
+            };
+            return Some(self.lease(&mut state, conn, Hold { party, since: now, pass }));
         }
         None
     }
 
     /// See [`Member::try_acquire_of`].
-    pub(super) fn try_acquire_of(self: &Arc<Self>, party: Party, session: i32) -> Option<Lease> {
+    pub(super) fn try_acquire_of(self: &Arc<Self>, party: Party, passes: &Passes, session: i32) -> Option<Lease> {
         let mut state = self.state();
         let at = state.idle.iter().position(|conn| conn.sequences == Sequences::Of(session))?;
         let mut conn = state.idle.remove(at);
-        let usable = !state.closed && conn.is_quiet();
-        usable.then(|| self.lease(&mut state, conn, party, Instant::now()))
+        if state.closed || !conn.is_quiet() {
+            return None;
+        }
+        let Some(pass) = passes.take() else {
+            state.idle.insert(at, conn);
+            return None;
+        };
+        Some(self.lease(&mut state, conn, Hold { party, since: Instant::now(), pass }))
     }
 
     /// A place for one more connection that is kept for the values of its sequences: there are as many as half of the
@@ -228,17 +250,27 @@ impl Pool {
         }
         let (now, queue_length, room) = (self.micros(Instant::now()), state.settings.queue_length, state.room());
         let (ticket, shed) = state.fair.arrive(party, waiter, now, queue_length, room);
-        if let Some(shed) = shed {
-            let waited = shed.waiter.since().elapsed();
-            let (limit, of_tenant) = (shed.limit, shed.of_tenant);
-            shed.waiter.refuse(AcquireError::QueueFull { waited, limit, of_tenant });
-        }
+        shed.map(|waiter| waiter.send_away(queue_length, false));
         self.serve_waiters(&mut state);
         (ticket, timeout, size)
     }
 
-    pub(super) fn withdraw(&self, party: Party, ticket: u64) {
-        self.state().fair.withdraw(party, ticket);
+    /// Whoever still waits under this number does so no more.
+    pub(super) fn withdraw(&self, party: Party, ticket: u64) -> Option<Waiter> {
+        self.state().fair.withdraw(party, ticket)
+    }
+
+    /// The tenant may have more connections than it could.
+    pub(super) fn look(self: &Arc<Self>, party: Party) {
+        let mut state = self.state();
+        state.fair.look(party, self.micros(Instant::now()));
+        self.serve_waiters(&mut state);
+    }
+
+    /// As many of those of a tenant who wait are about to get a connection.
+    pub(super) fn served_of(&self, party: Party) -> usize {
+        let state = self.state();
+        state.fair.served_of(party, state.room())
     }
 
     pub fn census(&self) -> PoolCensus {
@@ -247,7 +279,7 @@ impl Pool {
             idle: state.idle.len(),
             leased: state.leased,
             connecting: state.connecting,
-            waiting: state.fair.waiting(),
+            waiting: state.fair.everybody(),
             longest_wait: state.fair.firsts().map(|first| first.since().elapsed()).max().unwrap_or_default(),
         }
     }
@@ -350,7 +382,7 @@ impl Pool {
     pub fn maintain(self: &Arc<Self>) {
         let mut state = self.state();
         let now = Instant::now();
-        state.fair.rotate();
+        state.fair.rotate(self.micros(now));
         let spare = state.open().saturating_sub(state.settings.min_idle);
         let idle_timeout = state.settings.idle_timeout;
         let mut may_close = spare;
@@ -406,16 +438,17 @@ impl Pool {
         self.serve_waiters(&mut state);
     }
 
-    fn lease(self: &Arc<Self>, state: &mut State, conn: Box<Conn>, party: Party, now: Instant) -> Lease {
+    fn lease(self: &Arc<Self>, state: &mut State, conn: Box<Conn>, hold: Hold) -> Lease {
         state.leased += 1;
-        state.fair.leases(party, self.micros(now));
-        Lease::new(conn, self.clone(), party, now)
+        state.fair.leases(hold.party, self.micros(hold.since));
+        Lease::new(conn, self.clone(), hold)
     }
 
     fn ends(&self, state: &mut State, hold: Option<Hold>, now: Instant) {
         let Some(hold) = hold else { return };
         state.leased -= 1;
         state.fair.returns(hold.party, self.micros(hold.since), self.micros(now));
+        state.freed.extend(hold.pass.counted());
     }
 
     /// Gives idle connections to those who are next and opens connections for the rest, as far as the size and the
@@ -462,7 +495,7 @@ impl Pool {
         }
     }
 
-    /// To the tenant's first waiter; the connection comes back where that has just gone.
+    /// To the tenant's first waiter; the connection comes back where that has just gone, or its tenant has just got another.
     fn hand_over(
         self: &Arc<Self>,
         state: &mut State,
@@ -470,8 +503,9 @@ impl Pool {
         party: Party,
         now: Instant,
     ) -> Option<Box<Conn>> {
+        let Some(pass) = state.fair.first(party).and_then(Waiter::pass) else { return Some(conn) };
         let waiter = state.fair.take(party, self.micros(now))?;
-        let lease = self.lease(state, conn, party, now);
+        let lease = self.lease(state, conn, Hold { party, since: now, pass });
         let unwanted = waiter.give(lease)?;
         let mut conn = unwanted.into_conn();
         let hold = conn.hold.take();
@@ -538,8 +572,33 @@ impl Pool {
         now.saturating_duration_since(self.base).as_micros() as u64
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> Locked<'_> {
+        Locked(Some(self.state.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+impl Deref for Locked<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        self.0.as_ref().expect("it is locked until it is dropped")
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        self.0.as_mut().expect("it is locked until it is dropped")
+    }
+}
+
+impl Drop for Locked<'_> {
+    /// Passes tell whoever waits for them, in this pool too.
+    fn drop(&mut self) {
+        if !self.freed.is_empty() {
+            let freed = std::mem::take(&mut self.freed);
+            self.0 = None;
+            drop(freed);
+        }
     }
 }
 

@@ -17,11 +17,10 @@ use crate::cluster::{Moment, Place, Wanted};
 use crate::config::{Consistency, PoolMode};
 use crate::metrics::Limit;
 use crate::net::buffer::WriteBuffer;
-use crate::pool::{AcquireError, Lease, Member, Sequences, Terms, difference};
+use crate::pool::{AcquireError, Lease, Member, Sequences, difference};
 use crate::router::{Decision, RouteReason, SessionView, Target, route};
 use crate::server::QueryError;
 use crate::sql::{Class, Effects, TxControl, Verdict};
-use crate::tenant::{Entry, Pass, Queued, Tenant};
 use crate::wire::author;
 use crate::wire::error::PgError;
 
@@ -211,10 +210,7 @@ impl Session {
                 self.state.sequences_are_read();
             }
             let pid = self.slot.pid;
-            if let Ok(pass) = self.tenant.connect_at_once()
-                && let Some(mut lease) = self.member(Place::Primary).try_acquire_of(pid)
-            {
-                lease.holds_by(pass);
+            if let Some(lease) = self.member(Place::Primary).try_acquire_of(pid) {
                 return Ok((lease, Place::Primary, self.decide(batch).reason));
             }
         }
@@ -312,6 +308,12 @@ impl Session {
     }
 
     fn not_acquired(&self, error: &AcquireError, place: Place) -> NoLease {
+        if let AcquireError::Timeout { waited, .. } = error
+            && self.tenant.is_at_its_most()
+        {
+            self.limited(Limit::MaxServerConnections);
+            return NoLease::Refused(self.tenant.too_many_connections(*waited));
+        }
         let full = matches!(error, AcquireError::QueueFull { .. });
         let limit = if full { Limit::QueueLength } else { Limit::ServerConnection };
         self.limited(limit);
@@ -325,45 +327,19 @@ impl Session {
     /// A connection of one pool: an idle one at once, or a place in the queue. The inner error is the
     /// pool's, the outer one what happened to the client meanwhile.
     async fn acquire(&mut self, place: Place) -> Result<Lease, Result<AcquireError, NoLease>> {
-        let since = Instant::now();
-        let pass = self.may_connect(since).await.map_err(Err)?;
-        let mut lease = match self.member(place).try_acquire() {
-            Some(lease) => lease,
+        match self.member(place).try_acquire() {
+            Some(lease) => Ok(lease),
             // Boxed, so that those who do not wait are no larger for it.
-            None => Box::pin(self.queue(place, since)).await?,
-        };
-        lease.holds_by(pass);
-        Ok(lease)
+            None => Box::pin(self.queue(place)).await,
+        }
     }
 
-    async fn queue(&mut self, place: Place, since: Instant) -> Result<Lease, Result<AcquireError, NoLease>> {
+    async fn queue(&mut self, place: Place) -> Result<Lease, Result<AcquireError, NoLease>> {
         self.slot.waits();
-        let mut waiting = self.member(place).wait(since);
+        let mut waiting = self.member(place).wait(Instant::now());
         let outcome = self.wait(waiting.lease()).await;
         self.slot.rests();
         outcome.map_err(Err)?.map_err(Ok)
-    }
-
-    /// Where its tenant may use so many server connections at once: the right to one more.
-    async fn may_connect(&mut self, since: Instant) -> Result<Option<Pass>, NoLease> {
-        let queued = match self.tenant.connect() {
-            None => return Ok(None),
-            Some(Entry::Open(pass)) => return Ok(Some(pass)),
-            Some(Entry::Queued(queued)) => queued,
-        };
-        Box::pin(self.queue_for_right(queued, since)).await.map(Some)
-    }
-
-    async fn queue_for_right(&mut self, queued: Queued, since: Instant) -> Result<Pass, NoLease> {
-        let tenant = self.tenant.clone();
-        let patience = self.group.pool(Place::Primary).settings().queue_timeout;
-        self.slot.waits();
-        let outcome = self.wait(pass(&tenant, queued, patience, since)).await;
-        self.slot.rests();
-        outcome?.map_err(|error| {
-            self.limited(Limit::MaxServerConnections);
-            NoLease::Refused(error)
-        })
     }
 
     /// This client among those that share a pool.
@@ -371,7 +347,7 @@ impl Session {
         if self.members.is_empty() {
             self.members = (0..=self.group.replicas().count()).map(|_| None).collect();
         }
-        let join = || self.group.pool(place).join(&self.tenant.name, Terms::of(&self.tenant.limits));
+        let join = || self.group.pool(place).join(&self.tenant);
         self.members[place.number()].get_or_insert_with(join)
     }
 
@@ -598,18 +574,3 @@ const RETURN_WAIT: Duration = Duration::from_millis(5);
 const FIRST_READING: u64 = 1;
 /// For a catalog that is about to be read.
 const CATALOG_PATIENCE: Duration = Duration::from_secs(2);
-
-/// Waits until its tenant may use one more server connection.
-///
-/// Errors: 53300.
-pub(super) async fn pass(
-    tenant: &Tenant,
-    mut queued: Queued,
-    patience: Duration,
-    since: Instant,
-) -> Result<Pass, PgError> {
-    match tokio::time::timeout(patience, queued.pass()).await {
-        Ok(Ok(pass)) => Ok(pass),
-        failed => Err(tenant.too_many_connections(since.elapsed(), failed.is_ok())),
-    }
-}

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::leasing::pass;
 use super::refusal;
 use crate::cluster::{Greeting, GreetingError, Group, Place};
 use crate::config::PoolMode;
-use crate::pool::{Lease, Settings, Terms};
-use crate::tenant::{Entry, Tenant};
+use crate::pool::{AcquireError, Lease, Settings};
+use crate::tenant::Tenant;
 use crate::wire::error::PgError;
 
 /// What a client is greeted with and, in session mode, the server connection that is its own from then on.
@@ -28,18 +27,14 @@ pub(super) async fn welcome(
 
 async fn lease_for_good(group: &Group, tenant: &Tenant) -> Result<Lease, GreetingError> {
     let (pool, since) = (group.pool(Place::Primary), Instant::now());
-    let pass = match tenant.connect() {
-        None => None,
-        Some(Entry::Open(pass)) => Some(pass),
-        Some(Entry::Queued(queued)) => {
-            let passed = pass(tenant, queued, pool.settings().queue_timeout, since).await;
-            Some(passed.map_err(GreetingError::Refused)?)
+    let member = pool.join(tenant);
+    let outcome = member.wait(since).lease().await;
+    outcome.map_err(|error| match error {
+        AcquireError::Timeout { waited, .. } if tenant.is_at_its_most() => {
+            GreetingError::Refused(tenant.too_many_connections(waited))
         }
-    };
-    let member = pool.join(&tenant.name, Terms::of(&tenant.limits));
-    let mut lease = member.wait(since).lease().await.map_err(GreetingError::Acquire)?;
-    lease.holds_by(pass);
-    Ok(lease)
+        error => GreetingError::Acquire(error),
+    })
 }
 
 /// What a client is told that cannot be greeted.

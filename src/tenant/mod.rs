@@ -23,7 +23,7 @@ use tally::Met;
 
 pub use attempts::Attempts;
 pub use count::{Count, Taken};
-pub use gate::{Entry, Pass, Queued};
+pub use gate::{Pass, Passes, Queue, Standing};
 pub use identity::{Tenants, Traits};
 pub use rate::Use;
 pub use timeout::{clamp, parse_guc_milliseconds};
@@ -45,7 +45,7 @@ struct Counters {
     taken: AtomicU32,
     /// As many they may use at once; any number where that is [`ANY`].
     most_taken: AtomicU32,
-    /// As many wait for one. Changed with the queue locked.
+    /// As many wait for one, in whatever queues. Changed with their line locked.
     waiting: AtomicU32,
     /// Its clients have to wait, whatever its limits are.
     closed: AtomicBool,
@@ -183,40 +183,41 @@ impl Tenant {
         ))
     }
 
-    /// The right to one more server connection, where the tenant has a limit of its own.
-    pub fn connect(&self) -> Option<Entry> {
-        self.counters.holds().then(|| self.counters.enter())
+    /// Its server connections, for those who give them out.
+    pub fn passes(&self) -> Passes {
+        Passes::of(&self.counters)
     }
 
-    /// The same for what does not wait.
+    /// The right to one more server connection, for what does not wait.
     ///
     /// Errors: 53300, fatal.
-    pub fn connect_at_once(&self) -> Result<Option<Pass>, PgError> {
-        if !self.counters.holds() {
-            return Ok(None);
-        }
-        self.counters.try_enter().map(Some).ok_or_else(|| {
-            let error = self.too_many_connections(Duration::ZERO, false);
-            PgError { severity: Severity::Fatal, ..error }
-        })
+    pub fn connect_at_once(&self) -> Result<Pass, PgError> {
+        self.passes()
+            .take()
+            .ok_or_else(|| PgError { severity: Severity::Fatal, ..self.too_many_connections(Duration::ZERO) })
     }
 
-    /// None of its server connections became free in time (`waited`), or `full`: more wanted to wait than may.
-    pub fn too_many_connections(&self, waited: Duration, full: bool) -> PgError {
-        let (name, tier) = (&self.name, &self.limits.name);
-        let limits = self.counters.limits.load();
-        let (in_use, waiting) = self.counters.passes();
+    /// May it use no more server connections than it does, for now?
+    pub fn is_at_its_most(&self) -> bool {
+        self.passes().left() == 0
+    }
+
+    /// None of its server connections became free in time (`waited`).
+    pub fn too_many_connections(&self, waited: Duration) -> PgError {
         if self.counters.is_closed() {
             return self.still_paused(waited);
         }
-        let most = limits.max_server_connections.unwrap_or(usize::MAX);
-        let why = match (full, limits.queue_length) {
-            (true, Some(limit)) => format!("Waited {:.1} s; {limit} others may wait.", waited.as_secs_f64()),
-            _ => format!("Waited {:.1} s; {waiting} others wait.", waited.as_secs_f64()),
-        };
-        PgError::error("53300", format!("too many server connections for tenant \"{name}\": {in_use} are in use, {most} allowed"))
-            .detail(why)
-            .hint(format!("Make transactions shorter, or raise max_server_connections or queue_length of the tenant or of its tier \"{tier}\"."))
+        let (name, tier) = (&self.name, &self.limits.name);
+        let (in_use, waiting) = self.counters.passes();
+        let most = self.counters.limits.load().max_server_connections.unwrap_or(usize::MAX);
+        PgError::error(
+            "53300",
+            format!("too many server connections for tenant \"{name}\": {in_use} are in use, {most} allowed"),
+        )
+        .detail(format!("Waited {:.1} s; {waiting} others wait.", waited.as_secs_f64()))
+        .hint(format!(
+            "Make transactions shorter, or raise max_server_connections of the tenant or of its tier \"{tier}\"."
+        ))
     }
 
     /// It was not resumed in time.
@@ -398,7 +399,11 @@ mod tests {
                 counters.hold_to(limits);
                 both.wait();
                 let limited = counters.limits.load().max_server_connections.is_some();
-                let held = [counters.holds(), counters.rated.load(Ordering::Relaxed), counters.rates.any()];
+                let held = [
+                    Passes::of(&counters).left() != usize::MAX,
+                    counters.rated.load(Ordering::Relaxed),
+                    counters.rates.any(),
+                ];
                 torn.fetch_add(u32::from(held != [limited; 3]), Ordering::Relaxed);
             }
         };

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::task::JoinSet;
-use tokio_postgres::Client;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_postgres::{Client, Error};
 
 use crate::support::primary_only::{config, proxy, sqlstate, value};
 use crate::support::proxy::Proxy;
-use crate::support::{connect, eventually, fresh_database, shared_cluster};
+use crate::support::{TestDatabase, connect, eventually, fresh_database, shared_cluster};
 
 /// Clients that run a statement again and again, until dropped.
 struct Flood {
@@ -158,8 +158,7 @@ async fn a_full_queue_sends_away_who_has_waited_longest() {
             let client = connect(&url).await;
             waiting.push(tokio::spawn(async move { client.batch_execute("SELECT 1").await }));
             let series = "pgweir_waiting_clients{database=\"DB\",user=\"postgres\"}".replace("DB", &database.name);
-            let expected = if tenants.contains("max") { 0.0 } else { f64::from(number.min(2)) };
-            eventually("it waits", async || number == 3 || proxy.metric(&series) == expected).await;
+            eventually("it waits", async || number == 3 || proxy.metric(&series) == f64::from(number.min(2))).await;
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         let error = waiting.remove(0).await.unwrap().unwrap_err();
@@ -172,6 +171,52 @@ async fn a_full_queue_sends_away_who_has_waited_longest() {
             client.await.unwrap().unwrap();
         }
     }
+}
+
+/// A client of the heavy tenant, which waits beside so many.
+async fn waits(proxy: &Proxy, database: &TestDatabase, all: f64) -> JoinHandle<Result<(), Error>> {
+    let url = by_option(&proxy.url(shared_cluster().await, "postgres", &database.name), "heavy");
+    let client = connect(&url).await;
+    let waiting = tokio::spawn(async move { client.batch_execute("SELECT 1").await });
+    let series = "pgweir_waiting_clients{database=\"DB\",user=\"postgres\"}".replace("DB", &database.name);
+    eventually("it waits", async || proxy.metric(&series) == all).await;
+    waiting
+}
+
+/// A tenant's queue is one, wherever its clients wait, and who waits keeps no connection from the others.
+#[tokio::test]
+async fn a_tenant_waits_in_one_queue_over_all_pools() {
+    let (one, two) = (fresh_database("").await, fresh_database("").await);
+    let more = "max_server_connections = 1\nqueue_length = 2\n[[tenants]]\nname = \"light\"\n\
+        [pool]\nsize = 1\nqueue_timeout = \"60s\"\n";
+    let proxy = proxy(&format!("{TENANTS}{more}")).await;
+    let url = async |database: &str, tenant: &str| {
+        by_option(&proxy.url(shared_cluster().await, "postgres", database), tenant)
+    };
+    // Of another tenant, which has all that there is in the first.
+    let holder = connect(&url(&one.name, "light").await).await;
+    holder.batch_execute("BEGIN; SELECT 1").await.unwrap();
+    let first = waits(&proxy, &one, 1.0).await;
+    let other = connect(&url(&two.name, "heavy").await).await;
+    other.batch_execute("BEGIN; SELECT 1").await.unwrap();
+    let second = waits(&proxy, &two, 1.0).await;
+    // One too many: the first has waited for longest.
+    let third = waits(&proxy, &two, 2.0).await;
+    let error = first.await.unwrap().unwrap_err();
+    let error = error.as_db_error().unwrap();
+    assert_eq!(error.code().code(), "53300");
+    assert!(error.detail().unwrap().contains("2 may wait"), "{error:?}");
+    let fourth = waits(&proxy, &one, 1.0).await;
+    assert_eq!(sqlstate(&second.await.unwrap().unwrap_err()), "53300");
+    // Here it lacks a connection and there the right to one.
+    other.batch_execute("COMMIT").await.unwrap();
+    third.await.unwrap().unwrap();
+    other.batch_execute("BEGIN; SELECT 1").await.unwrap();
+    holder.batch_execute("COMMIT").await.unwrap();
+    holder.batch_execute("SELECT 1").await.unwrap();
+    assert!(!fourth.is_finished());
+    other.batch_execute("COMMIT").await.unwrap();
+    fourth.await.unwrap().unwrap();
 }
 
 /// Three pools that want all there is, and one that wants little.

@@ -1,7 +1,9 @@
 //! Tenants at work on a pool, under a simulated clock.
 
+use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+use std::rc::Rc;
 
 use proptest::prelude::*;
 
@@ -16,41 +18,81 @@ struct Load {
     name: &'static str,
     weight: u32,
     least: usize,
+    /// Connections that it may have, here and elsewhere.
+    most: usize,
     clients: usize,
     /// From, and to.
     service: (u64, u64),
     pause: u64,
     from: u64,
+    /// A client leaves that has waited for longer.
+    patience: Option<u64>,
+    /// And goes away after so many answers, to come again.
+    answers: usize,
 }
 
 impl Default for Load {
     fn default() -> Self {
-        Self { name: "a", weight: 4, least: 0, clients: 1, service: (MS, MS), pause: 0, from: 0 }
+        let (most, patience, answers) = (usize::MAX, None, usize::MAX);
+        let service = (MS, MS);
+        Self { name: "a", weight: 4, least: 0, most, clients: 1, service, pause: 0, from: 0, patience, answers }
     }
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
-    Done { client: usize, since: u64 },
-    Wants { client: usize },
+    Done {
+        client: usize,
+        since: u64,
+    },
+    Wants {
+        client: usize,
+    },
+    GivesUp {
+        client: usize,
+        ticket: u64,
+    },
+    /// A tenant uses more or less elsewhere.
+    Elsewhere {
+        load: usize,
+    },
     Rotates,
 }
 
+/// A client that waits.
+#[derive(Debug, PartialEq, Eq)]
+struct Guest {
+    client: usize,
+    since: u64,
+    /// What its tenant may have beside what it has.
+    left: Rc<Cell<usize>>,
+}
+
+impl Waits for Guest {
+    fn may_have(&self) -> usize {
+        self.left.get()
+    }
+}
+
 struct World {
-    fair: Fair<(usize, u64)>,
+    fair: Fair<Guest>,
     capacity: usize,
+    queue_length: usize,
     leased: usize,
     now: u64,
     events: BinaryHeap<Reverse<(u64, Event)>>,
     loads: Vec<Load>,
-    parties: Vec<Party>,
-    /// Of each client, its load.
-    clients: Vec<usize>,
+    /// What each load may have beside what it has, and what it has elsewhere.
+    left: Vec<Rc<Cell<usize>>>,
+    elsewhere: Vec<usize>,
+    /// Of each client, its load, its place, and how many answers it has had.
+    clients: Vec<(usize, Option<Party>, usize)>,
     /// Until when they ask again.
     until: u64,
     /// By load.
     waits: Vec<Vec<u64>>,
     used: Vec<u64>,
+    sent_away: Vec<usize>,
     /// Clients in the order in which they began to wait.
     queues: Vec<VecDeque<usize>>,
     /// Connections and waiters of each load: now, and the most of the last second, with the last moment of each.
@@ -62,33 +104,46 @@ struct World {
 
 impl World {
     fn new(capacity: usize, loads: &[Load], until: u64) -> Self {
-        let mut fair = Fair::default();
-        let terms = |load: &Load| Terms { weight: load.weight, least: load.least, queue_length: usize::MAX };
-        let parties = loads.iter().map(|load| fair.join(&load.name.into(), terms(load))).collect();
-        let clients: Vec<_> =
-            loads.iter().enumerate().flat_map(|(number, load)| std::iter::repeat_n(number, load.clients)).collect();
+        let clients: Vec<_> = loads
+            .iter()
+            .enumerate()
+            .flat_map(|(number, load)| std::iter::repeat_n((number, None, 0), load.clients))
+            .collect();
         let mut events = BinaryHeap::from([Reverse((ROTATION.as_micros() as u64, Event::Rotates))]);
-        let wants = |(client, load): (usize, &usize)| Reverse((loads[*load].from, Event::Wants { client }));
+        let wants =
+            |(client, (load, ..)): (usize, &(usize, _, _))| Reverse((loads[*load].from, Event::Wants { client }));
         events.extend(clients.iter().enumerate().map(wants));
+        let limited = loads.iter().enumerate().filter(|(_, load)| load.most != usize::MAX);
+        events.extend(limited.map(|(load, _)| Reverse((0, Event::Elsewhere { load }))));
         let count = loads.len();
-        Self {
-            fair,
+        let mut world = Self {
+            fair: Fair::default(),
             capacity,
+            queue_length: usize::MAX,
             leased: 0,
             now: 0,
             events,
             loads: loads.to_vec(),
-            parties,
+            left: loads.iter().map(|load| Rc::new(Cell::new(load.most))).collect(),
+            elsewhere: vec![0; count],
             clients,
             until,
             waits: vec![Vec::new(); count],
             used: vec![0; count],
+            sent_away: vec![0; count],
             queues: vec![VecDeque::new(); count],
             counts: vec![0; count],
             history: vec![VecDeque::new(); count],
             held: vec![0; count],
             random: 1,
+        };
+        // Those who stay are there from the beginning.
+        let stays = |client: &usize| loads[world.clients[*client].0].answers == usize::MAX;
+        let stay: Vec<_> = (0..world.clients.len()).filter(stays).collect();
+        for client in stay {
+            world.party(client);
         }
+        world
     }
 
     /// Until all is done.
@@ -97,18 +152,11 @@ impl World {
             self.now = now;
             match event {
                 Event::Wants { client } => self.wants(client),
-                Event::Done { client, since } => {
-                    let load = self.clients[client];
-                    self.leased -= 1;
-                    self.held[load] -= 1;
-                    self.used[load] += now.min(self.until).saturating_sub(since.min(self.until));
-                    self.fair.returns(self.parties[load], since, now);
-                    if now < self.until {
-                        self.events.push(Reverse((now + self.loads[load].pause, Event::Wants { client })));
-                    }
-                }
+                Event::Done { client, since } => self.done(client, since),
+                Event::GivesUp { client, ticket } => self.gives_up(client, ticket),
+                Event::Elsewhere { load } => self.elsewhere(load),
                 Event::Rotates => {
-                    self.fair.rotate();
+                    self.fair.rotate(now);
                     if self.now < self.until + 10 * SECOND {
                         self.events.push(Reverse((now + ROTATION.as_micros() as u64, Event::Rotates)));
                     }
@@ -117,7 +165,14 @@ impl World {
             self.serve();
             self.check();
         }
-        assert_eq!((self.fair.waiting(), self.leased), (0, 0), "somebody was forgotten");
+        assert_eq!((self.fair.everybody(), self.leased), (0, 0), "somebody was forgotten");
+        for (_, party, _) in &mut self.clients {
+            party.take().into_iter().for_each(|party| self.fair.leave(party));
+        }
+        (0..3).for_each(|_| self.fair.rotate(self.now));
+        let Fair { accounts, names, active, weight, least, promised, .. } = &self.fair;
+        assert!(accounts.is_empty() && names.is_empty() && active.is_empty(), "those who have left are forgotten");
+        assert_eq!((*weight, *least, *promised), (0, 0, 0));
         self
     }
 
@@ -125,23 +180,109 @@ impl World {
         Room { free: self.capacity - self.leased, capacity: self.capacity }
     }
 
+    /// Of a client's tenant, as that is there.
+    fn party(&mut self, client: usize) -> Party {
+        let (load, party, _) = &mut self.clients[client];
+        let Load { name, weight, least, .. } = self.loads[*load];
+        *party.get_or_insert_with(|| self.fair.join(&name.into(), Terms { weight, least }))
+    }
+
     fn wants(&mut self, client: usize) {
-        let load = self.clients[client];
-        if self.fair.admits(self.parties[load], self.room(), self.now) {
+        let (party, load, room) = (self.party(client), self.clients[client].0, self.room());
+        let left = self.left[load].clone();
+        if self.fair.admits(party, room, self.now) && left.get() > 0 {
             assert!(self.queues[load].is_empty(), "nobody of its own waits");
             self.waits[load].push(0);
-            self.begins(client);
-        } else {
-            let (_, shed) = self.fair.arrive(self.parties[load], (client, self.now), self.now, usize::MAX, self.room());
-            assert_eq!(shed, None);
-            self.queues[load].push_back(client);
+            return self.begins(client);
+        }
+        self.queues[load].push_back(client);
+        let guest = Guest { client, since: self.now, left };
+        let (ticket, shed) = self.fair.arrive(party, guest, self.now, self.queue_length, room);
+        // Others may have come to count meanwhile, whose tenant may have more again.
+        let bounded = self.fair.waiting() <= self.queue_length.saturating_add(self.fair.served(room));
+        assert!(bounded || shed.is_some(), "the queue is bounded");
+        if let Some(shed) = shed {
+            self.is_sent_away(&shed);
+        }
+        if let Some(patience) = self.loads[load].patience {
+            self.events.push(Reverse((self.now + patience, Event::GivesUp { client, ticket })));
+        }
+    }
+
+    /// The queue is full: whoever has waited longest of those who are most by their weight.
+    fn is_sent_away(&mut self, shed: &Guest) {
+        let load = self.clients[shed.client].0;
+        assert_eq!(self.queues[load].pop_front(), Some(shed.client), "the first of its tenant");
+        let crowd = |load: usize, more: usize| (self.queues[load].len() + more) * 16 / self.loads[load].weight as usize;
+        let may = |other: usize| self.left[other].get() > 0;
+        let most = (0..self.loads.len()).filter(|other| may(*other)).map(|other| crowd(other, 0)).max();
+        assert!(most.unwrap_or(0) <= crowd(load, 1), "of those who are most");
+        self.sent_away[load] += 1;
+        self.asks_again(shed.client);
+    }
+
+    fn gives_up(&mut self, client: usize, ticket: u64) {
+        let (load, party, _) = self.clients[client];
+        // It may have been served, and be gone.
+        let Some(guest) = party.and_then(|party| self.fair.withdraw(party, ticket)) else { return };
+        assert_eq!(guest.client, client);
+        self.queues[load].retain(|one| *one != client);
+        self.asks_again(client);
+    }
+
+    fn done(&mut self, client: usize, since: u64) {
+        let load = self.clients[client].0;
+        self.leased -= 1;
+        self.held[load] -= 1;
+        self.used[load] += self.now.min(self.until).saturating_sub(since.min(self.until));
+        let party = self.party(client);
+        self.fair.returns(party, since, self.now);
+        self.has_more(load);
+        self.clients[client].2 += 1;
+        if self.clients[client].2.is_multiple_of(self.loads[load].answers) {
+            let party = self.clients[client].1.take();
+            party.into_iter().for_each(|party| self.fair.leave(party));
+        }
+        self.asks_again(client);
+    }
+
+    fn asks_again(&mut self, client: usize) {
+        if self.now < self.until {
+            let pause = self.loads[self.clients[client].0].pause;
+            // Who was not served does not come back at once.
+            let pause = if self.queue_length == usize::MAX { pause } else { pause.max(MS) };
+            self.events.push(Reverse((self.now + pause, Event::Wants { client })));
+        }
+    }
+
+    fn elsewhere(&mut self, load: usize) {
+        let left = &self.left[load];
+        if self.elsewhere[load] > 0 && (self.now >= self.until || self.random.is_multiple_of(2)) {
+            self.elsewhere[load] -= 1;
+            self.has_more(load);
+        } else if left.get() > 0 && self.now < self.until {
+            left.set(left.get() - 1);
+            self.elsewhere[load] += 1;
+        }
+        if self.now < self.until || self.elsewhere[load] > 0 {
+            let pause = 1 + self.random() % (200 * MS);
+            self.events.push(Reverse((self.now + pause, Event::Elsewhere { load })));
+        }
+    }
+
+    /// A load has one connection less, here or elsewhere.
+    fn has_more(&mut self, load: usize) {
+        let left = &self.left[load];
+        left.set(left.get().saturating_add(1).min(self.loads[load].most));
+        if let Some(party) = self.queues[load].front().and_then(|client| self.clients[*client].1) {
+            self.fair.look(party, self.now);
         }
     }
 
     fn serve(&mut self) {
         while let Some(party) = self.fair.next(self.room(), self.now) {
-            let (client, since) = self.fair.take(party, self.now).unwrap();
-            let load = self.clients[client];
+            let Guest { client, since, .. } = self.fair.take(party, self.now).unwrap();
+            let load = self.clients[client].0;
             assert_eq!(self.queues[load].pop_front(), Some(client), "first come, first served");
             self.waits[load].push(self.now - since);
             self.begins(client);
@@ -149,21 +290,33 @@ impl World {
     }
 
     fn begins(&mut self, client: usize) {
-        let load = self.clients[client];
+        let (load, party) = (self.clients[client].0, self.party(client));
         self.leased += 1;
         self.held[load] += 1;
         assert!(self.leased <= self.capacity);
-        self.fair.leases(self.parties[load], self.now);
+        let left = &self.left[load];
+        assert!(left.get() > 0, "{} has more than it may", self.loads[load].name);
+        left.set(if self.loads[load].most == usize::MAX { usize::MAX } else { left.get() - 1 });
+        self.fair.leases(party, self.now);
         let (from, to) = self.loads[load].service;
-        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let time = from + (self.random >> 33) % (to - from + 1);
+        let time = from + self.random() % (to - from + 1);
         self.events.push(Reverse((self.now + time, Event::Done { client, since: self.now })));
+    }
+
+    fn random(&mut self) -> u64 {
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.random >> 33
+    }
+
+    /// Those of a load who wait and may have a connection.
+    fn may_have(&self, load: usize) -> usize {
+        self.queues[load].len().min(self.left[load].get())
     }
 
     /// Nothing is free while somebody waits, save what others have needed at once within the last second or are promised.
     fn check(&mut self) {
         for load in 0..self.loads.len() {
-            let count = self.held[load] + self.queues[load].len();
+            let count = self.held[load] + self.may_have(load);
             let history = &mut self.history[load];
             let before = std::mem::replace(&mut self.counts[load], count);
             for count in [before, count] {
@@ -180,7 +333,7 @@ impl World {
         let recent = |load: usize| self.history[load].front().map_or(0, |(_, count)| *count);
         let kept = |load: usize| recent(load).max(self.loads[load].least).saturating_sub(self.held[load]);
         let total: usize = (0..self.loads.len()).map(kept).sum();
-        for load in (0..self.loads.len()).filter(|load| !self.queues[*load].is_empty()) {
+        for load in (0..self.loads.len()).filter(|load| self.may_have(*load) > 0) {
             assert!(free == 0 || free <= total - kept(load), "{} waits while {free} are free", self.loads[load].name);
             assert!(self.held[load] > 0 || free == 0 || total > kept(load));
         }
@@ -236,42 +389,87 @@ fn heavier_tenants_have_more_of_the_time() {
 /// Nothing is free.
 const FULL: Room = Room { free: 0, capacity: 1 };
 
+impl Waits for u32 {
+    fn may_have(&self) -> usize {
+        usize::MAX
+    }
+}
+
 #[test]
 fn a_full_queue_sends_away_who_has_waited_longest() {
-    let mut fair = Fair::default();
-    let terms = Terms { weight: 4, least: 0, queue_length: 3 };
+    let mut fair = Fair::<u32>::default();
+    let terms = Terms { weight: 4, least: 0 };
     let [a, b] = ["a", "b"].map(|name| fair.join(&name.into(), terms));
-    let mut arrive =
-        |party, waiter| fair.arrive(party, waiter, 0, 5, FULL).1.map(|shed| (shed.waiter, shed.limit, shed.of_tenant));
+    let mut arrive = |party, waiter| fair.arrive(party, waiter, 0, 5, FULL).1;
     assert_eq!([1, 2, 3].map(|waiter| arrive(a, waiter)), [None; 3]);
-    assert_eq!(arrive(a, 4), Some((1, 3, true)));
     assert_eq!([11, 12].map(|waiter| arrive(b, waiter)), [None; 2]);
-    // The pool's is full: of those who have most in it.
+    // Of those who have most in it.
+    assert_eq!(arrive(a, 4), Some(1));
     let c = fair.join(&"c".into(), terms);
     let (ticket, shed) = fair.arrive(c, 21, 0, 5, FULL);
-    assert_eq!(shed, Some(Shed { waiter: 2, limit: 5, of_tenant: false }));
+    assert_eq!(shed, Some(2));
     assert_eq!(fair.waiting(), 5);
-    fair.withdraw(c, ticket);
-    fair.withdraw(c, ticket);
+    assert_eq!([(); 2].map(|()| fair.withdraw(c, ticket)), [Some(21), None]);
     assert_eq!(fair.waiting(), 4);
     assert_eq!(fair.drain().collect::<Vec<_>>(), [3, 4, 11, 12]);
 }
 
 #[test]
 fn those_for_whom_there_is_room_do_not_wait() {
-    let mut fair = Fair::default();
-    let a = fair.join(&"a".into(), Terms { weight: 4, least: 0, queue_length: 0 });
+    let mut fair = Fair::<u32>::default();
+    let a = fair.join(&"a".into(), Terms { weight: 4, least: 0 });
     let room = Room { free: 3, capacity: 3 };
     assert!((0..3).all(|waiter| fair.arrive(a, waiter, 0, 0, room).1.is_none()));
-    let shed = fair.arrive(a, 3, 0, 0, room).1;
-    assert_eq!(shed, Some(Shed { waiter: 0, limit: 0, of_tenant: true }));
+    assert_eq!((fair.served_of(a, room), fair.served(room)), (3, 3));
+    assert_eq!(fair.arrive(a, 3, 0, 0, room).1, Some(0));
+}
+
+/// While nothing is free nobody is next, and who may have no more is not noticed by that.
+#[test]
+fn who_has_waited_for_both_is_not_forgotten() {
+    let mut fair = Fair::default();
+    let left = Rc::new(Cell::new(1));
+    let a = fair.join(&"a".into(), Terms { weight: 4, least: 0 });
+    fair.arrive(a, Guest { client: 0, since: 0, left: left.clone() }, 0, 9, FULL);
+    left.set(0);
+    (0..3).for_each(|_| fair.rotate(0));
+    left.set(1);
+    fair.look(a, 0);
+    assert_eq!((fair.waiting(), fair.next(Room { free: 1, capacity: 1 }, 0)), (1, Some(a)));
+}
+
+/// Those of a tenant that may have no more are in nobody's way.
+#[test]
+fn who_may_have_no_more_does_not_count_until_there_is_more() {
+    let mut fair = Fair::default();
+    let left = Rc::new(Cell::new(1));
+    let [a, b] = ["a", "b"].map(|name| fair.join(&name.into(), Terms { weight: 4, least: 0 }));
+    let guest = |client| Guest { client, since: 0, left: left.clone() };
+    let room = |free| Room { free, capacity: 4 };
+    for client in 0..3 {
+        assert_eq!(fair.arrive(a, guest(client), 0, 3, room(4)).1, None);
+    }
+    assert_eq!((fair.served(room(4)), fair.served_of(a, room(4))), (1, 1));
+    assert_eq!(fair.next(room(4), 0), Some(a));
+    fair.take(a, 0).unwrap();
+    left.set(0);
+    fair.leases(a, 0);
+    assert_eq!((fair.next(room(3), 0), fair.waiting(), fair.everybody()), (None, 0, 2));
+    // Nothing is left to it, nor do more of it fill the queue.
+    assert!(fair.admits(b, room(1), 0) && !fair.admits(a, room(3), 0));
+    assert_eq!((fair.arrive(a, guest(3), 0, 0, FULL).1, fair.dismiss(0)), (None, None));
+    (0..3).for_each(|_| fair.rotate(0));
+    left.set(1);
+    assert_eq!(fair.next(room(3), 0), None, "it has not been told");
+    fair.look(a, 0);
+    assert_eq!((fair.waiting(), fair.next(room(3), 0)), (3, Some(a)));
 }
 
 #[test]
 fn promises_leave_one_to_everybody() {
     let mut fair = Fair::<u32>::default();
-    let [a, _b] = ["a", "b"].map(|name| fair.join(&name.into(), Terms { weight: 4, least: 5, queue_length: 9 }));
-    let other = fair.join(&"".into(), Terms { weight: 1, least: 0, queue_length: 9 });
+    let [a, _b] = ["a", "b"].map(|name| fair.join(&name.into(), Terms { weight: 4, least: 5 }));
+    let other = fair.join(&"".into(), Terms { weight: 1, least: 0 });
     let room = |free| Room { free, capacity: 10 };
     assert!(fair.admits(other, room(10), 0));
     (0..5).for_each(|_| fair.leases(a, 0));
@@ -281,7 +479,7 @@ fn promises_leave_one_to_everybody() {
 #[test]
 fn whoever_has_left_is_forgotten() {
     let mut fair = Fair::<u32>::default();
-    let terms = Terms { weight: 4, least: 3, queue_length: 3 };
+    let terms = Terms { weight: 4, least: 3 };
     let a = fair.join(&"a".into(), terms);
     assert_eq!(fair.promised, 3);
     fair.leases(a, 0);
@@ -291,7 +489,7 @@ fn whoever_has_left_is_forgotten() {
     assert_eq!(fair.accounts.len(), 1, "its lease has to come back");
     fair.returns(a, 0, 1);
     assert!(fair.admits(a, Room { free: 1, capacity: 1 }, 2));
-    (0..3).for_each(|_| fair.rotate());
+    (0..3).for_each(|_| fair.rotate(0));
     assert!(fair.accounts.is_empty() && fair.names.is_empty() && fair.active.is_empty() && fair.weight == 0);
 }
 
@@ -323,14 +521,7 @@ proptest! {
         capacity in 1usize..10,
         tenants in proptest::collection::vec((0usize..3, 0usize..3, 1usize..30, 1u64..300, 0u64..900, 0u64..2000), 1..6),
     ) {
-        let names = ["a", "b", "c", "d", "e", "f"];
-        let mut promised = 0;
-        let loads: Vec<_> = tenants.iter().zip(names).map(|((weight, least, clients, service, pause, from), name)| {
-            let least = if promised + least < capacity { *least } else { 0 };
-            promised += least;
-            let (weight, service) = ([1, 4, 16][*weight], (MS, service * MS));
-            Load { name, weight, least, clients: *clients, service, pause: pause * MS, from: from * MS }
-        }).collect();
+        let loads = loads(capacity, &tenants);
         let world = World::new(capacity, &loads, 20 * SECOND).run();
         // The others' weights are 80 times its own at most, and it has waited for its own clients too.
         for (load, waits) in loads.iter().zip(&world.waits) {
@@ -340,4 +531,54 @@ proptest! {
             prop_assert!(waits.len() >= load.clients);
         }
     }
+
+    /// The same with clients that come and go and do not wait for ever, tenants that may have so many connections here and
+    /// elsewhere, and a queue that is bounded.
+    #[test]
+    fn whoever_comes_and_goes_leaves_nothing_behind(
+        capacity in 1usize..10,
+        queue_length in proptest::option::of(0usize..40),
+        tenants in proptest::collection::vec((0usize..3, 0usize..3, 1usize..30, 1u64..300, 0u64..900, 0u64..2000), 1..6),
+        manners in proptest::collection::vec((proptest::option::of(1usize..6), 0u64..3000, 1usize..9), 6),
+    ) {
+        let mut loads = loads(capacity, &tenants);
+        for (load, (most, patience, answers)) in loads.iter_mut().zip(&manners) {
+            // Who is promised more than it may have keeps that from others.
+            load.most = most.map_or(usize::MAX, |most| most.max(load.least));
+            load.patience = Some(*patience * MS).filter(|patience| *patience < 2 * SECOND);
+            load.answers = *answers;
+            load.pause = load.pause.max(MS);
+        }
+        let world = World { queue_length: queue_length.unwrap_or(usize::MAX), ..World::new(capacity, &loads, 10 * SECOND) };
+        let world = world.run();
+        let is_bounded = queue_length.is_some();
+        prop_assert!(is_bounded || world.sent_away.iter().all(|count| *count == 0));
+    }
+
+    /// Time is shared by weight among those who always want more, whoever they are.
+    #[test]
+    fn time_by_weight(capacity in 2usize..12, weights in proptest::collection::vec(0usize..3, 2..5)) {
+        let names = ["a", "b", "c", "d"];
+        let loads: Vec<_> = weights.iter().zip(names).map(|(weight, name)| {
+            Load { name, weight: [1, 4, 16][*weight], clients: capacity * 2, service: (MS, 30 * MS), ..Load::default() }
+        }).collect();
+        let world = World::new(capacity, &loads, 60 * SECOND).run();
+        let all: u32 = loads.iter().map(|load| load.weight).sum();
+        for (load, used) in loads.iter().zip(&world.used) {
+            let share = capacity as f64 * 60.0 * SECOND as f64 * f64::from(load.weight) / f64::from(all);
+            prop_assert!((*used as f64 / share - 1.0).abs() < 0.1, "{} {:?} {share}", load.name, world.used);
+        }
+    }
+}
+
+fn loads(capacity: usize, tenants: &[(usize, usize, usize, u64, u64, u64)]) -> Vec<Load> {
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let mut promised = 0;
+    let load = |((weight, least, clients, service, pause, from), name): (&(usize, usize, usize, u64, u64, u64), _)| {
+        let least = if promised + least < capacity { *least } else { 0 };
+        promised += least;
+        let (weight, service) = ([1, 4, 16][*weight], (MS, service * MS));
+        Load { name, weight, least, clients: *clients, service, pause: pause * MS, from: from * MS, ..Load::default() }
+    };
+    tenants.iter().zip(names).map(load).collect()
 }
