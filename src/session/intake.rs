@@ -245,7 +245,9 @@ impl Session {
             return false;
         }
         let waiting = !self.ledger.settled();
-        let held_up = leased.ended_early || (waiting || leased.withheld.ready) && self.holds_the_end(leased);
+        let held_up = leased.ended_early
+            || (waiting && self.is_held_otherwise())
+            || (waiting || leased.withheld.ready) && self.holds_the_end(leased);
         // What is held for its tenant may have to be made again first.
         if waiting && self.state.guards && !under_way {
             return false;
@@ -262,9 +264,14 @@ impl Session {
     /// Has a batch to be seen before it is sent to where the one before it was: whose it is, whether it has to wait, and to
     /// what it is held?
     fn is_looked_at(&self, leased: &Leased) -> bool {
-        let may_wait = || self.tenant.is_paused() || self.tenant.is_rated() || !self.has_current_limits();
+        let may_wait = || self.tenant.is_rated() || self.is_held_otherwise();
         let at_rest = || self.ledger.settled() && self.ledger.status() == Status::Idle;
         self.tells_tenants_apart(leased) || (self.keeps_lease() && may_wait() && at_rest())
+    }
+
+    /// What was sent before was held to other limits than what comes next, or its tenant is paused by now.
+    pub(super) fn is_held_otherwise(&self) -> bool {
+        self.tenant.is_paused() || !self.has_current_limits()
     }
 
     fn stream(&mut self, Streaming { left, to_server, begins }: Streaming) -> Option<Step> {
@@ -570,6 +577,7 @@ impl Session {
             && !batch.refused
             && !batch.unsure
             && self.is_of_this_tenant()
+            && !self.is_held_otherwise()
             && self.group.shows(leased.place, self.wanted(batch).written)
     }
 

@@ -144,9 +144,8 @@ impl Session {
     pub(super) fn goes_on_at_once(&mut self, batch: &Batch) -> bool {
         let up_to_date = |leased: &Leased| leased.lease.settings == self.state.settings;
         self.is_of_this_tenant()
-            && self.has_current_limits()
+            && !self.is_held_otherwise()
             && self.lease.as_ref().is_some_and(up_to_date)
-            && !self.tenant.is_paused()
             && self.pays_at_once(batch)
     }
 

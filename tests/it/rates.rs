@@ -233,8 +233,13 @@ async fn nothing_hides_behind_the_end_of_a_transaction() {
 async fn so_many_attempts_to_log_in() {
     let cluster = shared_cluster().await;
     let tenancy = "[tenancy]\nseparator = \"+\"\nidentify = [\"user_suffix\"]\n[[tenants]]\nname = \"acme\"\n";
-    let with =
-        |limits: &str| config(cluster, &format!("{tenancy}[listen]\nlogin_limits = {{ {limits} }}\n"), &["postgres"]);
+    let with = |limits: &str| {
+        config(
+            cluster,
+            &format!("{tenancy}[listen]\naddress = \"127.0.0.1:0\"\nlogin_limits = {{ {limits} }}\n"),
+            &["postgres"],
+        )
+    };
     for (limits, who, same) in [
         ("per_address = \"4/h\"", "from address 127.0.0.1", "nobody"),
         ("per_user = \"4/h\"", "of user \"postgres\"", "postgres"),
