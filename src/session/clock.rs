@@ -265,11 +265,14 @@ impl Clock {
         }
     }
 
-    /// Why the statement that has just failed was cancelled, if it was for a ceiling of its tenant.
-    pub fn was_cut_off(&self) -> Option<CutOff> {
+    /// See [`super::slot::Slot::was_cut_off`].
+    pub fn was_cut_off(&self, ceilings: Ceilings, now: Instant) -> Option<CutOff> {
         // What the server has kept back of those before it may come with its error.
         if self.cut_since.load(Relaxed) == 0 {
-            return None;
+            // By a cancel that was meant for the one before it in its transaction.
+            let late =
+                !self.asked.load(Relaxed) && self.overdue(&self.transaction_since, ceilings.transaction, now).is_some();
+            return late.then_some(CutOff::Transaction);
         }
         match self.why_cut.load(Relaxed) {
             1 => Some(CutOff::Statement),

@@ -264,8 +264,7 @@ impl Session {
         } else if is(Signal::Fenced) && self.lease.is_some() {
             self.fenced()
         } else if is(Signal::Kill)
-            && let Some(over) =
-                self.slot.clock.was_cut_off().filter(|_| self.lease.is_some() && !self.ledger.is_empty())
+            && let Some(over) = self.slot.was_cut_off().filter(|_| self.lease.is_some() && !self.ledger.is_empty())
         {
             self.tenant_timed_out();
             // The cancel had no effect: the server's process is ended, and with it the client's connection, which is in

@@ -440,7 +440,9 @@ impl Session {
             self.ledger.mute();
             return Verdict::Swallow;
         }
-        if let Some(over) = self.slot.clock.was_cut_off().filter(|_| error.code == "57014") {
+        if error.code == "57014"
+            && let Some(over) = self.slot.was_cut_off()
+        {
             self.tenant_timed_out();
             return Verdict::Replace(Box::new(self.ceiling_error(over)));
         }

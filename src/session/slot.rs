@@ -117,6 +117,11 @@ impl Slot {
         self.of_tenant().1
     }
 
+    /// Why what has just failed was cancelled, if it was for a ceiling of its tenant.
+    pub fn was_cut_off(&self) -> Option<CutOff> {
+        self.clock.was_cut_off(self.ceilings(), Instant::now())
+    }
+
     fn of_tenant(&self) -> std::sync::MutexGuard<'_, (Arc<str>, Ceilings)> {
         self.tenant.lock().unwrap_or_else(PoisonError::into_inner)
     }

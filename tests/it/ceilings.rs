@@ -463,6 +463,35 @@ async fn chained_transactions_have_their_own_time() {
 }
 
 /// Many short ones that never let the connection rest are not one long one.
+/// The cancel that was meant for one statement may strike the next.
+#[tokio::test]
+async fn many_short_statements_are_told_of_their_transactions_ceiling() {
+    let stage = Stage::set(SCHEMA).await;
+    let more = "[tiers.standard]\ntransaction_timeout = \"1s\"\n[pool]\nsize = 20\n";
+    let proxy = Proxy::start(&stage.config(more).await).await;
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let mut client = RawClient::welcome(&stage.endpoint(proxy.port)).await;
+        clients.spawn(async move {
+            client.query("BEGIN").await;
+            loop {
+                let sent = client.send(&say::query("SELECT 1")).await;
+                let (frames, end) = client.until_ready(1).await;
+                let error = frames.into_iter().find(|frame| frame.sqlstate().is_some());
+                if error.is_some() || end.is_some() || sent.is_err() {
+                    return error;
+                }
+            }
+        });
+    }
+    while let Some(error) = clients.join_next().await {
+        let error = error.unwrap().expect("it is told why");
+        let [code, message, detail] = [b'C', b'M', b'D'].map(|field| error.field(field).unwrap_or_default());
+        assert!(["57014", "25P04"].contains(&&*code) && message.ends_with("transaction timeout"), "{message}");
+        assert_eq!(detail, "The ceiling of tenant \"default\" is 1000 ms.", "{message}");
+    }
+}
+
 #[tokio::test]
 async fn transactions_behind_one_another_have_their_own_time() {
     const CEILING: &str = "[tiers.standard]\ntransaction_timeout = \"400ms\"\n[pool]\nsize = 2\n";
