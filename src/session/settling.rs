@@ -88,10 +88,16 @@ impl Session {
     async fn learn(&mut self, leased: &mut Leased, hears_itself: bool) -> Result<(), PgError> {
         let effects = std::mem::replace(&mut self.effects, Effects::NONE);
         let tells_process = effects.contains(Effects::PROCESS) && leased.place == Place::Primary;
+        let mut asks = batch::needs_probe(effects);
         if tells_process && self.mode != PoolMode::Session && self.state.keeps_process() {
             self.shared.metrics.pinned(Held::Process.label());
+            // What is listened to elsewhere is listened to there from now on.
+            if self.listening.is_some() {
+                self.state.ask_everything();
+                asks = true;
+            }
         }
-        if batch::needs_probe(effects) {
+        if asks {
             self.leave_no_cancel(leased).await;
             // Boxed, so that those who set nothing are no larger for it.
             match Box::pin(self.look(leased)).await {
@@ -141,7 +147,8 @@ impl Session {
     /// Otherwise he has them for as long as nobody else writes there.
     fn keep_sequences(&mut self, leased: &mut Leased) {
         let has = leased.lease.sequences == Sequences::Of(self.slot.pid) && leased.place == Place::Primary;
-        if !self.state.reads_sequences() || !has || self.mode == PoolMode::Session {
+        // On a connection that is kept for this alone nothing would know what is listened to elsewhere.
+        if !self.state.reads_sequences() || !has || self.listening.is_some() || self.mode == PoolMode::Session {
             leased.lease.kept = None;
             self.state.held = self.state.held.filter(|held| *held != Held::Sequence);
             return;

@@ -479,3 +479,27 @@ async fn listening_pins_nobody() {
     }
     assert_eq!(proxy.metric("pgweir_session_pins_total{reason=\"listen\"}"), 0.0);
 }
+
+/// Whatever else a session keeps its server connection for.
+#[tokio::test]
+async fn what_is_listened_to_is_known_on_a_connection_that_is_kept() {
+    let (stage, proxy) = stage("CREATE SEQUENCE counted", "[pool]\nsize = 2\n").await;
+    stage.database.sql(&format!("GRANT ALL ON SEQUENCE counted TO {}", stage.user)).await;
+    const LISTENED: &str = "SELECT pg_listening_channels() ORDER BY 1";
+    for keeps in
+        ["SELECT nextval('counted'); SELECT currval('counted')", "SELECT pg_backend_pid()", "CREATE TEMP TABLE t ()"]
+    {
+        for (first, second) in [(keeps, "LISTEN a; LISTEN b"), ("LISTEN a; LISTEN b", keeps)] {
+            let mut client = RawClient::welcome(&stage.endpoint(proxy.port)).await;
+            client.query(first).await;
+            client.query(second).await;
+            client.query("SELECT 1").await;
+            assert_eq!(client.rows(LISTENED).await, ["a", "b"], "{first}, {second}");
+            client.query("UNLISTEN a").await;
+            assert_eq!(client.rows(LISTENED).await, ["b"], "{first}, {second}");
+            client.query("UNLISTEN *").await;
+            assert!(client.rows(LISTENED).await.is_empty(), "{first}, {second}");
+            client.leave().await;
+        }
+    }
+}
