@@ -15,20 +15,29 @@ use crate::sql::{Effects, SettingNames, Verdict, mentions, setting_names};
 use crate::wire::error::PgError;
 
 impl Session {
-    /// Before a statement is sent, whatever it is. `unknown`: it may call functions of which nobody knows what they do;
-    /// `implied`: it may run code that it does not name (triggers, defaults), which those have allowed who made it.
+    /// Before a statement is sent, whatever it is. `unknown`: what the functions that it may call do as far as anybody knows
+    /// while the catalog is being read; `implied`: it may run code that it does not name (triggers, defaults), which those
+    /// have allowed who made it.
     ///
     /// Errors: 42501.
-    pub(super) fn guard(&mut self, text: &[u8], verdict: Verdict, unknown: bool, implied: bool) -> Result<(), PgError> {
+    pub(super) fn guard(
+        &mut self,
+        text: &[u8],
+        verdict: Verdict,
+        unknown: Effects,
+        implied: bool,
+    ) -> Result<(), PgError> {
         let limits = &self.tenant.limits;
         if limits.settings.is_empty() {
             return Ok(());
         }
-        let unknown = unknown.then_some(Touches::Code);
         let names = OnceCell::new();
         let names = || names.get_or_init(|| setting_names(text));
-        let hides = implied || unknown.is_some() || hides(verdict, names);
-        let error = match guarded(limits, text, verdict, names).or(unknown.filter(|_| limits.strict)) {
+        let hides = implied || !unknown.is_empty() || hides(verdict, names);
+        // Others may change the schema at any time: what was harmless before that is not refused for it.
+        let was_harmless = || !unknown.contains(Effects::HIDDEN) && self.group.last_catalog().is_loaded();
+        let code = (limits.strict && !unknown.is_empty() && !was_harmless()).then_some(Touches::Code);
+        let error = match guarded(limits, text, verdict, names).or(code) {
             None => {
                 self.state.guards |= hides;
                 return Ok(());

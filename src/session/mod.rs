@@ -436,7 +436,7 @@ impl Session {
         let unknown = self.unknown_effects(text, verdict);
         self.may_run(leased, verdict)?;
         let implied = self.implied_effects(leased, text, verdict);
-        self.guard(text, verdict, !unknown.is_empty(), !implied.is_empty())?;
+        self.guard(text, verdict, unknown, !implied.is_empty())?;
         let (said, verdict) = (verdict.effects, verdict.with(implied));
         self.forget_sequences(leased, verdict.effects);
         if leased.place == Place::Primary {

@@ -505,3 +505,22 @@ async fn sees_after_cancel(client: &Client, asks: &str, seen: &str) {
         Err(error) => assert_eq!(sqlstate(&error), "57014"),
     }
 }
+
+/// Also while the catalog is read once more, because of what another tenant makes there.
+#[tokio::test]
+async fn a_strict_tenant_is_refused_what_hides_settings_and_nothing_else() {
+    let stage = Stage::set().await;
+    let proxy = stage.proxy("size = 4", true).await;
+    let [acme, beta] = stage.both(&proxy).await;
+    let changes = tokio::spawn(async move {
+        for _ in 0..20 {
+            beta.batch_execute("CREATE TABLE t (id int); DROP TABLE t").await.unwrap();
+        }
+    });
+    while !changes.is_finished() {
+        assert_eq!(value(&acme, SEEN).await, "acme acme");
+        let error = acme.batch_execute("SELECT hides('beta')").await.unwrap_err();
+        assert_eq!(sqlstate(&error), "42501", "{error:?}");
+    }
+    changes.await.unwrap();
+}
