@@ -1,20 +1,12 @@
 //! Settings that a tenant's sessions have and may not change, and what row-level security makes of them.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
-
 use pgweir::sandbox::User;
 use pgweir::sql::{CATALOG_QUERIES, Catalog, CatalogRows};
-use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
-use crate::support::primary_only::{config, connect_cuttable, sqlstate, try_value, value};
+use crate::support::primary_only::{config, sqlstate, value};
 use crate::support::proxy::Proxy;
 use crate::support::{TestDatabase, connect, fresh_database, shared_cluster, unique};
-
-/// Transactions of the isolation test; by hand 100,000 (`PGWEIR_ISOLATION_TRANSACTIONS`).
-const TRANSACTIONS: usize = 3_000;
 
 /// One table of all tenants' rows, whose policy reads a setting, and a user whom it binds.
 struct Stage {
@@ -368,142 +360,6 @@ async fn other_layouts_come_from_the_same_configuration() {
     }
     clients[0].1.batch_execute("UPDATE who SET name = 'acme' WHERE name = 'search_path'").await.unwrap();
     clients[1].1.batch_execute("SET ROLE none; SET work_mem = '5MB'").await.unwrap();
-}
-
-/// How clients say for whom they work. All but the first have logged in as another tenant.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum By {
-    Login,
-    /// Of each statement, save what begins transactions.
-    Comment,
-    Setting,
-}
-
-impl By {
-    fn text(self, sql: &str, tenant: &str) -> String {
-        if self == Self::Comment { format!("{sql} /*tenant='{tenant}'*/") } else { sql.to_owned() }
-    }
-}
-
-/// Two tenants on two server connections: not one row and not one setting of the other, whatever happens.
-#[tokio::test]
-async fn interleaved_transactions_are_kept_apart() {
-    let wanted = std::env::var("PGWEIR_ISOLATION_TRANSACTIONS").ok().map(|count| count.parse().unwrap());
-    let transactions: usize = wanted.unwrap_or(TRANSACTIONS);
-    let stage = Arc::new(Stage::set().await);
-    let proxy = Arc::new(stage.proxy("size = 2\nqueue_timeout = \"60s\"", false).await);
-    let (done, ended) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
-    let mut clients = JoinSet::new();
-    for number in 0..12u64 {
-        let (stage, proxy, done, ended) = (stage.clone(), proxy.clone(), done.clone(), ended.clone());
-        clients.spawn(async move {
-            let (tenant, other) = [("acme", "beta"), ("beta", "acme")][number as usize % 2];
-            let by = [By::Login, By::Comment, By::Setting][number as usize / 2 % 3];
-            let url = stage.url(&proxy, if by == By::Login { tenant } else { other }).await;
-            let mut random = number + 1;
-            while done.load(Ordering::Relaxed) < transactions {
-                let (client, socket) = connect_cuttable(&url).await;
-                if by == By::Setting {
-                    client.batch_execute(&format!("SET pgweir.tenant = '{tenant}'")).await.unwrap();
-                }
-                for _ in 0..25 {
-                    random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                    let what = (random >> 33) % 12;
-                    if what == 11 {
-                        break;
-                    }
-                    transaction(&client, tenant, by, what).await;
-                    done.fetch_add(1, Ordering::Relaxed);
-                    // The driver does not wait until a cancel can strike no more.
-                    if what == CANCEL {
-                        break;
-                    }
-                }
-                // In the middle of something.
-                let open = client.batch_execute("BEGIN; SELECT id FROM rows");
-                let _ = tokio::time::timeout(Duration::from_micros((random >> 40) % 2_000), open).await;
-                socket.abort();
-                ended.fetch_add(1, Ordering::Relaxed);
-            }
-        });
-    }
-    while let Some(outcome) = clients.join_next().await {
-        outcome.unwrap();
-    }
-    println!("{} transactions, {} connections cut", done.load(Ordering::Relaxed), ended.load(Ordering::Relaxed));
-    assert!(done.load(Ordering::Relaxed) >= transactions && ended.load(Ordering::Relaxed) >= 24);
-}
-
-const CANCEL: u64 = 3;
-
-async fn transaction(client: &Client, tenant: &str, by: By, what: u64) {
-    let seen = format!("{tenant} {tenant}");
-    let text = |sql: &str| by.text(sql, tenant);
-    let run = async |sql: &str| client.batch_execute(&text(sql)).await;
-    let sees = async || assert_eq!(value(client, &text(SEEN)).await, seen);
-    match what {
-        0 => {
-            client.batch_execute("BEGIN").await.unwrap();
-            run("INSERT INTO rows (id) VALUES (9)").await.unwrap();
-            sees().await;
-            client.batch_execute("ROLLBACK").await.unwrap();
-        }
-        1 => {
-            run("BEGIN; UPDATE rows SET id = id").await.unwrap();
-            sees().await;
-            client.batch_execute("COMMIT").await.unwrap();
-        }
-        2 => {
-            run("BEGIN; SELECT 1").await.unwrap();
-            assert_eq!(sqlstate(&run("SELECT 1/0").await.unwrap_err()), "22012");
-            client.batch_execute("ROLLBACK").await.unwrap();
-            sees().await;
-        }
-        CANCEL => {
-            let cancel = client.cancel_token();
-            let (outcome, ()) = tokio::join!(run("SELECT pg_sleep(0.02), count(*) FROM rows"), async {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-                let _ = cancel.cancel_query(tokio_postgres::NoTls).await;
-            });
-            assert!(outcome.is_ok() || sqlstate(&outcome.unwrap_err()) == "57014");
-            sees_after_cancel(client, &text(SEEN), &seen).await;
-        }
-        4 => {
-            let slow = "BEGIN; SET LOCAL statement_timeout = 5; SELECT pg_sleep(1)";
-            assert_eq!(sqlstate(&run(slow).await.unwrap_err()), "57014");
-            client.batch_execute("ROLLBACK").await.unwrap();
-            sees().await;
-        }
-        5 => {
-            let other = if tenant == "acme" { "beta" } else { "acme" };
-            let hidden = format!("DO $$ BEGIN PERFORM set_config('app.tenant', '{other}', false); END $$");
-            run(&hidden).await.unwrap();
-            sees().await;
-        }
-        6 => {
-            let error = run("SET app.tenant = 'x'").await.unwrap_err();
-            assert_eq!(sqlstate(&error), "42501");
-            sees().await;
-        }
-        7 => {
-            run("BEGIN; SAVEPOINT s; SET LOCAL work_mem = '5MB'; ROLLBACK TO s").await.unwrap();
-            sees().await;
-            client.batch_execute("COMMIT").await.unwrap();
-        }
-        8 => {
-            let rows = client.query(&text("SELECT DISTINCT tenant FROM rows WHERE id > $1"), &[&0]).await.unwrap();
-            assert_eq!(rows.iter().map(|row| row.get(0)).collect::<Vec<String>>(), [tenant]);
-        }
-        _ => sees().await,
-    }
-}
-
-/// A cancel that has come late strikes what comes next, as with PostgreSQL.
-async fn sees_after_cancel(client: &Client, asks: &str, seen: &str) {
-    match try_value(client, asks).await {
-        Ok(found) => assert_eq!(found, seen),
-        Err(error) => assert_eq!(sqlstate(&error), "57014"),
-    }
 }
 
 /// Also while the catalog is read once more, because of what another tenant makes there.

@@ -13,6 +13,7 @@ mod fairness;
 mod guarding;
 mod hostile;
 mod introductions;
+mod isolation;
 mod leaks;
 mod ledger_model;
 mod login;
