@@ -196,6 +196,8 @@ impl World {
             return self.begins(client);
         }
         self.queues[load].push_back(client);
+        // Also of those who are sent away at once.
+        self.note(load);
         let guest = Guest { client, since: self.now, left };
         let (ticket, shed) = self.fair.arrive(party, guest, self.now, self.queue_length, room);
         // Others may have come to count meanwhile, whose tenant may have more again.
@@ -313,18 +315,24 @@ impl World {
         self.queues[load].len().min(self.left[load].get())
     }
 
+    /// What a load has and wants now was needed from the moment before on.
+    fn note(&mut self, load: usize) {
+        let count = self.held[load] + self.may_have(load);
+        let before = std::mem::replace(&mut self.counts[load], count);
+        let history = &mut self.history[load];
+        for count in [before, count] {
+            while history.back().is_some_and(|(_, less)| *less <= count) {
+                history.pop_back();
+            }
+            history.push_back((self.now, count));
+        }
+    }
+
     /// Nothing is free while somebody waits, save what others have needed at once within the last second or are promised.
     fn check(&mut self) {
         for load in 0..self.loads.len() {
-            let count = self.held[load] + self.may_have(load);
+            self.note(load);
             let history = &mut self.history[load];
-            let before = std::mem::replace(&mut self.counts[load], count);
-            for count in [before, count] {
-                while history.back().is_some_and(|(_, less)| *less <= count) {
-                    history.pop_back();
-                }
-                history.push_back((self.now, count));
-            }
             while history.front().is_some_and(|(when, _)| when + SECOND < self.now) {
                 history.pop_front();
             }
