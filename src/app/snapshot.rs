@@ -12,7 +12,7 @@ use crate::config::{
 };
 use crate::metrics::Metrics;
 use crate::net::tls::{Acceptor, TlsError};
-use crate::pool::PoolKey;
+use crate::pool::{Budgets, PoolKey};
 use crate::server::Login;
 use crate::tenant::{Tenant, Tenants};
 use crate::wire::error::PgError;
@@ -28,6 +28,7 @@ pub struct Snapshot {
     /// Tenants that the file does not name, once they are known.
     pub queried: Option<Arc<[Arc<TenantConfig>]>>,
     clusters: BTreeMap<String, Arc<Cluster>>,
+    budgets: Arc<Budgets>,
 }
 
 /// A configuration that cannot be put to work, though nothing is wrong with its text.
@@ -58,11 +59,13 @@ pub async fn prepare(config: Config, lasting: Lasting) -> Result<HandshakeContex
 impl Snapshot {
     /// What a process starts with.
     pub fn first(handshake: HandshakeContext, metrics: &Arc<Metrics>) -> Self {
-        let make = |cluster: &Arc<ClusterConfig>| Cluster::new(cluster.clone(), metrics.clone());
+        let budgets = Arc::<Budgets>::default();
+        let make = |cluster: &Arc<ClusterConfig>| Cluster::new(cluster.clone(), metrics.clone(), &budgets);
         let configs = handshake.config.clusters.iter();
         let clusters = configs.map(|(name, cluster)| (name.clone(), make(cluster))).collect();
+        budgets.limit(handshake.config.clusters.values().flat_map(|cluster| cluster.limits()));
         let tenants = Arc::new(Tenants::new(&handshake.config));
-        Self { tenants, queried: None, handshake: Arc::new(handshake), clusters }
+        Self { tenants, queried: None, handshake: Arc::new(handshake), clusters, budgets }
     }
 
     /// What follows after a reload: clusters whose servers are the same stay, and tenants go on counting.
@@ -71,18 +74,20 @@ impl Snapshot {
             let running = self.clusters.get(name);
             let config = running.map_or_else(|| config.clone(), |running| as_found(config, &running.config));
             let kept = running.filter(|running| is_served_by(&config, &running.config)).cloned();
-            (name.clone(), kept.unwrap_or_else(|| Cluster::new(config, metrics.clone())))
+            (name.clone(), kept.unwrap_or_else(|| Cluster::new(config, metrics.clone(), &self.budgets)))
         };
         let clusters = handshake.config.clusters.iter().map(keep_or_make).collect();
+        self.budgets.limit(handshake.config.clusters.values().flat_map(|cluster| cluster.limits()));
         let queried = self.queried.clone().filter(|_| handshake.config.tenancy.query.is_some());
         let tenants = Arc::new(self.tenants.reload(&handshake.config, queried.as_deref().unwrap_or_default()));
-        Self { tenants, queried, handshake: Arc::new(handshake), clusters }
+        Self { tenants, queried, handshake: Arc::new(handshake), clusters, budgets: self.budgets.clone() }
     }
 
     /// What follows when the tenants are others that the file does not name.
     pub fn with_tenants(&self, queried: Arc<[Arc<TenantConfig>]>) -> Self {
         let tenants = Arc::new(self.tenants.with_more(self.config(), &queried));
-        Self { tenants, queried: Some(queried), handshake: self.handshake.clone(), clusters: self.clusters.clone() }
+        let (handshake, clusters, budgets) = (self.handshake.clone(), self.clusters.clone(), self.budgets.clone());
+        Self { tenants, queried: Some(queried), handshake, clusters, budgets }
     }
 
     /// What follows when another server of a cluster has become its primary, by [`Cluster::host`]'s number. `None`
@@ -92,9 +97,9 @@ impl Snapshot {
         self.clusters.get(name).filter(|running| Arc::ptr_eq(running, cluster))?;
         let config = led_by(&cluster.config, &cluster.host(number).config);
         let mut clusters = self.clusters.clone();
-        clusters.insert(name.clone(), Cluster::new(Arc::new(config), metrics.clone()));
-        let (tenants, queried) = (self.tenants.clone(), self.queried.clone());
-        Some(Self { tenants, queried, handshake: self.handshake.clone(), clusters })
+        clusters.insert(name.clone(), Cluster::new(Arc::new(config), metrics.clone(), &self.budgets));
+        let (tenants, queried, handshake) = (self.tenants.clone(), self.queried.clone(), self.handshake.clone());
+        Some(Self { tenants, queried, handshake, clusters, budgets: self.budgets.clone() })
     }
 
     /// To be called once clients see this snapshot: gives the pools that stay their new sizes and

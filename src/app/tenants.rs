@@ -9,7 +9,8 @@ use super::Snapshot;
 use super::roles::Snapshots;
 use crate::config::{Config, DEFAULT_TENANT, TenantConfig, TenantsQuery, limited};
 use crate::listener::Door;
-use crate::server::{connect, simple_query};
+use crate::pool::Purpose;
+use crate::server::simple_query;
 
 /// Without a query: a reload may bring one.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -53,11 +54,11 @@ async fn ask(snapshot: &Snapshot, query: &TenantsQuery) -> Result<(Vec<Arc<Tenan
     // Given up here, it is to end there.
     login.parameters.push(("statement_timeout".into(), PATIENCE.as_millis().to_string()));
     let cluster = snapshot.cluster(database).map_err(|error| error.message.to_string())?;
-    let _place = cluster.primary.budget.place_of_our_own();
-    let connected = connect(&cluster.primary.config, &login, database.pool.connect_timeout).await;
+    let (primary, patience) = (&cluster.primary, database.pool.connect_timeout);
+    let connected = primary.budget.connect(Purpose::Errand, &primary.config, &login, patience).await;
     let mut connected = connected.map_err(|error| error.to_string())?;
     let sql = format!("SELECT pg_catalog.row_to_json(tenant) FROM ({}\n) AS tenant", query.sql);
-    let answer = tokio::time::timeout(PATIENCE, simple_query(&mut connected.stream, &sql, LARGEST)).await;
+    let answer = tokio::time::timeout(PATIENCE, simple_query(&mut *connected.stream, &sql, LARGEST)).await;
     let late = |_| format!("no answer within {} s", PATIENCE.as_secs());
     let answer = answer.map_err(late)?.map_err(|error| error.to_string())?;
     let (mut tenants, mut errors): (Vec<Arc<TenantConfig>>, Vec<String>) = Default::default();

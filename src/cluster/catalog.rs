@@ -9,8 +9,8 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use super::group::{Group, Place};
-use crate::pool::Place as HostPlace;
-use crate::server::{Connected, connect, simple_query};
+use crate::pool::{Purpose, Seat};
+use crate::server::simple_query;
 use crate::sql::{CATALOG_QUERIES, CATALOG_STAMP_QUERY, Catalog, CatalogRows, SYSTEM_RELATIONS};
 
 /// How often the catalog's stamp is compared while reads come.
@@ -197,12 +197,25 @@ pub(super) async fn keep(group: Weak<Group>) {
                 RETRY
             }
         };
-        let _ = tokio::time::timeout(pause, keeper.changed.notified()).await;
+        rest(&keeper, pause, &mut reader).await;
         if published == keeper.generation() && pause == CHECK {
             // A mere suspicion, of which there may be thousands in a second.
             let _ = tokio::time::timeout(SOON, keeper.changed_for_sure(published)).await;
         }
     }
+}
+
+/// Until something has changed, or the pause is over. Meanwhile the reader's connection is let go where places are short.
+async fn rest(keeper: &CatalogKeeper, pause: Duration, reader: &mut Option<Reader>) {
+    let mut rested = std::pin::pin!(tokio::time::timeout(pause, keeper.changed.notified()));
+    if let Some(Reader { stream, .. }) = reader {
+        tokio::select! {
+            _ = &mut rested => return,
+            () = stream.wanted_back() => {}
+        }
+        *reader = None;
+    }
+    let _ = rested.await;
 }
 
 /// What is dropped while its definition is read brings an error, and is gone when it is read again.
@@ -253,11 +266,10 @@ async fn renew(
 type Rows = Vec<Vec<Option<String>>>;
 type Sets = Vec<Rows>;
 
-/// A connection of the reader's own, for as long as reads come: those of the pool may all be kept by sessions
-/// that wait for the catalog, and have settings of their clients.
+/// A connection of the reader's own, for as long as reads come and there is a place for it: those of the pool may all be
+/// kept by sessions that wait for the catalog, and have settings of their clients.
 struct Reader {
-    connected: Connected,
-    _place: HostPlace,
+    stream: Seat,
     /// The answer to [`SYSTEM_RELATIONS`].
     system_relations: Option<Rows>,
 }
@@ -270,11 +282,11 @@ impl Reader {
         login.parameters.push(("application_name".into(), "pgweir catalog".into()));
         // What the planner thinks of these queries would have them compiled, which takes longer than they do.
         login.parameters.push(("jit".into(), "off".into()));
-        let place = pool.place_of_our_own();
-        let outcome = connect(&pool.host, &login, pool.settings().connect_timeout).await;
-        outcome
-            .map(|connected| Self { connected, _place: place, system_relations: None })
-            .map_err(|error| error.to_string())
+        // For as long as it takes: whoever left the line would stand at its end again.
+        let place = pool.budget().ask(Purpose::Errand).await;
+        let connected = place.connect(&pool.host, &login, pool.settings().connect_timeout).await;
+        let reader = connected.map(|connected| Self { stream: connected.stream, system_relations: None });
+        reader.map_err(|error| error.to_string())
     }
 
     /// The answer to one of [`CATALOG_QUERIES`].
@@ -291,7 +303,7 @@ impl Reader {
     }
 
     async fn ask(&mut self, sql: &str) -> Result<Sets, String> {
-        match tokio::time::timeout(PATIENCE, simple_query(&mut self.connected.stream, sql, LARGEST)).await {
+        match tokio::time::timeout(PATIENCE, simple_query(&mut *self.stream, sql, LARGEST)).await {
             Ok(Ok(answer)) => Ok(answer.sets),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("no answer within {PATIENCE:?}")),

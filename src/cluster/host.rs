@@ -63,12 +63,12 @@ pub struct Host {
 
 impl Host {
     /// A configured primary counts as up until it is known to be down; every other host only once it has answered.
-    pub fn new(config: Arc<HostConfig>, role: Role, roles: Roles, most: Option<usize>) -> Self {
+    pub fn new(config: Arc<HostConfig>, role: Role, roles: Roles, budget: Arc<Budget>) -> Self {
         let up = role == Role::Primary && roles == Roles::Configured;
         Self {
             config,
             role,
-            budget: Budget::new(most),
+            budget,
             up: AtomicBool::new(up),
             fresh_as_of: AtomicU64::new(0),
             lag_bytes: AtomicU64::new(0),
@@ -188,7 +188,7 @@ mod tests {
         let tls = ServerTls { mode: SslMode::Disable, root_cert: None, cert: None, key: None };
         let address = HostAddress::Unix("/b".into());
         let config = HostConfig { name: "b".into(), address, tls, max_server_connections: None };
-        Host::new(Arc::new(config), Role::Replica, Roles::Configured, None)
+        Host::new(Arc::new(config), Role::Replica, Roles::Configured, Arc::default())
     }
 
     fn at(moment: u64) -> Moment {

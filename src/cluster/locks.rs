@@ -11,14 +11,14 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::host::Host;
-use crate::pool::Place;
-use crate::server::{Connected, Login, QueryError, connect, simple_query};
+use crate::pool::{Purpose, Seated};
+use crate::server::{Login, QueryError, simple_query};
 
 /// For an answer. Nobody's health depends on it.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// After an attempt in vain.
 const PAUSE: Duration = Duration::from_secs(5);
-/// Without a question for so long the connection is closed.
+/// Without a question for so long the connection is closed, and at once where places are short.
 const IDLE: Duration = Duration::from_secs(10);
 /// Of process ids and times.
 const ANSWER_LIMIT: usize = 1 << 20;
@@ -35,7 +35,7 @@ pub struct Locks {
 
 #[derive(Default)]
 struct Asker {
-    connection: Option<(Connected, Place)>,
+    connection: Option<Seated>,
     last: Option<Instant>,
     /// When it could not be asked.
     failed: Option<Instant>,
@@ -59,6 +59,12 @@ impl std::fmt::Debug for Asker {
     }
 }
 
+impl Asker {
+    fn is_wanted_back(&self) -> bool {
+        self.connection.as_ref().is_some_and(|connected| connected.stream.is_wanted_back())
+    }
+}
+
 impl Host {
     /// For how long these server processes have waited for a lock, those that do. `None` where that is not known: the last
     /// question is not answered yet, or this one is not in time.
@@ -67,14 +73,13 @@ impl Host {
         if asker.failed.is_some_and(|failed| failed.elapsed() < PAUSE) {
             return None;
         }
-        let (mut connected, place) = match asker.connection.take() {
+        let mut connected = match asker.connection.take() {
             Some(connection) => connection,
             None => {
                 let mut login = self.locks.login()?;
                 login.parameters.push(("application_name".into(), "pgweir locks".into()));
-                let place = self.budget.place_of_our_own();
-                match connect(&self.config, &login, PATIENCE).await {
-                    Ok(connected) => (connected, place),
+                match self.budget.connect(Purpose::Errand, &self.config, &login, PATIENCE).await {
+                    Ok(connected) => connected,
                     Err(error) => {
                         tracing::warn!(host = %self.config.name, %error, "cannot ask who waits for locks");
                         asker.failed = Some(Instant::now());
@@ -85,9 +90,9 @@ impl Host {
         };
         asker.last = Some(Instant::now());
         // A connection that has not answered is closed.
-        match timeout(PATIENCE, simple_query(&mut connected.stream, &question(pids), ANSWER_LIMIT)).await.ok()? {
+        match timeout(PATIENCE, simple_query(&mut *connected.stream, &question(pids), ANSWER_LIMIT)).await.ok()? {
             Ok(answer) => {
-                asker.connection = Some((connected, place));
+                asker.connection = Some(connected).filter(|connected| !connected.stream.is_wanted_back());
                 Some(answer.sets.into_iter().flatten().filter_map(waits).collect())
             }
             Err(QueryError::Server { code, .. }) => {
@@ -101,7 +106,7 @@ impl Host {
     /// There is nothing to ask.
     pub fn rests_from_locks(&self) {
         if let Ok(mut asker) = self.locks.asker.try_lock()
-            && asker.last.is_some_and(|last| last.elapsed() > IDLE)
+            && (asker.last.is_some_and(|last| last.elapsed() > IDLE) || asker.is_wanted_back())
         {
             (asker.connection, asker.last) = (None, None);
         }

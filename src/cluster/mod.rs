@@ -22,9 +22,9 @@ pub use greeting::{Defaults, Greeting, GreetingError};
 pub use group::{Group, Home, Place, Wanted};
 pub use host::{Claim, Host, Role};
 
-use crate::config::{ClusterConfig, HostConfig, PoolSettings, Roles};
+use crate::config::{ClusterConfig, HostConfig, PoolSettings};
 use crate::metrics::Metrics;
-use crate::pool::{Budget, PoolCensus, PoolKey, ROTATION};
+use crate::pool::{Budgets, PoolCensus, PoolKey, Purpose, ROTATION};
 use crate::server::connect::Login;
 
 /// Without a read for this long the monitor falls to its slow beat.
@@ -48,13 +48,11 @@ pub struct Cluster {
 impl Cluster {
     /// Starts nothing but the sweep of its pools; the monitor starts with the first group, whose
     /// login it borrows unless the configuration names one.
-    pub fn new(config: Arc<ClusterConfig>, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub fn new(config: Arc<ClusterConfig>, metrics: Arc<Metrics>, budgets: &Budgets) -> Arc<Self> {
         let clock = Arc::new(Clock::default());
         let roles = config.roles;
-        let all = config.max_server_connections;
         let host = |config: &HostConfig, role| {
-            let most = config.max_server_connections.or(all);
-            Arc::new(Host::new(Arc::new(config.clone()), role, roles, most))
+            Arc::new(Host::new(Arc::new(config.clone()), role, roles, budgets.of(&config.address)))
         };
         let cluster = Arc::new(Self {
             primary: host(&config.primary, Role::Primary),
@@ -68,9 +66,6 @@ impl Cluster {
             monitored: std::sync::Once::new(),
             tasks: Mutex::default(),
         });
-        for host in cluster.hosts() {
-            cluster.spawn(Budget::keep(Arc::downgrade(&host.budget)));
-        }
         let weak = Arc::downgrade(&cluster);
         cluster.spawn(async move {
             loop {
@@ -177,8 +172,9 @@ impl Cluster {
         };
         for host in self.hosts() {
             host.locks.ask_as(login.clone());
-            if !self.replicas.is_empty() || self.config.roles == Roles::Asked {
-                self.spawn(monitor::watch(Arc::downgrade(self), host.clone(), login.clone()));
+            if self.config.is_watched() {
+                let place = host.budget.ask(Purpose::Watch);
+                self.spawn(monitor::watch(Arc::downgrade(self), host.clone(), login.clone(), place));
             }
         }
     }

@@ -11,6 +11,7 @@ use super::freshness::{Lsn, Moment};
 use super::host::{Claim, Host, Role};
 use crate::config::Roles;
 use crate::net::Stream;
+use crate::pool::Asking;
 use crate::server::{ConnectError, Login, connect, simple_query};
 
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -35,10 +36,10 @@ const PRIMARY: &str = "SELECT pg_catalog.pg_current_wal_insert_lsn(), \
     WHERE NOT pg_catalog.pg_is_in_recovery()";
 const REPLICA: &str = "SELECT pg_catalog.pg_last_wal_replay_lsn(), NULL WHERE pg_catalog.pg_is_in_recovery()";
 
-/// Runs until the cluster is gone.
-pub(super) async fn watch(cluster: Weak<Cluster>, host: Arc<Host>, login: Login) {
+/// Runs until the cluster is gone. Its place is kept for it while there is no connection.
+pub(super) async fn watch(cluster: Weak<Cluster>, host: Arc<Host>, login: Login, place: Asking) {
+    let _place = place.await;
     loop {
-        let _place = host.budget.place_of_our_own();
         let outcome = connect(&host.config, &login, PATIENCE).await;
         match (cluster.upgrade(), outcome) {
             (None, _) => return,

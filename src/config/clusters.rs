@@ -1,6 +1,6 @@
 //! `[clusters]`: a primary, its replicas, and how reads are spread over them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,31 @@ pub(super) fn clusters(item: &Item, around: &Surroundings) -> BTreeMap<String, A
         let cluster = cluster(name.clone(), item.section()?, around)?;
         Some((name, Arc::new(cluster)))
     };
-    item.entries().into_iter().filter_map(read).collect()
+    let clusters = item.entries().into_iter().filter_map(read).collect();
+    report_lack_of_places(item, &clusters);
+    clusters
+}
+
+/// Servers that nobody could be connected to beside pgweir itself. An address is one server, in however many clusters it is.
+fn report_lack_of_places(item: &Item, clusters: &BTreeMap<String, Arc<ClusterConfig>>) {
+    let mut servers = HashMap::<&HostAddress, (Option<usize>, usize)>::new();
+    for (cluster, (address, most)) in clusters.values().flat_map(|one| one.limits().map(move |limit| (one, limit))) {
+        let (least, monitors) = servers.entry(address).or_default();
+        *least = least.iter().copied().chain(most).min();
+        *monitors += usize::from(cluster.is_watched());
+    }
+    for host in clusters.values().flat_map(|cluster| std::iter::once(&cluster.primary).chain(&cluster.replicas)) {
+        if let Some((Some(most), monitors)) = servers.remove(&host.address)
+            && most < monitors + 2
+        {
+            item.error(format!(
+                "`max_server_connections` of \"{}\" is {most}, expected at least {}: one for clients, one for pgweir's own \
+                 questions, and one to watch it for each cluster that it is in with others",
+                host.name,
+                monitors + 2
+            ));
+        }
+    }
 }
 
 fn cluster(name: String, section: Section, around: &Surroundings) -> Option<ClusterConfig> {

@@ -345,6 +345,20 @@ impl std::fmt::Debug for Secret {
     }
 }
 
+impl ClusterConfig {
+    /// Whether its servers are asked for their health and their roles: a connection to each, always.
+    pub fn is_watched(&self) -> bool {
+        !self.replicas.is_empty() || self.roles == Roles::Asked
+    }
+
+    /// Each of its servers, and how many connections there may be to it.
+    pub fn limits(&self) -> impl Iterator<Item = (&HostAddress, Option<usize>)> {
+        let all = self.max_server_connections;
+        let hosts = std::iter::once(&self.primary).chain(&self.replicas);
+        hosts.map(move |host| (&host.address, host.max_server_connections.or(all)))
+    }
+}
+
 /// Limits that a tenant is held to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tier {

@@ -267,6 +267,29 @@ fn a_small_file_serves_every_database_without_limits() {
 }
 
 #[test]
+fn a_server_has_a_connection_for_clients_beside_those_of_pgweir() {
+    let load = |clusters: &str| {
+        load_text(&format!(
+            "{clusters}\n[databases.\"*\"]\ncluster = \"a\"\n[[users]]\nname = \"app\"\nauth = \"trust\"\n"
+        ))
+    };
+    let one = |name: &str, most: &str, replicas: &str| {
+        format!("[clusters.{name}]\nprimary = \"postgres://10.0.0.1\"\nreplicas = [{replicas}]\n{most}\n")
+    };
+    let replica = "{ url = \"postgres://10.0.0.2\", max_server_connections = 9 }";
+    for (clusters, least) in [
+        (one("a", "max_server_connections = 1", ""), 2),
+        (one("a", "max_server_connections = 2", replica), 3),
+        (one("a", "max_server_connections = 3", replica) + &one("b", "max_server_connections = 90", replica), 4),
+        (one("a", "max_server_connections = 3", replica) + &one("b", "", replica), 4),
+    ] {
+        let error = load(&clusters).unwrap_err();
+        assert!(error.contains(&format!("\"10.0.0.1:5432\" is {}, expected at least {least}", least - 1)), "{error}");
+        load(&clusters.replace(&format!(" = {}\n", least - 1), &format!(" = {least}\n"))).unwrap();
+    }
+}
+
+#[test]
 fn the_form_of_a_password_decides_how_it_is_checked() {
     let scram = "SCRAM-SHA-256$4096:c2FsdA==$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     let md5 = "md5d41d8cd98f00b204e9800998ecf8427e";

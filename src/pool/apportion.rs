@@ -25,13 +25,13 @@ pub const WHOLE: u64 = 5_040;
 
 /// What the tenants weigh that are active in each pool: a tenant's weight ([`super::fair::Terms::weight`]) goes to all of
 /// its pools in equal parts.
-pub fn weights(active: &[Vec<(Arc<str>, u32)>]) -> Vec<u64> {
+pub fn weights(active: &[impl AsRef<[(Arc<str>, u32)]>]) -> Vec<u64> {
     let mut pools_of = HashMap::<&str, u64>::new();
-    for (tenant, _) in active.iter().flatten() {
+    for (tenant, _) in active.iter().flat_map(AsRef::as_ref) {
         *pools_of.entry(tenant).or_default() += 1;
     }
     let part = |(tenant, weight): &(Arc<str>, u32)| u64::from(*weight) * WHOLE / pools_of[&**tenant];
-    active.iter().map(|pool| pool.iter().map(part).sum()).collect()
+    active.iter().map(|pool| pool.as_ref().iter().map(part).sum()).collect()
 }
 
 /// What one pool needs.
@@ -61,7 +61,7 @@ pub struct Apportion {
 impl Apportion {
     /// As many connections for each pool, in the order of the claims; `total` together at most.
     pub fn give(&mut self, total: usize, claims: &[Claim], now: u64) -> Vec<usize> {
-        if self.still_holds(claims, now) {
+        if self.still_holds(total, claims, now) {
             return self.given.iter().map(|(_, given)| *given).collect();
         }
         self.settle(now);
@@ -92,8 +92,8 @@ impl Apportion {
         given
     }
 
-    /// A turn is not over, and nobody came or has what he does not need while others want more.
-    fn still_holds(&self, claims: &[Claim], now: u64) -> bool {
+    /// A turn is not over, there is as much as was given, and nobody came or has what he does not need while others want more.
+    fn still_holds(&self, total: usize, claims: &[Claim], now: u64) -> bool {
         let same = self.given.len() == claims.len()
             && self.given.iter().zip(claims).all(|((before, _), claim)| {
                 (before.pool, before.least, before.needs == 0) == (claim.pool, claim.least, claim.needs == 0)
@@ -101,7 +101,8 @@ impl Apportion {
         let pairs = || self.given.iter().map(|(_, given)| *given).zip(claims);
         let unused = pairs().any(|(given, claim)| given > claim.needs.max(claim.least));
         let wanted = pairs().any(|(given, claim)| given < claim.needs);
-        same && now < self.at + QUANTUM && !(unused && wanted)
+        let there = self.given.iter().map(|(_, given)| given).sum::<usize>() <= total;
+        same && there && now < self.at + QUANTUM && !(unused && wanted)
     }
 
     /// Nobody wants more than there is any more.

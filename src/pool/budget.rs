@@ -1,19 +1,30 @@
-//! The server connections of one host, over all its pools: as many as `max_server_connections`, so that PostgreSQL's own
-//! limit is never met.
+//! The server connections of one host, over all its pools and pgweir's own: as many as `max_server_connections`, so that
+//! PostgreSQL's own limit is never met.
 //!
 //! A pool that wants another connection and finds no place asks for one. The host's *keeper*, a task of its own, then
 //! closes idle connections of other pools that nobody has needed lately, least recently used first; where that is not
-//! enough it says how many each pool may have ([`super::apportion`]), until all have what they want again. Sessions only
+//! enough it says how many each pool may have, until all have what they want again ([`super::keeper`]). Sessions only
 //! ever take and give back a place.
+//!
+//! A connection of pgweir's own has a place like any other and stands in line for it ([`super::places`]); the keeper makes
+//! room for those in line as for pools. A place is given back when the server has closed its end ([`super::seat`]).
+//!
+//! Hosts with the same address are one server, in whatever clusters they are: they have one budget ([`Budgets`]).
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
-use super::apportion::{Apportion, Claim, weights};
+pub(super) use super::keeper::Wants;
+use super::keeper::{Keeper, Plan};
+use super::places::{Places, Purpose, Use};
 use super::queue::Pool;
+use crate::config::HostAddress;
 
 /// While there is less than is wanted, what each may have is looked at again so often. (A turn takes longer:
 /// [`super::apportion::QUANTUM`].)
@@ -26,41 +37,87 @@ const SHORTEST_BEAT: Duration = Duration::from_millis(2);
 pub struct Budget {
     /// Leases and waiters over all pools: what balancing compares.
     pub(super) load: AtomicUsize,
-    open: AtomicUsize,
-    most: usize,
-    /// Of these, as many are for pools that are promised more than they have.
-    promised: AtomicUsize,
-    /// Somebody waits for a place.
-    is_short: AtomicBool,
+    places: Mutex<Places<oneshot::Sender<Place>>>,
+    /// The keeper has something to do.
     asked: Notify,
+    /// Places of errands may be wanted back.
+    wanted_back: Notify,
     pools: Mutex<Vec<Weak<Pool>>>,
 }
 
 impl Default for Budget {
     fn default() -> Self {
-        let [load, open, promised] = Default::default();
-        let (is_short, asked, pools) = Default::default();
-        Self { load, open, most: usize::MAX, promised, is_short, asked, pools }
+        let (load, asked, wanted_back, pools) = Default::default();
+        Self { load, places: Mutex::new(Places::new(usize::MAX)), asked, wanted_back, pools }
     }
 }
 
 /// One server connection's place, given back when dropped.
 #[derive(Debug)]
-pub struct Place(Arc<Budget>);
+pub struct Place {
+    budget: Arc<Budget>,
+    used: Use,
+}
+
+impl Place {
+    pub(super) fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
+    /// Its connection is being closed. False where there is no limit, and it does not matter.
+    pub(super) fn leaves(&mut self) -> bool {
+        let mut places = self.budget.places();
+        if places.most() == usize::MAX {
+            return false;
+        }
+        places.leaves(std::mem::replace(&mut self.used, Use::Leaving));
+        true
+    }
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::AcqRel);
-        if self.0.is_short.load(Ordering::Acquire) {
-            self.0.asked.notify_one();
-        }
+        self.budget.change(|places| places.gives_back(self.used));
+    }
+}
+
+/// Stands in line for a place, until it has one or is dropped.
+#[derive(Debug)]
+pub struct Asking {
+    budget: Arc<Budget>,
+    purpose: Purpose,
+    ticket: u64,
+    given: oneshot::Receiver<Place>,
+}
+
+impl Future for Asking {
+    type Output = Place;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Place> {
+        let given = Pin::new(&mut self.given).poll(cx);
+        given.map(|given| given.expect("who stands in line is given a place"))
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.budget.change(|places| places.withdraw(self.purpose, self.ticket));
     }
 }
 
 impl Budget {
-    /// With at most so many connections; `None`: as many as the pools want.
-    pub fn new(most: Option<usize>) -> Arc<Self> {
-        Arc::new(Self { most: most.unwrap_or(usize::MAX), ..Self::default() })
+    /// There may be at most so many; `None`: as many as the pools want.
+    fn limit(self: &Arc<Self>, most: Option<usize>) {
+        self.change(|places| places.limit(most.unwrap_or(usize::MAX)));
+        match most {
+            Some(_) => self.asked.notify_one(),
+            None => self.all_pools().iter().for_each(|pool| pool.allow(usize::MAX)),
+        }
+    }
+
+    /// As many as there may be, where there is a limit.
+    pub fn most(&self) -> Option<usize> {
+        Some(self.places().most()).filter(|most| *most != usize::MAX)
     }
 
     /// Leases and waiters on the whole host.
@@ -68,42 +125,51 @@ impl Budget {
         self.load.load(Ordering::Relaxed)
     }
 
-    /// Connections that are open or being opened.
+    /// Connections that are open, being opened or being closed.
     pub fn open(&self) -> usize {
-        self.open.load(Ordering::Acquire)
+        self.places().open()
     }
 
-    /// A place for a connection that serves no pool: it counts, and is never refused.
-    pub fn place_of_our_own(self: &Arc<Self>) -> Place {
-        self.open.fetch_add(1, Ordering::AcqRel);
-        Place(self.clone())
+    /// Stands in line for a place of a connection that serves no pool.
+    pub fn ask(self: &Arc<Self>, purpose: Purpose) -> Asking {
+        let (give, given) = oneshot::channel();
+        let ticket = self.change(|places| places.ask(purpose, give));
+        Asking { budget: self.clone(), purpose, ticket, given }
     }
 
     /// A place for a connection of a pool. `promised`: the pool has less than its tenants are promised. Where there is
     /// none the keeper is asked for one.
     pub(super) fn place(self: &Arc<Self>, promised: bool) -> Option<Place> {
-        let kept = if promised { 0 } else { self.promised.load(Ordering::Relaxed) };
-        let most = self.most.saturating_sub(kept);
-        let next = |open| (open < most).then(|| open + 1);
-        match self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, next) {
-            Ok(_) => Some(Place(self.clone())),
-            Err(_) => {
-                self.is_short.store(true, Ordering::Release);
-                self.asked.notify_one();
-                None
+        let taken = self.places().take_for_pool(promised);
+        if !taken {
+            self.admit();
+            self.asked.notify_one();
+        }
+        taken.then(|| Place { budget: self.clone(), used: Use::Pool })
+    }
+
+    pub(super) fn wants_errands_back(&self) -> bool {
+        self.places().wants_errands_back()
+    }
+
+    /// Returns when places of errands are wanted back. Cancel safe.
+    pub(super) async fn errands_wanted_back(&self) {
+        loop {
+            let mut wanted_back = std::pin::pin!(self.wanted_back.notified());
+            // Before the look: what changes in between is not missed.
+            wanted_back.as_mut().enable();
+            if self.wants_errands_back() {
+                return;
             }
+            wanted_back.await;
         }
     }
 
     /// What is promised in one of the pools has changed.
     pub(super) fn look(&self) {
-        if self.is_limited() {
+        if self.most().is_some() {
             self.asked.notify_one();
         }
-    }
-
-    fn is_limited(&self) -> bool {
-        self.most != usize::MAX
     }
 
     pub(super) fn enter(&self, pool: &Arc<Pool>) {
@@ -113,12 +179,12 @@ impl Budget {
     }
 
     /// The keeper: runs until the host is gone.
-    pub async fn keep(budget: Weak<Self>) {
+    async fn keep(budget: Weak<Self>) {
         let base = Instant::now();
-        let mut apportion = Apportion::default();
+        let mut keeper = Keeper::default();
         loop {
             let Some(budget) = budget.upgrade() else { return };
-            let is_short = budget.arrange(&mut apportion, base.elapsed().as_micros() as u64);
+            let is_short = budget.arrange(&mut keeper, base.elapsed().as_micros() as u64);
             let asked = budget.asked.notified();
             match is_short {
                 // What is promised changes as clients come and go, too.
@@ -131,76 +197,94 @@ impl Budget {
     }
 
     /// True while there is less than is wanted.
-    fn arrange(&self, apportion: &mut Apportion, now: u64) -> bool {
-        if !self.is_limited() {
+    fn arrange(self: &Arc<Self>, keeper: &mut Keeper, now: u64) -> bool {
+        if self.most().is_none() {
             return false;
         }
-        let pools: Vec<_> = {
-            let mut pools = self.pools();
-            pools.retain(|pool| pool.strong_count() > 0);
-            pools.iter().filter_map(Weak::upgrade).collect()
+        let pools = self.all_pools();
+        let wants: Vec<_> = pools.iter().map(|pool| pool.wants()).collect();
+        let plan = self.decide(keeper, wants, now);
+        for (pool, since) in plan.close {
+            pools[pool].close_idle_since(since);
+        }
+        pools.iter().zip(plan.allowed).for_each(|(pool, allowed)| pool.allow(allowed));
+        plan.short
+    }
+
+    fn decide(self: &Arc<Self>, keeper: &mut Keeper, wants: Vec<Wants>, now: u64) -> Plan {
+        let plan = {
+            let mut places = self.places();
+            let plan = keeper.plan(places.supply(), wants, now);
+            places.found(plan.promises, plan.short);
+            plan
         };
-        let mut wants: Vec<_> = pools.iter().map(|pool| pool.wants()).collect();
-        self.promised
-            .store(wants.iter().map(|wants| wants.claim.least.saturating_sub(wants.open)).sum(), Ordering::Relaxed);
-        self.is_short.store(false, Ordering::Release);
-        if wants.iter().all(|wants| wants.lacking == 0) {
-            pools.iter().for_each(|pool| pool.allow(usize::MAX));
-            apportion.rest();
-            return false;
-        }
-        self.is_short.store(true, Ordering::Release);
-        self.close_unneeded(&pools, &wants);
-        let open: usize = wants.iter().map(|wants| wants.open).sum();
-        // What serves no pool is there, too.
-        let total = self.most.saturating_sub(self.open().saturating_sub(open));
-        let active: Vec<_> = wants.iter_mut().map(|wants| std::mem::take(&mut wants.active)).collect();
-        let claim = |(wants, weight): (&Wants, u64)| Claim { weight, ..wants.claim };
-        let claims: Vec<_> = wants.iter().zip(weights(&active)).map(claim).collect();
-        if claims.iter().map(|claim| claim.needs.max(claim.least)).sum::<usize>() <= total {
-            pools.iter().for_each(|pool| pool.allow(usize::MAX));
-            return true;
-        }
-        for (pool, allowed) in pools.iter().zip(apportion.give(total, &claims, now)) {
-            pool.allow(allowed);
-        }
-        true
+        self.admit();
+        plan
     }
 
-    /// Closes idle connections that nobody has needed lately, least recently used first, as many as are lacking.
-    fn close_unneeded(&self, pools: &[Arc<Pool>], wants: &[Wants]) {
-        let lacking: usize = wants.iter().map(|wants| wants.lacking).sum();
-        let room = self.most.saturating_sub(self.open());
-        let mut unneeded: Vec<_> = pools
-            .iter()
-            .zip(wants)
-            .flat_map(|(pool, wants)| {
-                let spare = wants.open.saturating_sub(wants.claim.needs.max(wants.claim.least));
-                wants.idle_since.iter().take(spare).map(move |since| (*since, pool))
-            })
-            .collect();
-        unneeded.sort_unstable_by_key(|(since, _)| *since);
-        for (since, pool) in unneeded.into_iter().take(lacking.saturating_sub(room)) {
-            pool.close_idle_since(since);
+    /// Changes what there is, and has those looked after who lack a place.
+    fn change<T>(self: &Arc<Self>, change: impl FnOnce(&mut Places<oneshot::Sender<Place>>) -> T) -> T {
+        let changed = change(&mut self.places());
+        self.admit();
+        if self.places().is_wanted() {
+            self.asked.notify_one();
+        }
+        changed
+    }
+
+    /// Gives those in line what is free.
+    fn admit(self: &Arc<Self>) {
+        loop {
+            let admitted = self.places().admit();
+            let Some((purpose, give)) = admitted else { break };
+            // Whoever is gone gives it back.
+            drop(give.send(Place { budget: self.clone(), used: Use::Own(purpose) }));
+        }
+        if self.wants_errands_back() {
+            self.wanted_back.notify_waiters();
         }
     }
 
-    fn pools(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Pool>>> {
+    fn all_pools(&self) -> Vec<Arc<Pool>> {
+        let mut pools = self.pools();
+        pools.retain(|pool| pool.strong_count() > 0);
+        pools.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    fn places(&self) -> MutexGuard<'_, Places<oneshot::Sender<Place>>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pools(&self) -> MutexGuard<'_, Vec<Weak<Pool>>> {
         self.pools.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What a pool has and wants of its host.
-#[derive(Debug)]
-pub(super) struct Wants {
-    /// Without its weight, which depends on the other pools.
-    pub claim: Claim,
-    /// The tenants that are active, and their weights.
-    pub active: Vec<(Arc<str>, u32)>,
-    /// Idle, leased and being opened.
-    pub open: usize,
-    /// Connections that it would open if it had places.
-    pub lacking: usize,
-    /// When each idle connection was last used, the earliest first.
-    pub idle_since: Vec<Instant>,
+/// The budgets of servers, by their addresses.
+#[derive(Debug, Default)]
+pub struct Budgets(Mutex<HashMap<HostAddress, Weak<Budget>>>);
+
+impl Budgets {
+    /// That of a server. Its keeper runs for as long as anybody has it.
+    pub fn of(&self, address: &HostAddress) -> Arc<Budget> {
+        let mut budgets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(budget) = budgets.get(address).and_then(Weak::upgrade) {
+            return budget;
+        }
+        budgets.retain(|_, budget| budget.strong_count() > 0);
+        let budget = Arc::<Budget>::default();
+        tokio::spawn(Budget::keep(Arc::downgrade(&budget)));
+        budgets.insert(address.clone(), Arc::downgrade(&budget));
+        budget
+    }
+
+    /// What is said of each host, all of them: where several are one server, the least counts.
+    pub fn limit<'a>(&self, said: impl IntoIterator<Item = (&'a HostAddress, Option<usize>)>) {
+        let mut limits = HashMap::<&HostAddress, Option<usize>>::new();
+        for (address, most) in said {
+            let limit: &mut Option<usize> = limits.entry(address).or_default();
+            *limit = limit.iter().copied().chain(most).min();
+        }
+        limits.into_iter().for_each(|(address, most)| self.of(address).limit(most));
+    }
 }

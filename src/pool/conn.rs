@@ -9,9 +9,9 @@ use super::budget::Place;
 use super::fence::{CancelTarget, Fence};
 use super::lease::Hold;
 use super::prepared::Prepared;
+use super::seat::Seat;
 use crate::config::HostConfig;
 use crate::net::buffer::{ReadBuffer, WriteBuffer};
-use crate::net::stream::Stream;
 use crate::server::connect::Connected;
 use crate::server::query::{Answer, QueryError, simple_query};
 use crate::tenant::Taken;
@@ -55,7 +55,7 @@ pub struct Speaker {
 /// session has; whoever sends something that changes it keeps them true.
 #[derive(Debug)]
 pub struct Conn {
-    pub stream: Stream,
+    pub stream: Seat,
     pub inbound: ReadBuffer,
     pub outbound: WriteBuffer,
     /// What `SET` has done in this server session, as far as it differs from its defaults.
@@ -74,7 +74,6 @@ pub struct Conn {
     pub(super) idle_since: Instant,
     /// While it is leased.
     pub(super) hold: Option<Hold>,
-    _place: Place,
 }
 
 impl Conn {
@@ -82,7 +81,7 @@ impl Conn {
         let now = Instant::now();
         let fence = Arc::new(Fence::default());
         Self {
-            stream: connected.stream,
+            stream: Seat::new(connected.stream, place),
             inbound: ReadBuffer::default(),
             outbound: WriteBuffer::default(),
             settings: Arc::default(),
@@ -96,7 +95,6 @@ impl Conn {
             lifetime,
             idle_since: now,
             hold: None,
-            _place: place,
         }
     }
 
@@ -108,7 +106,7 @@ impl Conn {
     /// Asks a question of our own. Only when nothing is owed on the connection; after an error of
     /// [`QueryError::Broken`] it must be dropped.
     pub async fn ask(&mut self, sql: &str) -> Result<Answer, QueryError> {
-        let answer = simple_query(&mut self.stream, sql, ANSWER_LIMIT);
+        let answer = simple_query(&mut *self.stream, sql, ANSWER_LIMIT);
         let late = |_| Err(QueryError::Broken(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())));
         tokio::time::timeout(ANSWER_TIMEOUT, answer).await.unwrap_or_else(late)
     }
@@ -119,7 +117,7 @@ impl Conn {
         let mut cx = Context::from_waker(Waker::noop());
         // What came with the last answer first.
         while self.skip_harmless() {
-            match self.inbound.poll_fill(&mut cx, &mut self.stream) {
+            match self.inbound.poll_fill(&mut cx, &mut *self.stream) {
                 Poll::Pending => return self.inbound.is_empty(),
                 Poll::Ready(Ok(count)) if count > 0 => {}
                 Poll::Ready(_) => return false,

@@ -7,7 +7,8 @@ use tokio::io::{AsyncWriteExt, copy, sink};
 use tokio::time::timeout;
 
 use super::lease::Lease;
-use crate::server::{cancel, connect, simple_query};
+use super::places::Purpose;
+use crate::server::{cancel, simple_query};
 
 /// For the server to take what it is asked.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -54,7 +55,7 @@ impl Lease {
         let closed = async {
             // It may be gone already.
             let _ = self.stream.shutdown().await;
-            let _ = copy(&mut self.stream, &mut sink()).await;
+            let _ = copy(&mut *self.stream, &mut sink()).await;
         };
         timeout(patience, closed).await.is_ok()
     }
@@ -64,11 +65,10 @@ impl Lease {
         let pool = self.pool();
         let mut login = pool.login();
         login.parameters.push(("application_name".into(), "pgweir end".into()));
-        let _place = pool.place_of_our_own();
-        let connected = connect(&pool.host, &login, PATIENCE).await;
+        let connected = pool.budget().connect(Purpose::Watch, &pool.host, &login, PATIENCE).await;
         let mut connected = connected.map_err(|error| error.to_string())?;
         let sql = self.terminates();
-        match timeout(PATIENCE, simple_query(&mut connected.stream, &sql, ANSWER_LIMIT)).await {
+        match timeout(PATIENCE, simple_query(&mut *connected.stream, &sql, ANSWER_LIMIT)).await {
             Ok(Ok(answer)) if answer.sets.iter().flatten().next().is_some() => Ok(()),
             Ok(Ok(_)) => Err("there is no such process".to_owned()),
             Ok(Err(error)) => Err(error.to_string()),

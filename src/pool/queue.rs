@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 use super::apportion::Claim;
-use super::budget::{Budget, Place, Wants};
+use super::budget::{Budget, Wants};
 use super::conn::{Conn, Sequences};
 use super::fair::{Fair, Party, Room, Terms};
 use super::lease::{Hold, Lease};
@@ -179,11 +179,6 @@ impl Pool {
     pub fn join_as_ourselves(self: &Arc<Self>) -> Member {
         let party = self.state().fair.join(&OURSELVES.into(), Terms { weight: 1, least: 0 });
         Member::new(self.clone(), party, Passes::default())
-    }
-
-    /// For a connection to its host that is none of the pool's: it counts there for as long as this is kept.
-    pub fn place_of_our_own(&self) -> Place {
-        self.budget.place_of_our_own()
     }
 
     pub(super) fn leave(&self, party: Party) {

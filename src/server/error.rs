@@ -26,6 +26,11 @@ pub enum ConnectError {
     /// The server sent what a PostgreSQL server does not.
     #[error("server {host} broke the protocol during login: {reason}")]
     Protocol { host: String, reason: String },
+    /// As many connections to the server as there may be are in use.
+    #[error(
+        "server {host} has no connection to spare: all {limit} of max_server_connections are in use or kept for other purposes, and none came free within {after:?}"
+    )]
+    NoPlace { host: String, limit: usize, after: Duration },
 }
 
 /// The errors of a server that are the client's own business and pass on in the server's words:
@@ -37,7 +42,7 @@ impl ConnectError {
     /// May be over soon, without anybody doing anything: another attempt is worth it.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Timeout { .. } => true,
+            Self::Unreachable { .. } | Self::Timeout { .. } | Self::NoPlace { .. } => true,
             Self::Refused { code, .. } => matches!(code.as_str(), "53300" | "57P03"),
             Self::Auth { .. } | Self::Tls { .. } | Self::Protocol { .. } => false,
         }
@@ -57,6 +62,8 @@ impl ConnectError {
             }
             Self::Unreachable { host, .. } => PgError::error("08006", format!("could not reach server {host}"))
                 .hint("Try again; the log of pgweir holds the reason."),
+            Self::NoPlace { .. } => PgError::error("53300", self.to_string())
+                .hint("Try again, use fewer connections that last (replication, LISTEN), or raise max_server_connections of the server."),
             Self::Refused { host, .. } | Self::Tls { host, .. } | Self::Protocol { host, .. } => {
                 PgError::error("08006", format!("could not connect to server {host}"))
                     .hint("The log of pgweir holds the reason.")

@@ -175,7 +175,7 @@ impl Session {
         if !leased.lease.outbound.is_flushed() {
             let waiting = leased.lease.outbound.len();
             let conn = &mut *leased.lease;
-            let flushed = conn.outbound.poll_flush(cx, &mut conn.stream);
+            let flushed = conn.outbound.poll_flush(cx, &mut *conn.stream);
             let written = waiting - conn.outbound.len();
             leased.lease.pool().metrics.bytes_to_server.inc_by(written as u64);
             match flushed {
@@ -191,7 +191,7 @@ impl Session {
             return Poll::Pending;
         }
         let conn = &mut *leased.lease;
-        match ready!(conn.inbound.poll_fill(cx, &mut conn.stream)) {
+        match ready!(conn.inbound.poll_fill(cx, &mut *conn.stream)) {
             Ok(0) => {
                 let error = leased.write_error.take();
                 return Poll::Ready(Err(Event::ServerLost(

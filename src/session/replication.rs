@@ -13,8 +13,8 @@ use super::{Arrival, Ceilings, Registered, Shared, Signal, greet, refusal, relay
 use crate::cluster::{Group, Place};
 use crate::metrics::{Limit, Who};
 use crate::net::stream::Stream;
-use crate::pool::CancelTarget;
-use crate::server::connect::{Login, connect};
+use crate::pool::{CancelTarget, Purpose};
+use crate::server::Login;
 use crate::tenant::Tenant;
 use crate::wire::error::{PgError, Severity};
 
@@ -22,7 +22,8 @@ use crate::wire::error::{PgError, Severity};
 /// `replication` as the client sent it.
 ///
 /// Errors: the server's own where it refuses (no role attribute `REPLICATION`, no line in `pg_hba.conf`), 08006
-/// where it cannot be reached, 53300 where its tenant has `max_pinned`, 42501 where its tenant is held to what a walsender is not, 57P01 at a
+/// where it cannot be reached, 53300 where it has no connection to spare
+/// or the tenant has `max_pinned`, 42501 where its tenant is held to what a walsender is not, 57P01 at a
 /// shutdown. The client has been told.
 pub async fn serve(
     shared: Arc<Shared>,
@@ -53,11 +54,10 @@ pub async fn serve(
         parameters.extend(arrival.settings.into_iter().filter(|(name, _)| !name.starts_with(super::OWN_SETTINGS)));
         parameters.push(("replication".to_owned(), mode));
         let pool = group.pool(Place::Primary);
-        let place = pool.place_of_our_own();
-        let outcome = connect(&pool.host, &Login { parameters, ..login }, pool.settings().connect_timeout).await;
-        outcome.map(|server| (server, place))
+        let login = Login { parameters, ..login };
+        pool.budget().connect(Purpose::Service, &pool.host, &login, pool.settings().connect_timeout).await
     };
-    let (mut server, place) = match outcome {
+    let mut server = match outcome {
         Ok(server) => server,
         Err(error) => {
             let error = PgError { severity: Severity::Fatal, ..error.to_client() };
@@ -68,7 +68,7 @@ pub async fn serve(
     };
     let labels = [arrival.user, arrival.database, arrival.tenant.name.clone()];
     let slot = shared.registry.register(Some(server.pid), labels, arrival.protocol_minor, Ceilings::default());
-    let _held = (Registered { shared: shared.clone(), slot: slot.clone() }, permit, place);
+    let _held = (Registered { shared: shared.clone(), slot: slot.clone() }, permit);
     shared.metrics.pinned("replication");
     let host = group.host(Place::Primary).config.clone();
     slot.leases(&Arc::new(CancelTarget { host, pid: server.pid, key: server.key, fence: Arc::default() }));
@@ -81,7 +81,7 @@ pub async fn serve(
         stream.write_all(&out).await?;
         stream.flush().await?;
         server.stream.write_all(&arrival.unread).await?;
-        pass(stream, server.stream).await
+        pass(stream, &mut server.stream).await
     };
     tokio::select! {
         // How it ends is nobody's error: they have said to each other what there was to say.
@@ -92,7 +92,7 @@ pub async fn serve(
 }
 
 /// Carries bytes until one of them leaves. A walsender may not notice that its client has: it is not waited for.
-async fn pass(client: Stream, server: Stream) -> io::Result<()> {
+async fn pass(client: Stream, server: &mut Stream) -> io::Result<()> {
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_server, mut to_server) = tokio::io::split(server);
     let mut down = std::pin::pin!(async {

@@ -11,15 +11,16 @@ use tokio::time::Instant;
 use super::Channels;
 use super::introductions::HearsThem;
 use crate::net::buffer::{ReadBuffer, WriteBuffer};
-use crate::net::stream::Stream;
-use crate::pool::{Pool, quoted};
-use crate::server::{Login, connect};
+use crate::pool::{Pool, Purpose, Seat, quoted};
+use crate::server::Login;
 use crate::wire::author;
 use crate::wire::frame::{backend, backend_header};
 use crate::wire::view;
 
 /// The connection is kept for this long when nobody listens: shorter than `DROP DATABASE` waits for it to go.
 const LINGER: Duration = Duration::from_secs(2);
+/// For a place among the connections of its host. Whoever wants to listen keeps his own connection then.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// A connection that is silent for this long is asked whether it is still there, and given up when it does not answer
 /// for as long again.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -34,13 +35,16 @@ pub(super) fn listen(
     login: Login,
     timeout: Duration,
 ) -> impl Future<Output = ()> {
-    let host = pool.host.clone();
-    let place = pool.place_of_our_own();
-    let loses = Loses { channels, reason: Some(format!("pgweir has let {} go", host.name)) };
+    let loses = Loses { channels, reason: Some(format!("pgweir has let {} go", pool.host.name)) };
     async move {
-        let _place = place;
         let mut loses = loses;
-        let outcome = match connect(&host, &login, timeout).await {
+        let host = &pool.host;
+        let place = pool.budget().place_within(Purpose::Service, host, PATIENCE).await;
+        let connected = match place {
+            Ok(place) => place.connect(host, &login, timeout).await,
+            Err(error) => Err(error),
+        };
+        let outcome = match connected {
             Ok(connected) => Ear::new(connected.stream).hear(&loses.channels).await,
             Err(error) => Err(error.to_string()),
         };
@@ -66,7 +70,7 @@ impl Drop for Loses {
 }
 
 struct Ear {
-    stream: Stream,
+    stream: Seat,
     inbound: ReadBuffer,
     outbound: WriteBuffer,
     /// For each question that is not answered yet, whether it is one of the book's. (Others only ask whether the server
@@ -77,7 +81,7 @@ struct Ear {
 }
 
 impl Ear {
-    fn new(stream: Stream) -> Self {
+    fn new(stream: Seat) -> Self {
         let (inbound, outbound) = Default::default();
         Self { stream, inbound, outbound, asked: VecDeque::new(), introductions: None }
     }
@@ -128,7 +132,7 @@ impl Ear {
         }
         book.lose("nobody listened");
         author::terminate(self.outbound.bytes());
-        let _ = self.outbound.poll_flush(&mut Context::from_waker(std::task::Waker::noop()), &mut self.stream);
+        let _ = self.outbound.poll_flush(&mut Context::from_waker(std::task::Waker::noop()), &mut *self.stream);
         true
     }
 
@@ -148,10 +152,10 @@ impl Ear {
 
     /// Both directions of the socket. Ready when something came. Cancel safe.
     fn poll(&mut self, cx: &mut Context<'_>, channels: &Channels) -> Poll<Result<(), String>> {
-        if let Poll::Ready(Err(error)) = self.outbound.poll_flush(cx, &mut self.stream) {
+        if let Poll::Ready(Err(error)) = self.outbound.poll_flush(cx, &mut *self.stream) {
             return Poll::Ready(Err(error.to_string()));
         }
-        match ready!(self.inbound.poll_fill(cx, &mut self.stream)) {
+        match ready!(self.inbound.poll_fill(cx, &mut *self.stream)) {
             Ok(0) => Poll::Ready(Err("the server has closed it".to_owned())),
             Ok(_) => Poll::Ready(self.take(channels)),
             Err(error) => Poll::Ready(Err(error.to_string())),

@@ -121,7 +121,7 @@ pub(super) fn hosts(door: &Door) -> Table {
                 some(host.role.label()),
                 some(if host.is_up() { "yes" } else { "no" }),
                 some(host.budget.open()),
-                cluster.config.max_server_connections.and_then(some),
+                host.budget.most().and_then(some),
                 lag.filter(|_| number > 0).map(|lag| format!("{:.3}", lag.as_secs_f64())),
             ]);
         }
