@@ -66,12 +66,15 @@ impl Place {
 
     /// Its connection is being closed. False where there is no limit, and it does not matter.
     pub(super) fn leaves(&mut self) -> bool {
-        let mut places = self.budget.places();
-        if places.most() == usize::MAX {
-            return false;
-        }
-        places.leaves(std::mem::replace(&mut self.used, Use::Leaving));
-        true
+        let used = std::mem::replace(&mut self.used, Use::Leaving);
+        let most = {
+            let mut places = self.budget.places();
+            places.leaves(used);
+            places.most()
+        };
+        // There may be room for another errand.
+        self.budget.admit();
+        most != usize::MAX
     }
 }
 
@@ -288,3 +291,6 @@ impl Budgets {
         limits.into_iter().for_each(|(address, most)| self.of(address).limit(most));
     }
 }
+
+#[cfg(test)]
+mod tests;
