@@ -128,3 +128,36 @@ impl Pool {
         &self.budget
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::UnixStream;
+
+    use super::super::budget::Budgets;
+    use super::*;
+    use crate::config::HostAddress;
+
+    #[tokio::test]
+    async fn a_place_is_given_back_when_the_server_has_closed_its_end() {
+        let (address, budgets) = (HostAddress::Unix("/db".into()), Budgets::default());
+        let budget = budgets.of(&address);
+        budgets.limit([(&address, Some(4))]);
+        for silent in [false, true] {
+            let (ours, mut server) = UnixStream::pair().unwrap();
+            let place = budget.ask(Purpose::Errand).await;
+            drop(Seat::new(Stream::Unix(ours), place));
+            assert_eq!(server.read(&mut [0]).await.unwrap(), 0, "it is told");
+            tokio::task::yield_now().await;
+            assert_eq!(budget.open(), 1);
+            // One that does not close it is not waited for.
+            let _kept = silent.then_some(server);
+            let given_back = async {
+                while budget.open() > 0 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            timeout(Duration::from_secs(20), given_back).await.unwrap();
+        }
+    }
+}
