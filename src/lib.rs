@@ -86,7 +86,7 @@
 //! - **What is over a ceiling ends**: by a cancel, and what goes on in spite of it with its server process
 //!   ([`pool::Lease::end`]). Closing a socket ends nothing that runs.
 //! - **What is held for a tenant is its own on every connection** ([`config::Tier::settings`]), and nothing that it sends
-//!   changes that for longer than one message.
+//!   changes that for longer than one message, or up to the next `Sync`.
 //! - **An idle client owns no buffer** ([`net::buffer`]), and a statement costs no timer: the deadlines
 //!   behind the server's own are watched for all sessions together ([`session::enforce_ceilings`]).
 //! - **Protocol logic does no I/O**: frames, ledger, classifier, router, SCRAM take bytes and return

@@ -105,6 +105,11 @@ impl CatalogKeeper {
         }
     }
 
+    /// Has it been looked at again since that was last asked for?
+    pub fn is_settled(&self) -> bool {
+        self.has_read(self.asked.load(Ordering::Acquire))
+    }
+
     /// See [`Group::catalog_is_failing`].
     pub fn is_failing(&self) -> bool {
         self.failing.load(Ordering::Relaxed)

@@ -274,6 +274,11 @@ impl Group {
         self.catalog.has_read(number)
     }
 
+    /// Nobody suspects that the schema is another than the catalog has it.
+    pub fn catalog_is_settled(&self) -> bool {
+        self.catalog.is_settled()
+    }
+
     /// The catalog could not be read when that was last tried.
     pub fn catalog_is_failing(&self) -> bool {
         self.catalog.is_failing()

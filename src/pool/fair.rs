@@ -242,19 +242,22 @@ impl<W: Waits> Fair<W> {
 
     /// Leaves the queue, if it is still there.
     pub fn withdraw(&mut self, Party(id): Party, ticket: u64) -> Option<W> {
-        let waiters = &mut self.accounts[id].waiters;
+        // By now it may be forgotten.
+        let waiters = &mut self.accounts.get_mut(id)?.waiters;
         let at = waiters.binary_search_by_key(&ticket, |(ticket, _)| *ticket).ok()?;
         let waiter = waiters.remove(at);
         self.has_left(id);
         waiter.map(|(_, waiter)| waiter)
     }
 
-    /// The tenant may have more than it could.
-    pub fn look(&mut self, Party(id): Party, now: u64) {
+    /// The tenant may have more than it could: true where others may be served for that.
+    pub fn look(&mut self, Party(id): Party, now: u64) -> bool {
         // By now it may be forgotten.
-        if self.accounts.get(id).is_some_and(|account| account.barred && account.may_have_more()) {
+        let more = self.accounts.get(id).is_some_and(|account| account.barred && account.may_have_more());
+        if more {
             self.bar(id, false, now);
         }
+        more
     }
 
     /// Its waiters count, or do not.
@@ -343,10 +346,11 @@ impl<W: Waits> Fair<W> {
         served.sum::<usize>().min(room.free)
     }
 
-    /// The same of one tenant.
-    pub fn served_of(&self, Party(id): Party, room: Room) -> usize {
-        let Some(account) = self.accounts.get(id).filter(|_| self.waiting > 0) else { return 0 };
-        account.waiting().min(self.share_of(account, room, self.reserved(room)))
+    /// How many of one tenant wait, and how many of them would be given a connection.
+    pub fn waiting_of(&self, Party(id): Party, room: Room) -> (usize, usize) {
+        let Some(account) = self.accounts.get(id) else { return (0, 0) };
+        let served = account.waiting().min(self.share_of(account, room, self.reserved(room)));
+        (account.waiters.len(), served)
     }
 
     pub fn leases(&mut self, Party(id): Party, now: u64) {

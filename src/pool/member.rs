@@ -62,8 +62,8 @@ impl Queue for Line {
         self.pool.look(self.party);
     }
 
-    fn served(&self) -> usize {
-        self.pool.served_of(self.party)
+    fn waiting(&self) -> (usize, usize) {
+        self.pool.waiting_of(self.party)
     }
 
     fn send_away(&self, place: u64, limit: usize) -> bool {

@@ -85,6 +85,8 @@ impl<W> Places<W> {
 
     pub fn limit(&mut self, most: usize) {
         self.most = most;
+        // The keeper finds out, where there is anything to find out.
+        (self.promises, self.short) = Default::default();
     }
 
     /// Connections that are open, being opened or being closed.

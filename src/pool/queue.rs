@@ -258,14 +258,15 @@ impl Pool {
     /// The tenant may have more connections than it could.
     pub(super) fn look(self: &Arc<Self>, party: Party) {
         let mut state = self.state();
-        state.fair.look(party, self.micros(Instant::now()));
-        self.serve_waiters(&mut state);
+        if state.fair.look(party, self.micros(Instant::now())) {
+            self.serve_waiters(&mut state);
+        }
     }
 
-    /// As many of those of a tenant who wait are about to get a connection.
-    pub(super) fn served_of(&self, party: Party) -> usize {
+    /// How many of a tenant wait, and how many of them are about to get a connection.
+    pub(super) fn waiting_of(&self, party: Party) -> (usize, usize) {
         let state = self.state();
-        state.fair.served_of(party, state.room())
+        state.fair.waiting_of(party, state.room())
     }
 
     pub fn census(&self) -> PoolCensus {
@@ -336,18 +337,20 @@ impl Pool {
     /// What it has and wants of its host.
     pub(super) fn wants(&self) -> Wants {
         let state = self.state();
-        let least = state.fair.least();
+        // Of a closed one nobody gets a connection any more, whatever clients it still has.
+        let (least, recent) = if state.closed { (0, 0) } else { (state.fair.least(), state.fair.recent()) };
         let needs = state.leased + state.fair.waiting();
         let claim = Claim {
             pool: std::ptr::from_ref(self) as usize,
             weight: 0,
-            needs: needs.max(state.fair.recent()).min(state.settings.size),
+            needs: needs.max(recent).min(state.settings.size),
             least: least.min(state.settings.size),
         };
         let mut idle_since: Vec<_> = state.idle.iter().map(|conn| conn.idle_since).collect();
         idle_since.sort_unstable();
         let lacking = if state.closed { 0 } else { state.lacking() };
-        let active = state.fair.active().map(|(name, weight)| (name.clone(), weight)).collect();
+        let active = state.fair.active().filter(|_| !state.closed);
+        let active = active.map(|(name, weight)| (name.clone(), weight)).collect();
         Wants { claim, active, open: state.open(), lacking, idle_since }
     }
 

@@ -76,8 +76,8 @@ pub struct Clock {
     batch_since: AtomicU64,
     /// A client has asked for a cancel in the meantime.
     asked: AtomicBool,
-    /// The batch has ended a transaction.
-    ended: AtomicBool,
+    /// Transactions that the batch has ended.
+    ended: AtomicU32,
     /// The same for the wait for the next statement of a transaction, also of one that has failed.
     idle_since: AtomicU64,
     /// A [`CutOff`], of what has run since `cut_since`.
@@ -100,8 +100,8 @@ impl Clock {
     /// Nothing runs. `base`: what instants are counted from.
     pub fn new(base: Instant) -> Self {
         let [busy_since, transaction_since, batch_since, idle_since, cut_since, cancelled_at] = Default::default();
-        let [asked, ended, stubborn, lifted, nested] = Default::default();
-        let (why_cut, statements) = Default::default();
+        let [asked, stubborn, lifted, nested] = Default::default();
+        let (why_cut, [statements, ended]) = Default::default();
         Self {
             base,
             busy_since,
@@ -125,7 +125,7 @@ impl Clock {
         self.cut_since.store(0, Relaxed);
         self.idle_since.store(0, Relaxed);
         self.batch_starts(now);
-        self.ended.store(false, Relaxed);
+        self.ended.store(0, Relaxed);
         if self.transaction_since.load(Relaxed) == 0 {
             self.transaction_since.store(self.at(now), Relaxed);
         }
@@ -192,22 +192,26 @@ impl Clock {
 
     /// The batch has committed its transaction.
     pub fn has_committed(&self) {
-        self.ended.store(true, Relaxed);
+        self.ended.fetch_add(1, Relaxed);
     }
 
     /// It has rolled it back: to a savepoint, where there may be any.
     pub fn has_rolled_back(&self) {
         if !self.nested.load(Relaxed) {
-            self.ended.store(true, Relaxed);
+            self.has_committed();
         }
     }
 
     /// A batch is answered. A transaction that is open in spite of an end is another one (`AND CHAIN`). Within the batch
-    /// nothing tells when it began, as servers keep back what they say: no sooner than the batch.
-    pub fn batch_is_over(&self, status: Status) {
-        if self.ended.swap(false, Relaxed) && status == Status::Transaction {
+    /// nothing tells when it began, as servers keep back what they say: no sooner than the batch. The result: transactions
+    /// beside the first one.
+    pub fn batch_is_over(&self, status: Status) -> u32 {
+        let ended = self.ended.swap(0, Relaxed);
+        let goes_on = ended > 0 && status == Status::Transaction;
+        if goes_on {
             self.transaction_since.store(self.batch_since.load(Relaxed), Relaxed);
         }
+        (ended + u32::from(goes_on)).saturating_sub(1)
     }
 
     /// Others that were sent behind it, with so many statements, are not answered yet.

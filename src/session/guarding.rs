@@ -7,6 +7,7 @@
 
 use std::cell::OnceCell;
 
+use super::intake::may_call;
 use super::ledger::Status;
 use super::{Leased, Session, refusal};
 use crate::config::Tier;
@@ -35,7 +36,8 @@ impl Session {
         let names = || names.get_or_init(|| setting_names(text));
         let hides = implied || !unknown.is_empty() || hides(verdict, names);
         // Others may change the schema at any time: what was harmless before that is not refused for it.
-        let was_harmless = || !unknown.contains(Effects::HIDDEN) && self.group.last_catalog().is_loaded();
+        let is_known = || !may_call(text, verdict) || self.group.last_catalog().is_loaded();
+        let was_harmless = || !unknown.contains(Effects::HIDDEN) && is_known();
         let code = (limits.strict && !unknown.is_empty() && !was_harmless()).then_some(Touches::Code);
         let error = match guarded(limits, text, verdict, names).or(code) {
             None => {

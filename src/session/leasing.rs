@@ -310,7 +310,8 @@ impl Session {
         if let AcquireError::Timeout { waited, .. } = error
             && self.tenant.is_at_its_most()
         {
-            self.limited(Limit::MaxServerConnections);
+            let paused = self.tenant.is_paused();
+            self.limited(if paused { Limit::Paused } else { Limit::MaxServerConnections });
             return NoLease::Refused(self.tenant.too_many_connections(*waited));
         }
         let full = matches!(error, AcquireError::QueueFull { .. });

@@ -33,6 +33,7 @@ mod slot;
 mod state;
 mod statements;
 mod switching;
+mod unseen;
 mod welcoming;
 
 use std::num::NonZeroU64;
@@ -55,8 +56,8 @@ use crate::net::stream::Stream;
 use crate::pool::{AcquireError, Lease, Member, Sequences};
 use crate::router::RouteReason;
 use crate::sql::{
-    Catalog, Class, Classifier, Effects, Reason, SettingNames, TxControl, Verdict, databases_named, explained_route,
-    mentions, setting_names,
+    Catalog, Class, Classifier, Effects, Reason, SettingNames, TxControl, Verdict, custom_settings, databases_named,
+    explained_route, mentions, setting_names,
 };
 use crate::tenant::{Taken, Tenant, changes};
 use crate::wire::author;
@@ -433,7 +434,7 @@ impl Session {
     /// Enters into the books what a statement may do.
     fn note(&mut self, leased: &mut Leased, verdict: Verdict, text: &[u8]) -> Result<(), PgError> {
         self.stays_with_tenant(leased, text, verdict)?;
-        let unknown = self.unknown_effects(text, verdict);
+        let unknown = self.unknown_effects(leased, text, verdict);
         self.may_run(leased, verdict)?;
         let implied = self.implied_effects(leased, text, verdict);
         self.guard(text, verdict, unknown, !implied.is_empty())?;
@@ -474,6 +475,11 @@ impl Session {
         if verdict.tx != TxControl::None {
             self.state.enters_transaction();
         }
+        if verdict.effects.contains(Effects::DDL) {
+            // The code that it makes may be called before the catalog knows of it. In a literal, quotes are doubled.
+            let text = String::from_utf8_lossy(text).replace("''", "'");
+            self.state.mention(custom_settings(text.as_bytes()));
+        }
         let probe = batch::needs_probe(verdict.effects);
         if !probe && !verdict.effects.contains(Effects::LOCAL_SETTING) {
             return Ok(());
@@ -497,7 +503,7 @@ impl Session {
                 self.state.ask_everything();
             }
             if !implied.is_empty() {
-                self.state.mention(self.group.last_catalog().implied_settings());
+                self.state.mention(self.group.last_catalog().implied_settings().iter().cloned());
             }
         }
         Ok(())
@@ -520,46 +526,6 @@ impl Session {
         self.state.note_environment(&SettingNames::default(), effects);
         leased.writes = true;
         leased.schema = leased.schema.max(Schema::Suspected);
-    }
-
-    /// May it run code that catches its own cancellation? Blocks are not looked into.
-    fn may_catch_cancels(&self, text: &[u8], verdict: Verdict) -> bool {
-        let calls = || verdict.class == Class::Primary || intake::may_call(text, verdict);
-        verdict.reason == Reason::Procedure || (self.catalog.catches_cancels() && calls())
-    }
-
-    /// While the catalog is being read, nobody knows for sure what functions do to the session. Where the last
-    /// one knew of nothing the server is asked all the same; where there is none to be had the session stays
-    /// where it is.
-    fn unknown_effects(&self, text: &[u8], verdict: Verdict) -> Effects {
-        if !intake::may_call(text, verdict) || self.group.catalog().is_loaded() {
-            return Effects::NONE;
-        }
-        let last = self.group.last_catalog();
-        let effects = || self.shared.classifier.classify(text, &last, Some(self.state.search_path())).effects;
-        match last.is_loaded().then(effects) {
-            Some(effects) => Effects::STATE | effects,
-            None if self.group.catalog_is_failing() => Effects::STATE | Effects::HIDDEN,
-            None => Effects::STATE,
-        }
-    }
-
-    /// What a write may do to the session by what it runs without naming it: triggers, defaults, checks, rules. The catalog
-    /// knows of them, save of those that are new or the session's own.
-    fn implied_effects(&mut self, leased: &Leased, text: &[u8], verdict: Verdict) -> Effects {
-        if leased.place != Place::Primary || !verdict.may_write() {
-            return Effects::NONE;
-        }
-        let catalog = self.group.catalog();
-        let temporary = verdict.effects.contains(Effects::MAYBE_DDL) && mentions(text, b"temp");
-        let makes = verdict.effects.contains(Effects::DDL) || temporary;
-        self.makes_code |= makes && state::makes_code(text, temporary);
-        let new = leased.schema == Schema::Changed || makes || !catalog.is_loaded();
-        let changes = match verdict.reason {
-            Reason::Ddl => catalog.ddl_changes_state(),
-            _ => catalog.writes_change_state() || self.makes_code || new,
-        };
-        if changes { Effects::STATE } else { Effects::NONE }
     }
 
     /// The generation of the schema as the session's transaction sees it. The odd ones are those of transactions

@@ -1,7 +1,8 @@
 //! What a tenant's rate limits make of what its client asks for: it goes on, it waits, or it is refused.
 //!
 //! Within a transaction nothing waits, as others may wait for its locks: as much as might have been waited for goes on at
-//! once and is paid for by what comes next, and beyond that a statement is refused. What ends a transaction never is.
+//! once and is paid for by what comes next, and beyond that a statement is refused. What ends a transaction never is. A message
+//! with several transactions is paid for as one, and for the others by what comes next.
 
 use std::time::Instant;
 
@@ -94,6 +95,13 @@ impl Session {
             return Ok(());
         }
         Err(self.rated(error))
+    }
+
+    /// A batch was paid for as one transaction, and has turned out to be some more.
+    pub(super) fn owes_transactions(&self, transactions: u32) {
+        if transactions > 0 && self.tenant.is_rated() {
+            self.tenant.owe(Use { statements: 0, transactions }, Instant::now());
+        }
     }
 
     fn tx(&mut self, request: Request<'_>) -> TxControl {

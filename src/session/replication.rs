@@ -33,14 +33,20 @@ pub async fn serve(
     login: Login,
 ) -> Result<(), PgError> {
     let Arrival { mut stream, mut out, .. } = arrival;
-    let allowed = guards_nothing(&arrival.tenant)
-        .and_then(|()| is_held_to_nothing(&arrival.tenant, &mode))
-        .and_then(|()| arrival.tenant.replicate())
-        .and_then(|pin| Ok((pin, arrival.tenant.connect_at_once()?)));
+    let tenant = &arrival.tenant;
+    let most = if tenant.is_paused() { Limit::Paused } else { Limit::MaxServerConnections };
+    let may = guards_nothing(tenant).and_then(|()| is_held_to_nothing(tenant, &mode));
+    let allowed = match (may, tenant.replicate()) {
+        (Err(error), _) => Err((Limit::Replication, error)),
+        (Ok(()), Err(error)) => Err((Limit::MaxPinned, error)),
+        (Ok(()), Ok(pin)) => match tenant.connect_at_once() {
+            Err(error) => Err((most, error)),
+            Ok(pass) => Ok((pin, pass)),
+        },
+    };
     let permit = match allowed {
         Ok(permit) => permit,
-        Err(error) => {
-            let limit = if error.code == "42501" { Limit::Replication } else { Limit::MaxPinned };
+        Err((limit, error)) => {
             arrival.tenant.refused(limit);
             let who = Who { tenant: &arrival.tenant.name, user: &arrival.user, database: &arrival.database };
             shared.metrics.audit.limited(limit.name(), who);

@@ -259,7 +259,8 @@ impl Session {
                         _ => {}
                     }
                 } else {
-                    self.slot.clock.batch_is_over(self.ledger.status());
+                    let more = self.slot.clock.batch_is_over(self.ledger.status());
+                    self.owes_transactions(more);
                     if !self.ledger.settled() {
                         self.slot.clock.next_batch(leased.answered, self.ledger.status(), self.ledger.running());
                     }

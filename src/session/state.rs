@@ -195,12 +195,8 @@ impl State {
     }
 
     /// Code may make these custom settings that the session's own texts do not mention.
-    pub fn mention(&mut self, names: &[String]) {
-        for name in names {
-            if !self.mentioned.contains(name) {
-                self.mentioned.insert(name.clone());
-            }
-        }
+    pub fn mention(&mut self, names: impl Iterator<Item = String>) {
+        self.mentioned.extend(names);
     }
 
     /// Custom settings that are new to the session: even a `SET LOCAL` leaves them behind, empty.

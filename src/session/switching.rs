@@ -261,7 +261,10 @@ impl Session {
         let asked = switching.asked.take();
         let wanted = self.state.tenant().unwrap_or(&switching.home.name);
         match asked {
-            Some(asked) if *asked.name == *wanted => switching.standing = asked,
+            // It may have several names, which are nobody's: the last is what it has said.
+            Some(asked) if switching.names(wanted, &asked.tenant) => {
+                switching.standing = Standing { name: wanted.into(), ..asked };
+            }
             _ if *wanted == *switching.standing.name => {}
             // By code that nobody has seen: it takes no effect.
             _ => {

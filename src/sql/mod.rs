@@ -36,6 +36,6 @@ pub use databases::databases_named;
 pub use explain_route::explained_route;
 pub use fingerprint::fingerprint;
 pub use prepared::{executed_name, prepared_names};
-pub use settings::{SettingNames, renamed, setting_names};
+pub use settings::{SettingNames, custom_settings, renamed, setting_names};
 pub use statement::{mentions, statements};
 pub use verdict::{Class, Effects, Hint, Reason, TxControl, Verdict, explain};

@@ -3,6 +3,7 @@
 use super::keyword::Keyword;
 use super::lexer::{Kind, Lexer, Reading, Token};
 use super::name;
+use super::statement::places;
 
 /// The settings that a query string may change, by `SET`, `RESET`, `DISCARD` or `set_config()`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,6 +43,15 @@ pub fn setting_names(sql: &[u8]) -> SettingNames {
     found.names.sort_unstable();
     found.names.dedup();
     found
+}
+
+/// The custom settings (`app.tenant`) that a body makes by name, wherever in it: behind `SET`, `RESET`, `set_config(`.
+pub fn custom_settings(body: &[u8]) -> impl Iterator<Item = String> {
+    let statements = places(body, b"set").map(|at| {
+        let rest = &body[at..];
+        &rest[..memchr::memchr(b';', rest).unwrap_or(rest.len())]
+    });
+    statements.flat_map(|statement| setting_names(statement).names).filter(|name| name.contains('.'))
 }
 
 impl SettingNames {
@@ -168,6 +178,22 @@ impl SettingNames {
     }
 }
 
+/// What calls functions that its own text need not name so that it is seen.
+const MADE_OF_CODE: [&[u8]; 12] = [
+    b"function",
+    b"procedure",
+    b"routine",
+    b"extension",
+    b"aggregate",
+    b"operator",
+    b"cast",
+    b"type",
+    b"conversion",
+    b"language",
+    b"transform",
+    b"access",
+];
+
 fn carries_code(sql: &[u8], tokens: &[Token]) -> bool {
     let is =
         |token: &Token, words: &[&[u8]]| token.is_name() && words.iter().any(|word| name::names(token.text(sql), word));
@@ -175,9 +201,7 @@ fn carries_code(sql: &[u8], tokens: &[Token]) -> bool {
     match first.keyword {
         Keyword::Load => true,
         // What a statement makes is said at its beginning: CREATE OR REPLACE FUNCTION.
-        Keyword::Create | Keyword::Alter => {
-            tokens.iter().take(4).any(|token| is(token, &[b"function", b"procedure", b"routine", b"extension"]))
-        }
+        Keyword::Create | Keyword::Alter => tokens.iter().take(4).any(|token| is(token, &MADE_OF_CODE)),
         _ => is(first, &[b"do"]),
     }
 }

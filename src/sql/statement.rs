@@ -252,13 +252,21 @@ pub fn statements(sql: &[u8]) -> u32 {
     if memchr::memchr(b';', trimmed.strip_suffix(b";").unwrap_or(trimmed)).is_none() {
         return 1;
     }
+    let (count, ambiguous) = statements_by(sql, Reading::USUAL);
+    // Where it depends on settings that are not known here, as many as it can be.
+    let others = Reading::OTHERS.into_iter().filter(|_| ambiguous).map(|reading| statements_by(sql, reading).0);
+    others.fold(count, u32::max).max(1)
+}
+
+fn statements_by(sql: &[u8], reading: Reading) -> (u32, bool) {
     let (mut count, mut empty) = (0, true);
-    for token in Lexer::new(sql, Reading::USUAL) {
+    let mut lexer = Lexer::new(sql, reading);
+    for token in lexer.by_ref() {
         let ends = token.kind == Kind::Semicolon;
         count += u32::from(empty && !ends);
         empty = ends;
     }
-    count.max(1)
+    (count, lexer.ambiguous())
 }
 
 /// Does the text hold this word, in any case and anywhere, also within others and in literals?
@@ -361,6 +369,8 @@ mod tests {
             ("SELECT ';'; -- ;\n SELECT $$;$$ /* ; */;;", 2),
             (";; SELECT 1 ;", 1),
             ("BEGIN; SELECT 1; COMMIT", 3),
+            // With standard_conforming_strings off.
+            ("SELECT '\\''; SELECT 1; SELECT '\\''", 3),
             // An empty one is answered, too.
             ("", 1),
             (" ; ", 1),

@@ -29,9 +29,11 @@ pub struct Gate {
 struct Line {
     tickets: u64,
     waiting: VecDeque<Waiting>,
+    /// The queues in which they wait, each with how many.
+    queues: Vec<(Arc<dyn Queue>, usize)>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Waiting {
     ticket: u64,
     queue: Arc<dyn Queue>,
@@ -44,8 +46,8 @@ pub trait Queue: Debug + Send + Sync {
     fn id(&self) -> usize;
     /// There may be passes now for those who wait.
     fn look(&self);
-    /// As many of them are about to be served, and do not count as waiting.
-    fn served(&self) -> usize;
+    /// How many wait there, and how many of them are about to be served.
+    fn waiting(&self) -> (usize, usize);
     /// Sends away who waits at this place, as more than `limit` do. False where nobody waits there any more.
     fn send_away(&self, place: u64, limit: usize) -> bool;
 }
@@ -90,9 +92,7 @@ impl Passes {
         if of.is_closed() {
             return None;
         }
-        if of.most_taken.load(SeqCst) == ANY {
-            return Some(Pass(None));
-        }
+        // Counted also where there is no limit: there may be one before it is given back.
         let next = |taken| (taken < of.most_taken.load(SeqCst)).then(|| taken + 1);
         of.taken.fetch_update(SeqCst, SeqCst, next).ok().map(|_| Pass(Some(of.clone())))
     }
@@ -101,23 +101,21 @@ impl Passes {
     pub fn wait(&self, queue: Arc<dyn Queue>, place: u64) -> Option<Standing> {
         let of = self.0.as_ref()?;
         let mut line = of.line();
-        line.tickets += 1;
-        let ticket = line.tickets;
-        line.waiting.push_back(Waiting { ticket, queue: queue.clone(), place });
+        let ticket = line.enter(queue.clone(), place);
         let waiting = of.count(&line);
         drop(line);
         // There may have been a pass before it was seen that somebody waits for it.
         queue.look();
         let limit = of.gate.queue_length.load(Relaxed);
         if waiting > limit {
-            of.shed(waiting, limit);
+            of.shed(limit);
         }
         Some(Standing { of: of.clone(), ticket })
     }
 }
 
 impl Pass {
-    /// `None` for one that is not counted, as there is no limit.
+    /// `None` for one that is nobody's.
     pub fn counted(self) -> Option<Self> {
         self.0.is_some().then_some(self)
     }
@@ -177,7 +175,7 @@ impl Counters {
         if self.waiting.load(SeqCst) == 0 {
             return;
         }
-        for queue in self.queues() {
+        for queue in self.line().queues() {
             // Of the next one they are told again.
             if self.left() == 0 {
                 return;
@@ -186,32 +184,24 @@ impl Counters {
         }
     }
 
-    /// Those in which somebody waits, whoever has waited for longest first.
-    fn queues(&self) -> Queues {
-        let mut queues = Queues::new();
-        for Waiting { queue, .. } in &self.line().waiting {
-            if queues.iter().all(|known| known.id() != queue.id()) {
-                queues.push(queue.clone());
-            }
+    /// No more than `limit` may wait beside those who are about to be served.
+    fn shed(&self, limit: usize) {
+        let queues = self.line().queues();
+        let counts = queues.iter().map(|queue| queue.waiting());
+        let (waiting, served) = counts.fold((0, 0), |(waiting, served), (more, soon)| (waiting + more, served + soon));
+        if waiting <= limit.saturating_add(served.min(self.left())) {
+            return;
         }
-        queues
-    }
-
-    /// So many wait, and no more than `limit` may beside those who are about to be served.
-    fn shed(&self, mut waiting: usize, limit: usize) {
-        let served = self.queues().iter().map(|queue| queue.served()).sum();
-        let most = limit.saturating_add(served);
-        while waiting > most {
+        loop {
             let first = {
                 let mut line = self.line();
-                let first = line.waiting.pop_front();
+                let first = line.leave(0);
                 self.count(&line);
                 first
             };
-            // One that has just been served was none of those who wait.
-            match first {
-                Some(first) if !first.queue.send_away(first.place, limit) => waiting -= 1,
-                _ => return,
+            // One that has been served, and is yet to notice, was none of those who wait.
+            if first.is_none_or(|first| first.queue.send_away(first.place, limit)) {
+                return;
             }
         }
     }
@@ -230,8 +220,10 @@ impl Drop for Pass {
     fn drop(&mut self) {
         if let Some(of) = self.0.take() {
             of.taken.fetch_sub(1, SeqCst);
-            // Whoever comes to wait after this looks at what is taken after he has said so.
-            of.look();
+            // Whoever comes to wait after this looks at what is taken after he has said so. Without a limit nobody waits for it.
+            if of.most_taken.load(SeqCst) != ANY {
+                of.look();
+            }
         }
     }
 }
@@ -240,9 +232,38 @@ impl Drop for Standing {
     fn drop(&mut self) {
         let mut line = self.of.line();
         if let Ok(at) = line.waiting.binary_search_by_key(&self.ticket, |one| one.ticket) {
-            line.waiting.remove(at);
+            line.leave(at);
             self.of.count(&line);
         }
+    }
+}
+
+impl Line {
+    fn enter(&mut self, queue: Arc<dyn Queue>, place: u64) -> u64 {
+        self.tickets += 1;
+        match self.queues.iter_mut().find(|(known, _)| known.id() == queue.id()) {
+            Some((_, count)) => *count += 1,
+            None => self.queues.push((queue.clone(), 1)),
+        }
+        self.waiting.push_back(Waiting { ticket: self.tickets, queue, place });
+        self.tickets
+    }
+
+    fn leave(&mut self, at: usize) -> Option<Waiting> {
+        let one = self.waiting.remove(at)?;
+        let of_it = |(known, _): &(Arc<dyn Queue>, usize)| known.id() == one.queue.id();
+        if let Some(at) = self.queues.iter().position(of_it) {
+            self.queues[at].1 -= 1;
+            if self.queues[at].1 == 0 {
+                self.queues.remove(at);
+            }
+        }
+        Some(one)
+    }
+
+    /// The one first in which somebody has always waited for longest.
+    fn queues(&self) -> Queues {
+        self.queues.iter().map(|(queue, _)| queue.clone()).collect()
     }
 }
 

@@ -112,6 +112,63 @@ async fn each_tenant_sees_its_own_rows_and_no_statement_changes_that() {
     }
 }
 
+/// What a transaction, or a message, makes for itself and calls at once: no catalog knows of it yet.
+#[tokio::test]
+async fn what_is_made_and_called_at_once_is_as_hidden() {
+    let stage = Stage::set().await;
+    let proxy = stage.proxy("size = 1", false).await;
+    let [acme, beta] = stage.both(&proxy).await;
+    let function = |name: &str| {
+        let set = "set_config(''app.tenant'', ''beta'', false) || set_config(''search_path'', ''nowhere'', false) || set_config(''app.x'', ''y'', false)";
+        format!("CREATE FUNCTION {name}() RETURNS text LANGUAGE sql AS 'SELECT {set}'")
+    };
+    let aggregate = |name: &str| {
+        format!("CREATE AGGREGATE {name}(text, bool) (SFUNC = 'set_config', STYPE = text, INITCOND = 'app.tenant')")
+    };
+    for messages in [
+        vec!["BEGIN".to_owned(), function("f1"), "SELECT f1()".into(), "COMMIT".into()],
+        vec![format!("{}; SELECT f2()", function("f2"))],
+        vec![format!("BEGIN; {}", function("f3")), "SELECT f3()".into(), "COMMIT".into()],
+        vec!["BEGIN".into(), aggregate("a4"), "SELECT a4('beta', false)".into(), "COMMIT".into()],
+        vec![
+            "BEGIN".into(),
+            function("f6"),
+            "CREATE OPERATOR ### (LEFTARG = text, RIGHTARG = text, PROCEDURE = pg_catalog.textcat)".into(),
+            "CREATE FUNCTION op(text, text) RETURNS text LANGUAGE sql AS 'SELECT f6()'".into(),
+            "CREATE OPERATOR #### (LEFTARG = text, RIGHTARG = text, PROCEDURE = op)".into(),
+            "SELECT text 'a' #### text 'b'".into(),
+            "COMMIT".into(),
+        ],
+        vec![format!("{}; CREATE TABLE t7 AS SELECT f7()", function("f7"))],
+    ] {
+        for message in &messages {
+            acme.batch_execute(message).await.unwrap_or_else(|error| panic!("{message}: {error:?}"));
+        }
+        // On the same server connection.
+        assert_eq!(value(&beta, "SHOW search_path").await, "\"$user\", public", "{messages:?}");
+        let others = value(&beta, "SELECT coalesce(current_setting('app.x', true), '')").await;
+        assert_eq!(others, "", "{messages:?}");
+        acme.batch_execute("RESET search_path; RESET app.x").await.unwrap();
+        assert_eq!(value(&acme, SEEN).await, "acme acme", "{messages:?}");
+        assert_eq!(value(&beta, SEEN).await, "beta beta", "{messages:?}");
+    }
+    let proxy = stage.proxy("size = 1", true).await;
+    let [acme, _beta] = stage.both(&proxy).await;
+    for sql in [
+        &*aggregate("a"),
+        "CREATE OPERATOR !!! (RIGHTARG = text, PROCEDURE = op)",
+        "CREATE CAST (int AS text) WITH FUNCTION pg_catalog.chr(int)",
+        "CREATE TYPE own (INPUT = a, OUTPUT = b)",
+        "CREATE LANGUAGE own HANDLER plpgsql_call_handler",
+    ] {
+        acme.batch_execute("BEGIN").await.unwrap();
+        let error = acme.batch_execute(sql).await.unwrap_err();
+        assert_eq!(sqlstate(&error), "42501", "{sql}: {error:?}");
+        assert!(error.as_db_error().unwrap().detail().unwrap_or_default().contains("strict"), "{error:?}");
+        acme.batch_execute("ROLLBACK").await.unwrap();
+    }
+}
+
 /// What triggers, defaults, checks and rules make of a tenant's settings, and its own aggregates, is as hidden.
 #[tokio::test]
 async fn what_writes_run_unasked_lasts_no_longer_than_their_message() {

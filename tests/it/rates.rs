@@ -154,6 +154,28 @@ async fn transactions_count_once() {
     assert!(error.as_db_error().unwrap().message().ends_with("exceeded: 3 transactions per h"), "{error:?}");
 }
 
+/// However many a message has, and wherever one begins where another ends.
+#[tokio::test]
+async fn transactions_within_a_message_are_counted() {
+    let database = fresh_database("").await;
+    let limits = "rate_limits = [{ rate = \"4/h\", counts = \"transactions\" }]";
+    let chained =
+        vec!["BEGIN", "SELECT 1; COMMIT AND CHAIN", "SELECT 1; COMMIT AND CHAIN", "ROLLBACK AND CHAIN", "COMMIT"];
+    for texts in [
+        vec!["BEGIN; SELECT 1; COMMIT; BEGIN; SELECT 2; COMMIT; BEGIN; ROLLBACK; BEGIN; SELECT 1; COMMIT"],
+        vec!["BEGIN", "COMMIT; BEGIN", "SELECT 1; COMMIT; BEGIN; ROLLBACK; BEGIN", "COMMIT"],
+        chained,
+    ] {
+        let proxy = proxy(&format!("[tiers.standard]\n{limits}\n")).await;
+        let client = proxy.connect(&database.name).await;
+        for text in &texts {
+            client.batch_execute(text).await.unwrap();
+        }
+        let error = client.batch_execute("SELECT 1").await.unwrap_err();
+        assert_eq!(sqlstate(&error), "53400", "{texts:?}");
+    }
+}
+
 #[tokio::test]
 async fn what_comes_too_early_waits_where_it_may() {
     let database = fresh_database("").await;

@@ -138,6 +138,11 @@ async fn a_name_that_is_nobodys_is_that_of_everybody_else() {
             assert_eq!(sqlstate(&error), "53300", "{name}");
             assert_eq!(value(&one, &format!("{SEEN} /*tenant='acme'*/")).await, "acme");
         }
+        // Of several names the last is what it has said.
+        one.batch_execute("RESET pgweir.tenant").await.unwrap();
+        one.batch_execute("BEGIN; SET pgweir.tenant = 'v'; SET pgweir.tenant = 'w'; COMMIT").await.unwrap();
+        assert_eq!(value(&one, SEEN).await, "nobody's");
+        assert_eq!(value(&one, "SHOW pgweir.tenant").await, "w");
         one.batch_execute("BEGIN; SET pgweir.tenant = 'acme'; ROLLBACK").await.unwrap();
         assert_eq!(value(&one, SEEN).await, "nobody's");
         one.batch_execute("SET pgweir.tenant = 'acme'").await.unwrap();

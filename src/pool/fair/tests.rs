@@ -428,7 +428,7 @@ fn those_for_whom_there_is_room_do_not_wait() {
     let a = fair.join(&"a".into(), Terms { weight: 4, least: 0 });
     let room = Room { free: 3, capacity: 3 };
     assert!((0..3).all(|waiter| fair.arrive(a, waiter, 0, 0, room).1.is_none()));
-    assert_eq!((fair.served_of(a, room), fair.served(room)), (3, 3));
+    assert_eq!((fair.waiting_of(a, room).1, fair.served(room)), (3, 3));
     assert_eq!(fair.arrive(a, 3, 0, 0, room).1, Some(0));
 }
 
@@ -457,7 +457,7 @@ fn who_may_have_no_more_does_not_count_until_there_is_more() {
     for client in 0..3 {
         assert_eq!(fair.arrive(a, guest(client), 0, 3, room(4)).1, None);
     }
-    assert_eq!((fair.served(room(4)), fair.served_of(a, room(4))), (1, 1));
+    assert_eq!((fair.served(room(4)), fair.waiting_of(a, room(4)).1), (1, 1));
     assert_eq!(fair.next(room(4), 0), Some(a));
     fair.take(a, 0).unwrap();
     left.set(0);

@@ -13,9 +13,8 @@ use crate::sql::classify::judge;
 use crate::sql::keyword::Keyword;
 use crate::sql::lexer::Reading;
 use crate::sql::names::{self, ANYTHING, Found, Text};
-use crate::sql::statement::places;
 use crate::sql::tokens::Tokens;
-use crate::sql::{Effects, Reason, setting_names};
+use crate::sql::{Effects, Reason, custom_settings};
 
 /// What is known so far about objects, by OID.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -245,20 +244,10 @@ fn with_implied(mut catalog: Catalog, rows: &CatalogRows, known: &Known) -> Cata
     if catalog.ddl_changes_state {
         let functions = rows.functions.iter().filter(|function| changes_state(&function.oid));
         let bodies = functions.filter_map(|function| function.body.as_ref());
-        let custom: BTreeSet<_> = bodies.flat_map(|body| custom_settings(body)).collect();
+        let custom: BTreeSet<_> = bodies.flat_map(|body| custom_settings(body.as_bytes())).collect();
         catalog.implied_settings = custom.into_iter().collect();
     }
     catalog
-}
-
-/// The custom settings (`app.tenant`) that a body makes by name, wherever in it: behind `SET`, `RESET`, `set_config(`.
-fn custom_settings(body: &str) -> impl Iterator<Item = String> {
-    let body = body.as_bytes();
-    let statements = places(body, b"set").map(|at| {
-        let rest = &body[at..];
-        &rest[..memchr::memchr(b';', rest).unwrap_or(rest.len())]
-    });
-    statements.flat_map(|statement| setting_names(statement).names).filter(|name| name.contains('.'))
 }
 
 fn judge_relations(rows: &CatalogRows, catalog: &Catalog, known: &Known, next: &mut Known) {

@@ -1,0 +1,58 @@
+//! What a statement may do to its session that its text does not show: by functions of which nobody knows yet, by what
+//! writes run without naming it, and by code that catches its own cancellation.
+
+use super::{Leased, Schema, Session, intake, state};
+use crate::cluster::Place;
+use crate::sql::{Class, Effects, Reason, Verdict, mentions, statements};
+
+impl Session {
+    /// While the catalog is being read, nobody knows for sure what functions do to the session; nor of those that its own
+    /// transaction, or message, has made. Where the last one knew of nothing the server is asked all the same; where there is
+    /// none to be had the session stays where it is.
+    pub(super) fn unknown_effects(&self, leased: &Leased, text: &[u8], verdict: Verdict) -> Effects {
+        let makes = verdict.effects.intersects(Effects::DDL | Effects::MAYBE_DDL);
+        if leased.schema != Schema::Same || (makes && statements(text) > 1) {
+            return Effects::STATE;
+        }
+        if !intake::may_call(text, verdict) || !self.may_be_new() {
+            return Effects::NONE;
+        }
+        let last = self.group.last_catalog();
+        let effects = || self.shared.classifier.classify(text, &last, Some(self.state.search_path())).effects;
+        match last.is_loaded().then(effects) {
+            Some(effects) => Effects::STATE | effects,
+            None if self.group.catalog_is_failing() => Effects::STATE | Effects::HIDDEN,
+            None => Effects::STATE,
+        }
+    }
+
+    /// Is the catalog being read? Where settings are held for the tenant, also: is it about to be?
+    fn may_be_new(&self) -> bool {
+        let is_held = !self.tenant.limits.settings.is_empty();
+        !self.group.catalog().is_loaded() || (is_held && !self.group.catalog_is_settled())
+    }
+
+    /// What a write may do to the session by what it runs without naming it: triggers, defaults, checks, rules. The catalog
+    /// knows of them, save of those that are new or the session's own.
+    pub(super) fn implied_effects(&mut self, leased: &Leased, text: &[u8], verdict: Verdict) -> Effects {
+        if leased.place != Place::Primary || !verdict.may_write() {
+            return Effects::NONE;
+        }
+        let catalog = self.group.catalog();
+        let temporary = verdict.effects.contains(Effects::MAYBE_DDL) && mentions(text, b"temp");
+        let makes = verdict.effects.contains(Effects::DDL) || temporary;
+        self.makes_code |= makes && state::makes_code(text, temporary);
+        let new = leased.schema == Schema::Changed || makes || !catalog.is_loaded();
+        let changes = match verdict.reason {
+            Reason::Ddl => catalog.ddl_changes_state(),
+            _ => catalog.writes_change_state() || self.makes_code || new,
+        };
+        if changes { Effects::STATE } else { Effects::NONE }
+    }
+
+    /// May it run code that catches its own cancellation? Blocks are not looked into.
+    pub(super) fn may_catch_cancels(&self, text: &[u8], verdict: Verdict) -> bool {
+        let calls = || verdict.class == Class::Primary || intake::may_call(text, verdict);
+        verdict.reason == Reason::Procedure || (self.catalog.catches_cancels() && calls())
+    }
+}
