@@ -86,6 +86,8 @@ pub(super) async fn admit(door: &Door, newcomer: Newcomer) -> Option<(Admitted, 
             door.shared.metrics.client_refused("startup_timeout");
             let limit = listen.startup_timeout;
             tracing::info!(connection, peer, ?limit, "client refused: not authenticated within startup_timeout");
+            let error = format!("not authenticated within startup_timeout ({limit:?})");
+            door.shared.metrics.audit.not_admitted("startup_timeout", &peer, CONNECTION_FAILURE, &error);
             return None;
         }
     };
@@ -160,6 +162,7 @@ fn not_accepted(door: &Door, connection: u64, peer: &str, error: &HandshakeError
         HandshakeError::Tls(_) => {
             metrics.client_refused("tls");
             tracing::info!(connection, peer, %error, "client refused");
+            metrics.audit.not_admitted("tls", peer, CONNECTION_FAILURE, &error.to_string());
         }
         HandshakeError::Refused(refusal) => {
             metrics.error(&refusal.code);
@@ -169,6 +172,9 @@ fn not_accepted(door: &Door, connection: u64, peer: &str, error: &HandshakeError
         }
     }
 }
+
+/// The SQLSTATE of what ends before it could be told one.
+const CONNECTION_FAILURE: &str = "08006";
 
 /// A word for metrics: there are few, so that they can be a label.
 fn reason(error: &PgError) -> &'static str {

@@ -323,6 +323,11 @@ impl Session {
         let (greeting, lease) = match welcome {
             Ok(welcome) => welcome,
             Err(error) => {
+                if let Some(limit) = welcoming::limit(&error, &arrival.tenant) {
+                    arrival.tenant.refused(limit);
+                    let who = Who { tenant: &arrival.tenant.name, user: &arrival.user, database: &arrival.database };
+                    shared.metrics.audit.limited(limit.name(), who);
+                }
                 let error = welcoming::not_greeted(error, &group);
                 error.encode(&mut out);
                 relay::farewell(&mut stream, out).await;

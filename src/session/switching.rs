@@ -13,6 +13,7 @@ use super::clock::Ceilings;
 use super::ledger::Status;
 use super::state::Covered;
 use super::{Leased, Opened, Session, refusal};
+use crate::metrics::Limit;
 use crate::pool::difference;
 use crate::sql::{TxControl, Verdict, commented, commented_before, first_statement, mentions, setting_names};
 use crate::tenant::{Taken, Tenant, changes};
@@ -228,7 +229,7 @@ impl Session {
     }
 
     fn stays_with(&mut self, said: &Said) -> Result<(), PgError> {
-        let Some(switching) = &mut self.switching else { return Ok(()) };
+        let Some(switching) = &self.switching else { return Ok(()) };
         let name = switching.name_of(said).map_err(PgError::clone)?;
         if *said == Said::Nothing {
             return Ok(());
@@ -246,13 +247,22 @@ impl Session {
             let place = match stands {
                 _ if self.tenant.name == switching.home.name => None,
                 true => place.clone(),
-                false => {
-                    Some(Arc::new(self.tenant.admit().map_err(|error| PgError { severity: Severity::Error, ..error })?))
-                }
+                false => Some(Arc::new(self.is_one_client_more()?)),
             };
-            switching.asked = Some(Standing { tenant: self.tenant.clone(), name, place });
+            let asked = Standing { tenant: self.tenant.clone(), name, place };
+            if let Some(switching) = &mut self.switching {
+                switching.asked = Some(asked);
+            }
         }
         Ok(())
+    }
+
+    /// Of the tenant for whom it works.
+    fn is_one_client_more(&self) -> Result<Taken, PgError> {
+        self.tenant.admit().map_err(|error| {
+            self.limited(Limit::MaxClients);
+            PgError { severity: Severity::Error, ..error }
+        })
     }
 
     /// Everything is answered, and what the session has made is known: for whom it works from now on.

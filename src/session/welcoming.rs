@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::refusal;
 use crate::cluster::{Greeting, GreetingError, Group, Place};
 use crate::config::PoolMode;
+use crate::metrics::Limit;
 use crate::pool::{AcquireError, Lease, Settings};
 use crate::tenant::Tenant;
 use crate::wire::error::PgError;
@@ -35,6 +36,17 @@ async fn lease_for_good(group: &Group, tenant: &Tenant) -> Result<Lease, Greetin
         }
         error => GreetingError::Acquire(error),
     })
+}
+
+/// The limit that a client has come up against who cannot be greeted.
+pub(super) fn limit(error: &GreetingError, tenant: &Tenant) -> Option<Limit> {
+    match error {
+        GreetingError::Refused(_) if tenant.is_paused() => Some(Limit::Paused),
+        GreetingError::Refused(error) => (error.code == "53300").then_some(Limit::MaxServerConnections),
+        GreetingError::Acquire(AcquireError::QueueFull { .. }) => Some(Limit::QueueLength),
+        GreetingError::Acquire(AcquireError::Timeout { .. }) => Some(Limit::ServerConnection),
+        GreetingError::Acquire(_) | GreetingError::Lost(_) => None,
+    }
 }
 
 /// What a client is told that cannot be greeted.

@@ -279,8 +279,8 @@ async fn nobody_else_gets_in() {
 async fn who_did_what_is_in_the_log_whatever_its_level() {
     let cluster = shared_cluster().await;
     let database = fresh_database("").await;
-    let limits =
-        "[log]\nformat = \"text\"\n[tiers.standard]\nrate_limits = [\"2/h\"]\nsettings = { \"app.tenant\" = \"x\" }\n";
+    let limits = "[log]\nformat = \"text\"\n[tiers.standard]\nrate_limits = [\"3/h\"]\nsettings = { \"app.tenant\" = \"x\" }\n\
+         statement_timeout = \"1s\"\n";
     let process = Process::start(&administered(&config(cluster, limits, &["postgres"])));
     let (server, port) = (format!(":{}/", cluster.primary().port), format!(":{}/", process.port));
     let to = |database: &str| cluster.primary().url("postgres", database).replace(&server, &port);
@@ -298,6 +298,9 @@ async fn who_did_what_is_in_the_log_whatever_its_level() {
         (&line["event"], &line["tenant"], &line["user"]),
         (&"limit".into(), &"default".into(), &"postgres".into())
     );
+    let error = client.batch_execute("SELECT pg_sleep(60)").await.unwrap_err();
+    assert_eq!(sqlstate(&error), "57014");
+    assert_eq!(audit("\"timeout\"")["event"], "limit");
     for _ in 0..3 {
         let _ = client.batch_execute("SELECT 1").await;
     }
