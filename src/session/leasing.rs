@@ -44,13 +44,14 @@ impl Session {
         let group = self.group.clone();
         let reading = match self.awaits_catalog.take() {
             Some(reading) if !group.has_read(reading.get()) => reading.get(),
-            None if !group.last_catalog().is_loaded() => FIRST_READING,
+            None if !group.last_catalog().is_loaded() && !self.catalog_is_late => FIRST_READING,
             _ => return false,
         };
         // What cannot be had in time is not waited for twice.
         let waited = tokio::time::timeout(CATALOG_PATIENCE, group.reading(reading)).await.is_ok();
-        if waited {
-            self.intake.ungather();
+        match waited {
+            true => self.intake.ungather(),
+            false => self.catalog_is_late = true,
         }
         waited
     }

@@ -174,6 +174,8 @@ pub struct Session {
     attempts: u8,
     /// The last of them has refused it.
     refused: bool,
+    /// It has waited in vain for the catalog to be read for the first time.
+    catalog_is_late: bool,
     /// It has made code that its writes may run without naming it.
     makes_code: bool,
     /// See [`changes`].
@@ -370,6 +372,7 @@ impl Session {
             fallbacks: 0,
             client_gone: false,
             attempts: 0,
+            catalog_is_late: false,
             makes_code: false,
             // They may have changed since they were asked for.
             limits_of: changes().wrapping_sub(1),

@@ -178,21 +178,9 @@ impl SettingNames {
     }
 }
 
-/// What calls functions that its own text need not name so that it is seen.
-const MADE_OF_CODE: [&[u8]; 12] = [
-    b"function",
-    b"procedure",
-    b"routine",
-    b"extension",
-    b"aggregate",
-    b"operator",
-    b"cast",
-    b"type",
-    b"conversion",
-    b"language",
-    b"transform",
-    b"access",
-];
+/// Code, and what calls functions that it may name as it likes.
+const MADE_OF_CODE: [&[u8]; 7] =
+    [b"function", b"procedure", b"routine", b"extension", b"aggregate", b"operator", b"cast"];
 
 fn carries_code(sql: &[u8], tokens: &[Token]) -> bool {
     let is =
@@ -201,7 +189,10 @@ fn carries_code(sql: &[u8], tokens: &[Token]) -> bool {
     match first.keyword {
         Keyword::Load => true,
         // What a statement makes is said at its beginning: CREATE OR REPLACE FUNCTION.
-        Keyword::Create | Keyword::Alter => tokens.iter().take(4).any(|token| is(token, &MADE_OF_CODE)),
+        Keyword::Create | Keyword::Alter => {
+            let made = tokens[1..].iter().find(|token| !is(token, &[b"or", b"replace"]));
+            made.is_some_and(|token| is(token, &MADE_OF_CODE))
+        }
         _ => is(first, &[b"do"]),
     }
 }

@@ -158,8 +158,7 @@ async fn what_is_made_and_called_at_once_is_as_hidden() {
         &*aggregate("a"),
         "CREATE OPERATOR !!! (RIGHTARG = text, PROCEDURE = op)",
         "CREATE CAST (int AS text) WITH FUNCTION pg_catalog.chr(int)",
-        "CREATE TYPE own (INPUT = a, OUTPUT = b)",
-        "CREATE LANGUAGE own HANDLER plpgsql_call_handler",
+        "CREATE OR REPLACE AGGREGATE a(int) (SFUNC = int4pl, STYPE = int)",
     ] {
         acme.batch_execute("BEGIN").await.unwrap();
         let error = acme.batch_execute(sql).await.unwrap_err();
@@ -167,6 +166,11 @@ async fn what_is_made_and_called_at_once_is_as_hidden() {
         assert!(error.as_db_error().unwrap().detail().unwrap_or_default().contains("strict"), "{error:?}");
         acme.batch_execute("ROLLBACK").await.unwrap();
     }
+    acme.batch_execute(
+        "CREATE TABLE function (cast_ int); ALTER TABLE function ADD x int; CREATE TYPE mood AS ENUM ()",
+    )
+    .await
+    .unwrap();
 }
 
 /// What triggers, defaults, checks and rules make of a tenant's settings, and its own aggregates, is as hidden.
