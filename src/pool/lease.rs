@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::conn::Conn;
 use super::fair::Party;
 use super::queue::Pool;
-use crate::tenant::Pass;
+use crate::tenant::{Pass, Passes};
 
 /// Dropping a lease closes its connection, whatever happened to the task that held it. Only
 /// [`Lease::hand_back`] gives the connection to others; its caller vouches that the ledger is settled,
@@ -34,6 +34,14 @@ impl Lease {
         pool.budget.load.fetch_add(1, Ordering::Relaxed);
         conn.hold = Some(hold);
         Self { conn: Some(conn), pool }
+    }
+
+    /// Its tenant has a limit by now, perhaps: then it counts.
+    pub fn counts(&mut self, passes: &Passes) {
+        if let Some(hold) = &mut self.hold {
+            let pass = std::mem::take(&mut hold.pass).counted();
+            hold.pass = pass.unwrap_or_else(|| passes.count());
+        }
     }
 
     pub fn pool(&self) -> &Arc<Pool> {

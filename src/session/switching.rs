@@ -301,6 +301,9 @@ impl Session {
         }
         self.limits_of = changes();
         let Some(switching) = &mut self.switching else {
+            if let Some(leased) = &mut self.lease {
+                leased.lease.counts(&self.tenant.passes());
+            }
             let tenant = self.tenant.with_current_limits();
             if tenant.limits != self.tenant.limits {
                 // Its own from now on: they are never uncovered.

@@ -57,7 +57,8 @@ pub trait Queue: Debug + Send + Sync {
 pub struct Passes(Option<Arc<Counters>>);
 
 /// The right to one server connection, given back when dropped: that may tell queues, and is to be done without their locks.
-#[derive(Debug)]
+/// Without a limit it is not counted.
+#[derive(Debug, Default)]
 pub struct Pass(Option<Arc<Counters>>);
 
 /// A place among those of its tenant who wait, given up when dropped.
@@ -92,9 +93,18 @@ impl Passes {
         if of.is_closed() {
             return None;
         }
-        // Counted also where there is no limit: there may be one before it is given back.
+        if of.most_taken.load(SeqCst) == ANY {
+            return Some(Pass(None));
+        }
         let next = |taken| (taken < of.most_taken.load(SeqCst)).then(|| taken + 1);
         of.taken.fetch_update(SeqCst, SeqCst, next).ok().map(|_| Pass(Some(of.clone())))
+    }
+
+    /// One more, whether there may be or not: of a connection that was taken when there was no limit.
+    pub fn count(&self) -> Pass {
+        let Some(of) = self.0.as_ref().filter(|of| of.most_taken.load(SeqCst) != ANY) else { return Pass::default() };
+        of.taken.fetch_add(1, SeqCst);
+        Pass(Some(of.clone()))
     }
 
     /// Somebody waits in a queue. Where more wait than may, whoever has waited for longest is sent away.
@@ -115,7 +125,7 @@ impl Passes {
 }
 
 impl Pass {
-    /// `None` for one that is nobody's.
+    /// `None` for one that is not counted, as there is no limit.
     pub fn counted(self) -> Option<Self> {
         self.0.is_some().then_some(self)
     }
@@ -220,10 +230,8 @@ impl Drop for Pass {
     fn drop(&mut self) {
         if let Some(of) = self.0.take() {
             of.taken.fetch_sub(1, SeqCst);
-            // Whoever comes to wait after this looks at what is taken after he has said so. Without a limit nobody waits for it.
-            if of.most_taken.load(SeqCst) != ANY {
-                of.look();
-            }
+            // Whoever comes to wait after this looks at what is taken after he has said so.
+            of.look();
         }
     }
 }

@@ -230,18 +230,21 @@ async fn new_limits_hold_for_those_who_are_there() {
     }
 }
 
-/// A limit that is new counts what was there before it.
+/// From their next transaction on.
 #[tokio::test]
 async fn connections_count_that_were_there_before_their_limit() {
-    let stage = Stage::set("[pool]\nqueue_timeout = \"1s\"\n").await;
+    let stage = Stage::set("[pool]\nmode = \"session\"\nqueue_timeout = \"1s\"\n").await;
     let (one, two) = (stage.of_tenant("acme").await, stage.of_tenant("acme").await);
-    one.batch_execute("BEGIN; SELECT 1").await.unwrap();
-    stage.console.simple_query("LIMIT TENANT acme max_server_connections = 1").await.unwrap();
-    let error = two.batch_execute("SELECT 1").await.unwrap_err();
-    let message = error.as_db_error().unwrap().message();
-    assert_eq!(message, "too many server connections for tenant \"acme\": 1 are in use, 1 allowed");
-    one.batch_execute("COMMIT").await.unwrap();
-    two.batch_execute("SELECT 1").await.unwrap();
+    stage.console.simple_query("LIMIT TENANT acme max_server_connections = 2").await.unwrap();
+    for _ in 0..2 {
+        one.batch_execute("SELECT 1").await.unwrap();
+        two.batch_execute("SELECT 1").await.unwrap();
+    }
+    let url = stage.proxy.url(shared_cluster().await, "postgres", &stage.database.name);
+    let refused = stage.proxy.refusal(&format!("{url}?options=-c%20pgweir.tenant%3Dacme")).await;
+    assert_eq!(refused.message(), "too many server connections for tenant \"acme\": 2 are in use, 2 allowed");
+    drop(one);
+    stage.of_tenant("acme").await.batch_execute("SELECT 1").await.unwrap();
 }
 
 /// What a client has asked for itself stays, and what its role has is what it goes back to.
