@@ -167,6 +167,13 @@ impl Visitor {
         self.say(&self.identity.text(sql)).await
     }
 
+    /// The same, whatever comes of it.
+    pub async fn tries(&mut self, sql: &str) {
+        let text = self.identity.text(sql);
+        self.trail.push(text.clone());
+        let _ = self.client.batch_execute(&text).await;
+    }
+
     /// The first column of the only row.
     pub async fn value(&mut self, sql: &str) -> Outcome<String> {
         let text = self.identity.text(sql);
