@@ -226,7 +226,10 @@ impl<W: Waits> Fair<W> {
             self.waiting += 1;
             self.wake(id, now);
         }
-        self.bar(id, !self.accounts[id].may_have_more(), now);
+        match self.accounts[id].may_have_more() {
+            true => self.unbar(id, now),
+            false => self.bar(id),
+        }
         let full = self.waiting > queue_length.saturating_add(self.served(room));
         (self.tickets, if full { self.most_in_it().and_then(|id| self.pop(id)) } else { None })
     }
@@ -255,21 +258,25 @@ impl<W: Waits> Fair<W> {
         // By now it may be forgotten.
         let more = self.accounts.get(id).is_some_and(|account| account.barred && account.may_have_more());
         if more {
-            self.bar(id, false, now);
+            self.unbar(id, now);
         }
         more
     }
 
-    /// Its waiters count, or do not.
-    fn bar(&mut self, id: usize, barred: bool, now: u64) {
+    /// Its waiters do not count.
+    fn bar(&mut self, id: usize) {
         let account = &mut self.accounts[id];
-        if std::mem::replace(&mut account.barred, barred) == barred {
-            return;
-        }
-        let count = account.waiters.len();
-        if barred {
+        if !std::mem::replace(&mut account.barred, true) {
+            let count = account.waiters.len();
             (self.waiting, self.barred) = (self.waiting - count, self.barred + count);
-        } else {
+        }
+    }
+
+    /// They count again.
+    fn unbar(&mut self, id: usize, now: u64) {
+        let account = &mut self.accounts[id];
+        if std::mem::replace(&mut account.barred, false) {
+            let count = account.waiters.len();
             (self.waiting, self.barred) = (self.waiting + count, self.barred - count);
             self.wake(id, now);
         }
@@ -304,7 +311,7 @@ impl<W: Waits> Fair<W> {
             if self.accounts[next].may_have_more() {
                 return Some(Party(next));
             }
-            self.bar(next, true, now);
+            self.bar(next);
         }
         None
     }
@@ -372,7 +379,7 @@ impl<W: Waits> Fair<W> {
     }
 
     /// Forgets what was needed long ago.
-    pub fn rotate(&mut self, now: u64) {
+    pub fn rotate(&mut self) {
         let anybody_waits = self.waiting > 0;
         for id in std::mem::take(&mut self.active) {
             let account = &mut self.accounts[id];
@@ -383,9 +390,10 @@ impl<W: Waits> Fair<W> {
             }
             account.active = false;
             self.weight -= u64::from(account.terms.weight);
-            // Of one that may have none, as is known now at the latest.
-            let barred = !account.waiters.is_empty();
-            self.bar(id, barred, now);
+            if !account.waiters.is_empty() {
+                // It may have none, as is known now at the latest.
+                self.bar(id);
+            }
             self.forget_if_gone(id);
         }
     }

@@ -41,19 +41,19 @@ impl Member {
         let waiter = Waiter { since, passes: self.passes.clone(), give };
         let (ticket, timeout, size) = self.pool.queue(self.party, waiter);
         let (pool, party) = (self.pool.clone(), self.party);
-        let _standing = self.passes.wait(Arc::new(Line { pool: pool.clone(), party }), ticket);
+        let _standing = self.passes.wait(Arc::new(PoolQueue { pool: pool.clone(), party }), ticket);
         Waiting { pool, party, ticket, _standing, receive, since, timeout, size }
     }
 }
 
 /// The clients of one tenant that wait in one pool.
 #[derive(Debug)]
-struct Line {
+struct PoolQueue {
     pool: Arc<Pool>,
     party: Party,
 }
 
-impl Queue for Line {
+impl Queue for PoolQueue {
     fn id(&self) -> usize {
         Arc::as_ptr(&self.pool) as usize
     }

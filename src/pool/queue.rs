@@ -380,7 +380,7 @@ impl Pool {
     pub fn maintain(self: &Arc<Self>) {
         let mut state = self.state();
         let now = Instant::now();
-        state.fair.rotate(self.micros(now));
+        state.fair.rotate();
         let spare = state.open().saturating_sub(state.settings.min_idle);
         let idle_timeout = state.settings.idle_timeout;
         let mut may_close = spare;

@@ -156,7 +156,7 @@ impl World {
                 Event::GivesUp { client, ticket } => self.gives_up(client, ticket),
                 Event::Elsewhere { load } => self.elsewhere(load),
                 Event::Rotates => {
-                    self.fair.rotate(now);
+                    self.fair.rotate();
                     if self.now < self.until + 10 * SECOND {
                         self.events.push(Reverse((now + ROTATION.as_micros() as u64, Event::Rotates)));
                     }
@@ -169,7 +169,7 @@ impl World {
         for (_, party, _) in &mut self.clients {
             party.take().into_iter().for_each(|party| self.fair.leave(party));
         }
-        (0..3).for_each(|_| self.fair.rotate(self.now));
+        (0..3).for_each(|_| self.fair.rotate());
         let Fair { accounts, names, active, weight, least, promised, .. } = &self.fair;
         assert!(accounts.is_empty() && names.is_empty() && active.is_empty(), "those who have left are forgotten");
         assert_eq!((*weight, *least, *promised), (0, 0, 0));
@@ -440,7 +440,7 @@ fn who_has_waited_for_both_is_not_forgotten() {
     let a = fair.join(&"a".into(), Terms { weight: 4, least: 0 });
     fair.arrive(a, Guest { client: 0, since: 0, left: left.clone() }, 0, 9, FULL);
     left.set(0);
-    (0..3).for_each(|_| fair.rotate(0));
+    (0..3).for_each(|_| fair.rotate());
     left.set(1);
     fair.look(a, 0);
     assert_eq!((fair.waiting(), fair.next(Room { free: 1, capacity: 1 }, 0)), (1, Some(a)));
@@ -466,7 +466,7 @@ fn who_may_have_no_more_does_not_count_until_there_is_more() {
     // Nothing is left to it, nor do more of it fill the queue.
     assert!(fair.admits(b, room(1), 0) && !fair.admits(a, room(3), 0));
     assert_eq!((fair.arrive(a, guest(3), 0, 0, FULL).1, fair.dismiss(0)), (None, None));
-    (0..3).for_each(|_| fair.rotate(0));
+    (0..3).for_each(|_| fair.rotate());
     left.set(1);
     assert_eq!(fair.next(room(3), 0), None, "it has not been told");
     fair.look(a, 0);
@@ -497,7 +497,7 @@ fn whoever_has_left_is_forgotten() {
     assert_eq!(fair.accounts.len(), 1, "its lease has to come back");
     fair.returns(a, 0, 1);
     assert!(fair.admits(a, Room { free: 1, capacity: 1 }, 2));
-    (0..3).for_each(|_| fair.rotate(0));
+    (0..3).for_each(|_| fair.rotate());
     assert!(fair.accounts.is_empty() && fair.names.is_empty() && fair.active.is_empty() && fair.weight == 0);
 }
 
