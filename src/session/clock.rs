@@ -190,15 +190,15 @@ impl Clock {
         self.busy_since.store(self.at(now), Relaxed);
     }
 
-    /// The batch has committed its transaction.
-    pub fn has_committed(&self) {
+    /// The batch has ended its transaction.
+    pub fn has_ended(&self) {
         self.ended.fetch_add(1, Relaxed);
     }
 
     /// It has rolled it back: to a savepoint, where there may be any.
     pub fn has_rolled_back(&self) {
         if !self.nested.load(Relaxed) {
-            self.has_committed();
+            self.has_ended();
         }
     }
 

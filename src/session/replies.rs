@@ -254,7 +254,7 @@ impl Session {
                 if tag == backend::COMMAND_COMPLETE {
                     self.slot.clock.statement_is_over(leased.answered);
                     match leased.lease.inbound.data().get(at + HEADER..) {
-                        Some(tag) if tag.starts_with(COMMITTED) => self.slot.clock.has_committed(),
+                        Some(tag) if tag.starts_with(COMMITTED) => self.slot.clock.has_ended(),
                         Some(tag) if tag.starts_with(ROLLED_BACK) => self.slot.clock.has_rolled_back(),
                         _ => {}
                     }
