@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::ledger::Status;
 use super::slot::Signal;
 use crate::config::Tier;
+use crate::tenant::Use;
 
 /// How long what a session does may take, by its tenant.
 #[derive(Debug, Clone, Copy, Default)]
@@ -78,6 +79,10 @@ pub struct Clock {
     asked: AtomicBool,
     /// Transactions that the batch has ended.
     ended: AtomicU32,
+    /// What it has rolled back and that may be a transaction, or what came behind a savepoint of it.
+    rolled_back: AtomicU32,
+    /// Statements that were not counted when they were sent.
+    counted: AtomicU32,
     /// The same for the wait for the next statement of a transaction, also of one that has failed.
     idle_since: AtomicU64,
     /// A [`CutOff`], of what has run since `cut_since`.
@@ -94,14 +99,16 @@ pub struct Clock {
     lifted: AtomicBool,
     /// The transaction has savepoints.
     nested: AtomicBool,
+    /// What is sent may roll transactions back and begin others (`AND CHAIN`).
+    chains: AtomicBool,
 }
 
 impl Clock {
     /// Nothing runs. `base`: what instants are counted from.
     pub fn new(base: Instant) -> Self {
         let [busy_since, transaction_since, batch_since, idle_since, cut_since, cancelled_at] = Default::default();
-        let [asked, stubborn, lifted, nested] = Default::default();
-        let (why_cut, [statements, ended]) = Default::default();
+        let [asked, stubborn, lifted, nested, chains] = Default::default();
+        let (why_cut, [statements, ended, rolled_back, counted]) = Default::default();
         Self {
             base,
             busy_since,
@@ -109,6 +116,8 @@ impl Clock {
             batch_since,
             asked,
             ended,
+            rolled_back,
+            counted,
             idle_since,
             why_cut,
             cut_since,
@@ -117,6 +126,7 @@ impl Clock {
             statements,
             lifted,
             nested,
+            chains,
         }
     }
 
@@ -125,7 +135,9 @@ impl Clock {
         self.cut_since.store(0, Relaxed);
         self.idle_since.store(0, Relaxed);
         self.batch_starts(now);
-        self.ended.store(0, Relaxed);
+        for count in [&self.ended, &self.rolled_back, &self.counted] {
+            count.store(0, Relaxed);
+        }
         if self.transaction_since.load(Relaxed) == 0 {
             self.transaction_since.store(self.at(now), Relaxed);
         }
@@ -155,6 +167,11 @@ impl Clock {
     /// The transaction has savepoints: one that has failed may go on from there.
     pub fn note_savepoint(&self) {
         self.nested.store(true, Relaxed);
+    }
+
+    /// What is about to run may begin transactions behind those that it rolls back.
+    pub fn note_chain(&self) {
+        self.chains.store(true, Relaxed);
     }
 
     /// So many statements are sent.
@@ -197,21 +214,33 @@ impl Clock {
 
     /// It has rolled it back: to a savepoint, where there may be any.
     pub fn has_rolled_back(&self) {
-        if !self.nested.load(Relaxed) {
-            self.has_ended();
+        match self.nested.load(Relaxed) {
+            true => _ = self.rolled_back.fetch_add(1, Relaxed),
+            false => self.has_ended(),
         }
     }
 
+    /// A statement of it has ended that was not counted when it was sent.
+    pub fn has_counted(&self) {
+        self.counted.fetch_add(1, Relaxed);
+    }
+
     /// A batch is answered. A transaction that is open in spite of an end is another one (`AND CHAIN`). Within the batch
-    /// nothing tells when it began, as servers keep back what they say: no sooner than the batch. The result: transactions
-    /// beside the first one.
-    pub fn batch_is_over(&self, status: Status) -> u32 {
+    /// nothing tells when it began, as servers keep back what they say: no sooner than the batch. The result: what it
+    /// was beside one transaction, and beside one statement where those were not counted before.
+    pub fn batch_is_over(&self, status: Status) -> Use {
         let ended = self.ended.swap(0, Relaxed);
         let goes_on = ended > 0 && status == Status::Transaction;
         if goes_on {
             self.transaction_since.store(self.batch_since.load(Relaxed), Relaxed);
         }
-        (ended + u32::from(goes_on)).saturating_sub(1)
+        // Whether those were transactions nothing tells: as many as it can be. A last one without another behind it is none.
+        let rolled_back = self.rolled_back.swap(0, Relaxed).saturating_sub(u32::from(status == Status::Idle));
+        let chained = if self.chains.load(Relaxed) { rolled_back } else { 0 };
+        Use {
+            statements: self.counted.swap(0, Relaxed).saturating_sub(1),
+            transactions: (ended + u32::from(goes_on)).saturating_sub(1) + chained,
+        }
     }
 
     /// Others that were sent behind it, with so many statements, are not answered yet.
@@ -258,6 +287,7 @@ impl Clock {
         self.busy_since.store(0, Relaxed);
         self.stubborn.store(false, Relaxed);
         self.statements.store(0, Relaxed);
+        self.chains.store(false, Relaxed);
         if status == Status::Idle {
             self.lifted.store(false, Relaxed);
             self.nested.store(false, Relaxed);

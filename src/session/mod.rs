@@ -463,8 +463,13 @@ impl Session {
         if ceiling && (self.catalog.lifts_timeouts() || state::may_lift_timeouts(text, verdict)) {
             self.slot.clock.note_lifted();
         }
-        if matches!(verdict.tx, TxControl::Inside | TxControl::Mixed) && mentions(text, b"savepoint") {
-            self.slot.clock.note_savepoint();
+        if matches!(verdict.tx, TxControl::Inside | TxControl::Mixed) {
+            if mentions(text, b"savepoint") {
+                self.slot.clock.note_savepoint();
+            }
+            if mentions(text, b"chain") {
+                self.slot.clock.note_chain();
+            }
         }
         if verdict.reason == Reason::Ddl {
             let databases = databases_named(text);
@@ -529,6 +534,7 @@ impl Session {
         self.slot.clock.note_stubborn();
         self.slot.clock.note_lifted();
         self.slot.clock.note_savepoint();
+        self.slot.clock.note_chain();
         self.effects |= effects;
         self.state.ask_everything();
         self.state.note_environment(&SettingNames::default(), effects);

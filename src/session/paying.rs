@@ -2,7 +2,8 @@
 //!
 //! Within a transaction nothing waits, as others may wait for its locks: as much as might have been waited for goes on at
 //! once and is paid for by what comes next, and beyond that a statement is refused. What ends a transaction never is. A message
-//! with several transactions is paid for as one, and for the others by what comes next.
+//! with several transactions is paid for as one, and for the others by what comes next; so are the statements of one that is too
+//! long to be looked at.
 
 use std::time::Instant;
 
@@ -97,10 +98,10 @@ impl Session {
         Err(self.rated(error))
     }
 
-    /// A batch was paid for as one transaction, and has turned out to be some more.
-    pub(super) fn owes_transactions(&self, transactions: u32) {
-        if transactions > 0 && self.tenant.is_rated() {
-            self.tenant.owe(Use { statements: 0, transactions }, Instant::now());
+    /// A batch was paid for as one transaction, or one statement, and has turned out to be so many more.
+    pub(super) fn owes(&self, more: Use) {
+        if more != Use::default() && self.tenant.is_rated() {
+            self.tenant.owe(more, Instant::now());
         }
     }
 

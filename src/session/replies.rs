@@ -238,6 +238,7 @@ impl Session {
             }
             // A server that waits for data does not hear of a cancel.
             backend::COPY_IN => self.slot.clock.note_stubborn(),
+            backend::ERROR if self.ledger.answers_long_query() => self.slot.clock.has_counted(),
             backend::COMMAND_COMPLETE | backend::READY => {
                 if tag == backend::COMMAND_COMPLETE {
                     leased.lease.pool().metrics.queries.inc();
@@ -253,6 +254,9 @@ impl Session {
                 leased.answered = Instant::now();
                 if tag == backend::COMMAND_COMPLETE {
                     self.slot.clock.statement_is_over(leased.answered);
+                    if self.ledger.answers_long_query() {
+                        self.slot.clock.has_counted();
+                    }
                     match leased.lease.inbound.data().get(at + HEADER..) {
                         Some(tag) if tag.starts_with(COMMITTED) => self.slot.clock.has_ended(),
                         Some(tag) if tag.starts_with(ROLLED_BACK) => self.slot.clock.has_rolled_back(),
@@ -260,7 +264,7 @@ impl Session {
                     }
                 } else {
                     let more = self.slot.clock.batch_is_over(self.ledger.status());
-                    self.owes_transactions(more);
+                    self.owes(more);
                     if !self.ledger.settled() {
                         self.slot.clock.next_batch(leased.answered, self.ledger.status(), self.ledger.running());
                     }

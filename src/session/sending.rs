@@ -71,7 +71,7 @@ impl Session {
                     return Done(self.poison_query(leased, error));
                 }
                 self.note_unseen(leased);
-                Owed(Awaits::Query, Some(self.drop_unnamed(leased)))
+                Owed(Awaits::LongQuery, Some(self.drop_unnamed(leased)))
             }
             Request::FunctionCall(function) => {
                 if let Err(error) = self.guard_call(function) {
@@ -122,7 +122,7 @@ impl Session {
     /// Enters into the books a message that goes on.
     fn enter(&mut self, leased: &mut Leased, request: Request<'_>, awaits: Awaits, change: Option<Change>) {
         self.begin_statement(leased);
-        if awaits == Awaits::Query {
+        if awaits.is_query() {
             leased.unnamed_portal = None;
         }
         if self.tenant.limits.statement_timeout.is_some() {

@@ -15,6 +15,8 @@ use crate::wire::frame::backend;
 pub enum Awaits {
     /// A simple `Query`: anything, up to its `ReadyForQuery`.
     Query,
+    /// The same, and it was too long to be looked at.
+    LongQuery,
     FunctionCall,
     Sync,
     Parse,
@@ -201,9 +203,9 @@ impl<C> Ledger<C> {
         }
         let Some(front) = self.entries.front() else { return Verdict::Unexpected };
         let settles = match (front.awaits, tag) {
-            (Awaits::Query, DATA_ROW | ROW_DESCRIPTION | COPY_OUT | COPY_DATA | COPY_DONE) => false,
-            (Awaits::Query, COMMAND_COMPLETE | EMPTY_QUERY) => false,
-            (Awaits::Query | Awaits::Execute, COPY_IN) => false,
+            (Awaits::Query | Awaits::LongQuery, DATA_ROW | ROW_DESCRIPTION | COPY_OUT | COPY_DATA | COPY_DONE) => false,
+            (Awaits::Query | Awaits::LongQuery, COMMAND_COMPLETE | EMPTY_QUERY) => false,
+            (Awaits::Query | Awaits::LongQuery | Awaits::Execute, COPY_IN) => false,
             (Awaits::Execute, DATA_ROW | COPY_OUT | COPY_DATA | COPY_DONE) => false,
             (Awaits::Execute, COMMAND_COMPLETE | EMPTY_QUERY | PORTAL_SUSPENDED) => true,
             (Awaits::Parse, PARSE_COMPLETE) => true,
@@ -233,6 +235,11 @@ impl<C> Ledger<C> {
         self.entries.front().and_then(|front| front.change.as_ref())
     }
 
+    /// The message whose reply comes next, or goes on, is one that was too long to be looked at.
+    pub fn answers_long_query(&self) -> bool {
+        matches!(self.entries.front(), Some(Entry { awaits: Awaits::LongQuery, .. }))
+    }
+
     /// For what an error shows of it.
     pub fn front_change_mut(&mut self) -> Option<&mut C> {
         self.entries.front_mut().and_then(|front| front.change.as_mut())
@@ -250,8 +257,7 @@ impl<C> Ledger<C> {
 
     /// Messages whose replies are awaited and that carry statements out.
     pub fn running(&self) -> usize {
-        let runs = |awaits| matches!(awaits, Awaits::Query | Awaits::Execute | Awaits::FunctionCall);
-        self.entries.iter().filter(|entry| runs(entry.awaits)).count()
+        self.entries.iter().filter(|entry| entry.awaits.runs()).count()
     }
 
     /// Extended messages were sent after the last `Sync`: an implicit transaction is open.
@@ -349,7 +355,9 @@ impl<C> Ledger<C> {
         let doubtful = self.doubtful_syncs > 0;
         let verdict = match self.entries.front().map(|front| front.awaits) {
             Some(Awaits::Sync) => self.end_batch(),
-            Some(Awaits::Query | Awaits::FunctionCall) if self.front != Front::Unanswered || !doubtful => {
+            Some(Awaits::Query | Awaits::LongQuery | Awaits::FunctionCall)
+                if self.front != Front::Unanswered || !doubtful =>
+            {
                 self.end_batch()
             }
             _ if doubtful => {
@@ -457,7 +465,16 @@ impl<C> Ledger<C> {
 impl Awaits {
     /// It ends a batch.
     pub fn is_answered_by_ready(self) -> bool {
-        matches!(self, Self::Query | Self::FunctionCall | Self::Sync)
+        self.is_query() || matches!(self, Self::FunctionCall | Self::Sync)
+    }
+
+    pub fn is_query(self) -> bool {
+        matches!(self, Self::Query | Self::LongQuery)
+    }
+
+    /// It carries statements out.
+    fn runs(self) -> bool {
+        self.is_query() || matches!(self, Self::Execute | Self::FunctionCall)
     }
 }
 
