@@ -69,10 +69,13 @@ impl Rates {
         let now = self.since(now);
         let mut before = self.buckets();
         let next = limits.iter().map(|limit| {
-            let full_at = match before.iter().find(|(before, _)| before.counts_like(limit)) {
-                None => now,
-                Some((before, bucket)) if before.rate == limit.rate => bucket.full_at,
-                Some((before, bucket)) => now + limit.rate.time_of(bucket.taken(before.rate, now)),
+            let alike = || before.iter().filter(|(before, _)| before.counts_like(limit));
+            let full_at = match alike().find(|(before, _)| before.rate == limit.rate) {
+                Some((_, bucket)) => bucket.full_at,
+                None => {
+                    let taken = alike().map(|(before, bucket)| bucket.taken(before.rate, now)).max();
+                    now + limit.rate.time_of(taken.unwrap_or_default())
+                }
             };
             Bucket { full_at }
         });
@@ -233,9 +236,55 @@ mod tests {
             let (limit, bucket) = buckets.iter().next().unwrap();
             assert_eq!(burst.saturating_sub(bucket.taken(limit.rate, Duration::ZERO)), left, "{burst}");
         }
+        // Of several that count alike, each goes on by itself.
+        let two = Arc::from([limit(2, SECOND, 10, NO_DELAY), limit(1, SECOND, 60, NO_DELAY)]);
+        rates.limit(&two, start);
+        rates.owe(statements(10), start);
+        rates.limit(&Arc::from(&two[..]), start);
+        assert_eq!(rates.take(statements(1), start).unwrap_err().wait, SECOND / 2);
+        assert_eq!(rates.take(statements(10), start + SECOND * 5), Ok(Duration::ZERO));
         // Another time is another limit.
         rates.limit(&Arc::from([limit(100, SECOND * 60, 100, NO_DELAY)]), start);
         assert_eq!(rates.take(statements(100), start), Ok(Duration::ZERO));
+    }
+
+    fn limits() -> impl Strategy<Value = Arc<[RateLimit]>> {
+        let counts = prop_oneof![Just(Counted::Statements), Just(Counted::Transactions)];
+        let limit = (1u32..50, 1u32..5, 1u32..20, 0u64..500, counts).prop_map(|(count, per, burst, delay, counts)| {
+            RateLimit { counts, ..limit(count, SECOND * per, burst, Duration::from_millis(delay)) }
+        });
+        proptest::collection::vec(limit, 1..5).prop_map(Arc::from)
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Ask {
+        Take,
+        AtOnce,
+        Owe,
+        /// The limits once more.
+        Reload,
+    }
+
+    fn asks() -> impl Strategy<Value = Vec<(u64, Ask, Use)>> {
+        let ask =
+            prop_oneof![6 => Just(Ask::Take), 2 => Just(Ask::AtOnce), 1 => Just(Ask::Owe), 1 => Just(Ask::Reload)];
+        let what = (0u32..30, 0u32..4).prop_map(|(statements, transactions)| Use { statements, transactions });
+        proptest::collection::vec((0u64..200, ask, what), 1..150)
+    }
+
+    /// What a limit would have let through too much, at the most in any time from something that was entered up to
+    /// `until`, if `what` went on then. More than a bucket holds is let through when it is full.
+    fn excess(limit: &RateLimit, entered: &[(Instant, Use)], what: Use, until: Instant) -> f64 {
+        let mut sum = what.of(limit.counts).min(limit.rate.burst);
+        if sum == 0 {
+            return f64::NEG_INFINITY;
+        }
+        let excesses = entered.iter().rev().map(|(at, before)| {
+            sum += before.of(limit.counts);
+            let time = until.saturating_duration_since(*at).as_secs_f64() / limit.rate.per.as_secs_f64();
+            f64::from(sum) - f64::from(limit.rate.burst) - time * f64::from(limit.rate.count)
+        });
+        excesses.fold(f64::NEG_INFINITY, f64::max)
     }
 
     proptest! {
@@ -278,6 +327,58 @@ mod tests {
                     sum += many;
                     let gained = at.saturating_duration_since(*from).as_secs_f64() * f64::from(count);
                     prop_assert!(f64::from(sum) <= f64::from(burst) + gained + 1e-3, "{sum} in {:?}", *at - *from);
+                }
+            }
+        }
+
+        /// Whatever is asked when, of however many limits: each lets as much through in any time as its bucket holds and
+        /// gains, with what is owed, and no more; nobody waits for longer than that takes, or is refused without need;
+        /// what is refused takes nothing; a reload of the same changes nothing.
+        #[test]
+        fn every_limit_holds_and_none_holds_back_more(limits in limits(), asks in asks()) {
+            const NOTHING: f64 = 1e-3;
+            let mut now = Instant::now();
+            let rates = Rates::new(now);
+            rates.limit(&limits, now);
+            let mut entered: Vec<(Instant, Use)> = Vec::new();
+            for (pause, ask, what) in asks {
+                now += Duration::from_millis(pause);
+                let excess = |limit: &RateLimit, wait: Duration| excess(limit, &entered, what, now + wait);
+                let taken = match ask {
+                    Ask::Reload => {
+                        rates.limit(&Arc::from(&limits[..]), now);
+                        false
+                    }
+                    Ask::Owe => {
+                        rates.owe(what, now);
+                        true
+                    }
+                    Ask::AtOnce => {
+                        let taken = rates.take_at_once(what, now);
+                        let most = limits.iter().map(|limit| excess(limit, Duration::ZERO)).fold(f64::MIN, f64::max);
+                        prop_assert!(if taken { most < NOTHING } else { most > -NOTHING }, "{taken}: {most}");
+                        taken
+                    }
+                    Ask::Take => match rates.take(what, now) {
+                        Ok(wait) => {
+                            for limit in &*limits {
+                                let most = excess(limit, wait.min(limit.delay));
+                                prop_assert!(most < NOTHING, "{limit:?} lets {most} too many through");
+                            }
+                            let needed = limits.iter().any(|limit| excess(limit, wait) > -NOTHING);
+                            prop_assert!(wait.is_zero() || needed, "{wait:?} for nothing");
+                            true
+                        }
+                        Err(Exceeded { limit, wait }) => {
+                            prop_assert!(limits.contains(&limit));
+                            prop_assert!(excess(&limit, limit.delay) > -NOTHING, "refused for nothing");
+                            prop_assert!(excess(&limit, wait).abs() < NOTHING, "room is not in {wait:?}");
+                            false
+                        }
+                    },
+                };
+                if taken {
+                    entered.push((now, what));
                 }
             }
         }
