@@ -484,7 +484,7 @@ impl Session {
     /// remembered.
     fn was_refused(&self, text: &[u8]) -> bool {
         if self.refused {
-            self.group.refused(text, self.slot.pid);
+            self.group.refused(text, self.slot.pid());
         }
         self.group.was_refused(text)
     }

@@ -72,7 +72,7 @@ impl Session {
     /// (`pg_backend_pid()`), that of the server process, which it keeps from then on.
     pub(super) fn process_id(&self, process: i32) -> i32 {
         let knows = self.state.knows_process() || self.effects.contains(Effects::PROCESS);
-        if knows { process } else { self.slot.pid }
+        if knows { process } else { self.slot.pid() }
     }
 }
 

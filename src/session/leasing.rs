@@ -209,7 +209,7 @@ impl Session {
             if batch.verdict().tx == TxControl::None {
                 self.state.sequences_are_read();
             }
-            let pid = self.slot.pid;
+            let pid = self.slot.pid();
             if let Some(lease) = self.member(Place::Primary).try_acquire_of(pid) {
                 return Ok((lease, Place::Primary, self.decide(batch).reason));
             }
@@ -481,7 +481,7 @@ impl Session {
             self.state.settings = shared;
         }
         let matter = verdict.effects.contains(Effects::READS_SEQUENCES) || self.group.keeps_sequences_apart();
-        if matter && verdict.class == Class::Primary && !conn.sequences.are_at_most(self.slot.pid) {
+        if matter && verdict.class == Class::Primary && !conn.sequences.are_at_most(self.slot.pid()) {
             sql.push(DISCARD_SEQUENCES.to_owned());
             conn.sequences = Sequences::None;
         }
@@ -505,7 +505,7 @@ impl Session {
 
     /// Within a transaction that has taken none, no values of sequences are there that others have taken.
     pub(super) fn forget_sequences(&mut self, leased: &mut Leased, effects: Effects) {
-        let foreign = !leased.lease.sequences.are_at_most(self.slot.pid) && !leased.writes;
+        let foreign = !leased.lease.sequences.are_at_most(self.slot.pid()) && !leased.writes;
         if foreign && effects.contains(Effects::READS_SEQUENCES) && self.ledger.status() == Status::Transaction {
             leased.lease.sequences = Sequences::None;
             self.inject(leased, DISCARD_SEQUENCES);

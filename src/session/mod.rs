@@ -48,12 +48,12 @@ pub use refusal::{guarded, unknown_consistency};
 pub use slot::{Activity, Registry, Signal, Slot};
 pub use state::CONSISTENCY;
 
-use crate::cluster::{GreetingError, Group, Home, Moment, Place};
+use crate::cluster::{Group, Home, Moment, Place};
 use crate::config::{Consistency, PoolMode};
 use crate::metrics::{Limit, Metrics, PoolMetrics, Who};
 use crate::net::buffer::{ReadBuffer, WriteBuffer};
 use crate::net::stream::Stream;
-use crate::pool::{AcquireError, Lease, Member, Sequences};
+use crate::pool::{Lease, Member, Sequences};
 use crate::router::RouteReason;
 use crate::sql::{
     Catalog, Class, Classifier, Effects, Reason, SettingNames, TxControl, Verdict, custom_settings, databases_named,
@@ -312,36 +312,24 @@ impl Session {
     /// Greets the client and serves it until it leaves. What ends a session early has been said to the
     /// client; the reason is returned for the log.
     pub async fn serve(shared: Arc<Shared>, mut group: Arc<Group>, arrival: Arrival) -> Result<(), PgError> {
+        let labels = [arrival.user.clone(), arrival.database.clone(), arrival.tenant.name.clone()];
+        let limits = arrival.tenant.limits.clone();
+        let slot = shared.registry.register(labels, arrival.protocol_minor, Ceilings::of(&limits));
+        let registered = Registered { shared: shared.clone(), slot: slot.clone() };
+        let welcome = Box::pin(welcoming::welcome(&shared, &mut group, &arrival, &slot)).await;
         let Arrival { mut stream, mut out, .. } = arrival;
-        let welcome = loop {
-            match (
-                Box::pin(welcoming::welcome(&group, &arrival.settings, arrival.mode, &arrival.tenant)).await,
-                group.successor(),
-            ) {
-                (Err(GreetingError::Acquire(AcquireError::Closed)), Some(successor)) => group = successor,
-                (outcome, _) => break outcome,
-            }
-        };
         let (greeting, lease) = match welcome {
             Ok(welcome) => welcome,
             Err(error) => {
-                if let Some(limit) = welcoming::limit(&error, &arrival.tenant) {
-                    arrival.tenant.refused(limit);
-                    let who = Who { tenant: &arrival.tenant.name, user: &arrival.user, database: &arrival.database };
-                    shared.metrics.audit.limited(limit.name(), who);
-                }
-                let error = welcoming::not_greeted(error, &group);
+                drop(registered);
                 error.encode(&mut out);
                 relay::farewell(&mut stream, out).await;
                 return Err(error);
             }
         };
-        let labels = [arrival.user.clone(), arrival.database.clone(), arrival.tenant.name.clone()];
-        let server = lease.as_ref().map(|lease| lease.cancel.pid);
-        let limits = arrival.tenant.limits.clone();
-        let ceilings = Ceilings::of(&limits);
-        let slot = shared.registry.register(server, labels, arrival.protocol_minor, ceilings);
-        let registered = Registered { shared: shared.clone(), slot: slot.clone() };
+        if let Some(lease) = &lease {
+            shared.registry.renumber(&slot, lease.cancel.pid);
+        }
         greeting.notices.iter().for_each(|notice| author::passed_on(&mut out, backend::NOTICE, notice));
         greet(&mut out, &greeting.parameters, &slot);
         let mut session = Self {
@@ -395,7 +383,7 @@ impl Session {
 
     fn classify(&mut self, text: &[u8]) -> Verdict {
         if self.shared.log_statements {
-            tracing::info!(pid = self.slot.pid, statement = %String::from_utf8_lossy(text), "statement");
+            tracing::info!(pid = self.slot.pid(), statement = %String::from_utf8_lossy(text), "statement");
         }
         if explained_route(text).is_some() {
             // What is sent in its place reads nothing.
@@ -451,7 +439,7 @@ impl Session {
         if leased.place == Place::Primary {
             leased.writes |= verdict.class == Class::Primary;
             if verdict.may_take_from_sequence() {
-                leased.lease.sequences = Sequences::Of(self.slot.pid);
+                leased.lease.sequences = Sequences::Of(self.slot.pid());
             }
             self.state.note_timeout(text, verdict);
             self.state.note_discard(text);
@@ -659,7 +647,7 @@ fn greet(out: &mut BytesMut, parameters: &[(String, String)], slot: &Slot) {
     for (name, value) in parameters {
         author::parameter_status(out, name, value);
     }
-    author::backend_key_data(out, slot.pid, slot.key());
+    author::backend_key_data(out, slot.pid(), slot.key());
     author::ready_for_query(out, b'I');
 }
 

@@ -1,10 +1,8 @@
 //! A replication connection (PostgreSQL, "Streaming Replication Protocol"): a client of its own walsender. Its
 //! conversation is not made of queries, so it is not pooled but passed through, one to one, to the primary.
 
-use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::{AsyncWriteExt, copy};
@@ -55,34 +53,39 @@ pub async fn serve(
             return Err(error);
         }
     };
+    let labels = [arrival.user, arrival.database, arrival.tenant.name.clone()];
+    let slot = shared.registry.register(labels, arrival.protocol_minor, Ceilings::default());
+    let held = (Registered { shared: shared.clone(), slot: slot.clone() }, permit);
     let outcome = {
         let mut parameters = login.parameters.clone();
         parameters.extend(arrival.settings.into_iter().filter(|(name, _)| !name.starts_with(super::OWN_SETTINGS)));
         parameters.push(("replication".to_owned(), mode));
         let pool = group.pool(Place::Primary);
         let login = Login { parameters, ..login };
-        pool.budget().connect(Purpose::Service, &pool.host, &login, pool.settings().connect_timeout).await
+        let patience = pool.settings().connect_timeout;
+        slot.waits();
+        tokio::select! {
+            outcome = pool.budget().connect(Purpose::Service, &pool.host, &login, patience) => {
+                outcome.map_err(|error| error.to_client())
+            }
+            () = slot.is_told(ENDING) => Err(refusal::shutting_down()),
+        }
     };
     let mut server = match outcome {
         Ok(server) => server,
         Err(error) => {
-            let error = PgError { severity: Severity::Fatal, ..error.to_client() };
+            drop(held);
+            let error = PgError { severity: Severity::Fatal, ..error };
             error.encode(&mut out);
             relay::farewell(&mut stream, out).await;
             return Err(error);
         }
     };
-    let labels = [arrival.user, arrival.database, arrival.tenant.name.clone()];
-    let slot = shared.registry.register(Some(server.pid), labels, arrival.protocol_minor, Ceilings::default());
-    let _held = (Registered { shared: shared.clone(), slot: slot.clone() }, permit);
+    shared.registry.renumber(&slot, server.pid);
     shared.metrics.pinned("replication");
     let host = group.host(Place::Primary).config.clone();
     slot.leases(&Arc::new(CancelTarget { host, pid: server.pid, key: server.key, fence: Arc::default() }));
     greet(&mut out, &server.parameters, &slot);
-    let ends = poll_fn(|cx| match slot.take_signals(cx.waker()) {
-        signals if signals & ENDING != 0 => Poll::Ready(()),
-        _ => Poll::Pending,
-    });
     let passage = async {
         stream.write_all(&out).await?;
         stream.flush().await?;
@@ -93,7 +96,7 @@ pub async fn serve(
         // How it ends is nobody's error: they have said to each other what there was to say.
         _ = passage => Ok(()),
         // For the log: in the middle of a message nothing can be said.
-        () = ends => Err(refusal::shutting_down()),
+        () = slot.is_told(ENDING) => Err(refusal::shutting_down()),
     }
 }
 

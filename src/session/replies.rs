@@ -439,7 +439,7 @@ impl Session {
             self.refused = REFUSED.contains(&&*error.code);
         }
         if !on_replica && self.refused && REFUSED.contains(&&*error.code) {
-            self.group.refused_anywhere(self.slot.pid);
+            self.group.refused_anywhere(self.slot.pid());
         }
         if leased.again.is_some() {
             self.ledger.mute();

@@ -146,7 +146,7 @@ impl Session {
     /// Whoever asks for the values of his sequences keeps the connection that has them, where there is room for that.
     /// Otherwise he has them for as long as nobody else writes there.
     fn keep_sequences(&mut self, leased: &mut Leased) {
-        let has = leased.lease.sequences == Sequences::Of(self.slot.pid) && leased.place == Place::Primary;
+        let has = leased.lease.sequences == Sequences::Of(self.slot.pid()) && leased.place == Place::Primary;
         // On a connection that is kept for this alone nothing would know what is listened to elsewhere.
         if !self.state.reads_sequences() || !has || self.listening.is_some() || self.mode == PoolMode::Session {
             leased.lease.kept = None;

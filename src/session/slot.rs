@@ -2,9 +2,10 @@
 //! what it is doing, and send it a signal.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use atomic_waker::AtomicWaker;
@@ -69,7 +70,7 @@ enum Strikes {
 /// One session as others see it.
 #[derive(Debug)]
 pub struct Slot {
-    pub pid: i32,
+    pid: AtomicI32,
     pub user: Arc<str>,
     pub database: Arc<str>,
     tenant: Mutex<(Arc<str>, Ceilings)>,
@@ -103,6 +104,11 @@ impl Activity {
 }
 
 impl Slot {
+    /// The process id that its client is told.
+    pub fn pid(&self) -> i32 {
+        self.pid.load(Ordering::Relaxed)
+    }
+
     pub fn tenant(&self) -> Arc<str> {
         self.of_tenant().0.clone()
     }
@@ -139,6 +145,15 @@ impl Slot {
         }
         // A shutdown is not over once it is known.
         self.signals.fetch_and(Signal::Shutdown as u32, Ordering::AcqRel)
+    }
+
+    /// Returns when one of these signals has come. Others are forgotten.
+    pub async fn is_told(&self, signals: u32) {
+        poll_fn(|cx| match self.take_signals(cx.waker()) & signals {
+            0 => Poll::Pending,
+            _ => Poll::Ready(()),
+        })
+        .await;
     }
 
     pub fn send(&self, signal: Signal) {
@@ -285,7 +300,7 @@ pub struct MayWait {
 impl MayWait {
     /// The same for as long as the statement runs.
     pub fn id(&self) -> (i32, u64) {
-        (self.slot.pid, self.since)
+        (self.slot.pid(), self.since)
     }
 
     /// It has waited for too long. True when it is cancelled.
@@ -308,11 +323,9 @@ impl Default for Registry {
 }
 
 impl Registry {
-    /// A place for a new session, with a key of its own and, where no other session has it, the process id of `server`.
-    /// Otherwise with a process id that no process has.
+    /// A place for a new session, with a key of its own and a process id that no process has.
     pub fn register(
         &self,
-        server: Option<i32>,
         [user, database, tenant]: [Arc<str>; 3],
         protocol_minor: u16,
         ceilings: Ceilings,
@@ -321,12 +334,12 @@ impl Registry {
         let mut key = vec![0; length];
         rand::rng().fill(&mut key[..]);
         let mut slots = self.slots();
-        let mut pid = server.unwrap_or_else(invented_pid);
+        let mut pid = invented_pid();
         while slots.contains_key(&pid) {
             pid = invented_pid();
         }
         let slot = Arc::new(Slot {
-            pid,
+            pid: AtomicI32::new(pid),
             user,
             database,
             tenant: Mutex::new((tenant, ceilings)),
@@ -341,11 +354,24 @@ impl Registry {
         slot
     }
 
+    /// Gives a session the process id of its server connection, where no other session has it. To be called before its
+    /// client is told.
+    pub fn renumber(&self, slot: &Slot, server: i32) {
+        let mut slots = self.slots();
+        if slots.contains_key(&server) {
+            return;
+        }
+        if let Some(known) = slots.remove(&slot.pid()) {
+            slot.pid.store(server, Ordering::Relaxed);
+            slots.insert(server, known);
+        }
+    }
+
     /// Forgets a session; another one may have its process id by now.
     pub fn unregister(&self, slot: &Slot) {
         let mut slots = self.slots();
-        if slots.get(&slot.pid).is_some_and(|known| std::ptr::eq(&**known, slot)) {
-            slots.remove(&slot.pid);
+        if slots.get(&slot.pid()).is_some_and(|known| std::ptr::eq(&**known, slot)) {
+            slots.remove(&slot.pid());
         }
     }
 

@@ -8,7 +8,8 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 use crate::support::primary_only::{config, sqlstate, try_value, value};
 use crate::support::process::Process;
 use crate::support::proxy::Proxy;
-use crate::support::{TestDatabase, connect, eventually, fresh_database, shared_cluster};
+use crate::support::raw::{End, Frame, RawClient};
+use crate::support::{TestDatabase, connect, eventually, fresh_database, say, shared_cluster};
 
 const TENANTS: &str = "[tiers.standard]\nstatement_timeout = \"15s\"\n[tenancy]\nidentify = [{ option = \"*\" }]\n\
                        [[tenants]]\nname = \"acme\"\npriority = \"high\"\n[[tenants]]\nname = \"Beta Inc\"\n";
@@ -189,6 +190,37 @@ async fn a_killed_tenant_is_gone_and_limits_can_be_changed() {
     stage.proxy.reload(&text).await.unwrap();
     assert_eq!(stage.shown("acme", "max_clients").await, None);
     stage.of_tenant("acme").await.batch_execute("SELECT 1").await.unwrap();
+}
+
+/// Here they wait for a server that says nothing.
+#[tokio::test]
+async fn clients_are_killed_that_are_still_being_let_in() {
+    let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = format!("[clusters.main]\nprimary = \"postgres://{}\"\n", mute.local_addr().unwrap());
+    let user = "[[users]]\nname = \"ops\"\nauth = \"trust\"\nadmin = true\n";
+    for (mode, walsender) in [("transaction", false), ("session", false), ("transaction", true)] {
+        let pool = format!("[pool]\nmode = \"{mode}\"\nconnect_timeout = \"1min\"\n");
+        let proxy = Proxy::start(&format!("{TENANTS}{pool}{server}{user}")).await;
+        let console = connect(&format!("postgres://ops@127.0.0.1:{}/pgweir", proxy.port)).await;
+        let mut client = RawClient::open(proxy.port).await;
+        let mut startup = vec![("user", "ops"), ("database", "app"), ("options", "-c pgweir.tenant=acme")];
+        startup.extend(walsender.then_some(("replication", "true")));
+        client.send(&say::startup(&startup)).await.unwrap();
+        eventually("it waits", async || {
+            let messages = console.simple_query("SHOW CLIENTS").await.unwrap();
+            let waits = |message: &SimpleQueryMessage| {
+                matches!(message, SimpleQueryMessage::Row(row) if row.get("state") == Some("waiting"))
+            };
+            messages.iter().any(waits)
+        })
+        .await;
+        let killed = console.simple_query("KILL TENANT acme").await.unwrap();
+        assert!(matches!(killed[..], [SimpleQueryMessage::CommandComplete(1)]), "{mode}: {killed:?}");
+        let (frames, end) = client.leave().await;
+        assert_eq!(frames.last().and_then(Frame::sqlstate).as_deref(), Some("57P01"), "{mode}: {frames:?}");
+        assert_eq!(end, End::Closed { inside: 0 }, "{mode}");
+        eventually("it is forgotten", async || value(&console, "SHOW CLIENTS").await.is_empty()).await;
+    }
 }
 
 /// From their next transaction on, by the console and by a reload.

@@ -67,10 +67,16 @@ pub(super) fn tenants(door: &Door) -> Table {
 
 pub(super) fn clients(door: &Door) -> Table {
     let row = |slot: &Arc<crate::session::Slot>| {
-        vec![some(slot.pid), some(&slot.user), some(&slot.database), some(slot.tenant()), some(slot.activity().label())]
+        vec![
+            some(slot.pid()),
+            some(&slot.user),
+            some(&slot.database),
+            some(slot.tenant()),
+            some(slot.activity().label()),
+        ]
     };
     let mut slots = door.shared.registry.all();
-    slots.sort_unstable_by_key(|slot| slot.pid);
+    slots.sort_unstable_by_key(|slot| slot.pid());
     Table { columns: &["pid", "user", "database", "tenant", "state"], rows: slots.iter().map(row).collect() }
 }
 
