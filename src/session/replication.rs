@@ -13,7 +13,7 @@ use crate::metrics::{Limit, Who};
 use crate::net::stream::Stream;
 use crate::pool::{CancelTarget, Purpose};
 use crate::server::Login;
-use crate::tenant::Tenant;
+use crate::tenant::{Pass, Tenant};
 use crate::wire::error::{PgError, Severity};
 
 /// Connects the client to a walsender and carries bytes until one of them leaves. `mode` is the startup parameter
@@ -22,7 +22,8 @@ use crate::wire::error::{PgError, Severity};
 /// Errors: the server's own where it refuses (no role attribute `REPLICATION`, no line in `pg_hba.conf`), 08006
 /// where it cannot be reached, 53300 where it has no connection to spare
 /// or the tenant has `max_pinned`, 42501 where its tenant is held to what a walsender is not, 57P01 at a
-/// shutdown. The client has been told.
+/// shutdown. The client has been told, save where its tenant is held to that only later: in the middle of a message nothing
+/// can be said.
 pub async fn serve(
     shared: Arc<Shared>,
     group: Arc<Group>,
@@ -33,8 +34,7 @@ pub async fn serve(
     let Arrival { mut stream, mut out, .. } = arrival;
     let tenant = &arrival.tenant;
     let most = if tenant.is_paused() { Limit::Paused } else { Limit::MaxServerConnections };
-    let may = guards_nothing(tenant).and_then(|()| is_held_to_nothing(tenant, &mode));
-    let allowed = match (may, tenant.replicate()) {
+    let allowed = match (may_replicate(tenant, &mode), tenant.replicate()) {
         (Err(error), _) => Err((Limit::Replication, error)),
         (Ok(()), Err(error)) => Err((Limit::MaxPinned, error)),
         (Ok(()), Ok(pin)) => match tenant.connect_at_once() {
@@ -42,12 +42,10 @@ pub async fn serve(
             Ok(pass) => Ok((pin, pass)),
         },
     };
-    let permit = match allowed {
+    let (pin, pass) = match allowed {
         Ok(permit) => permit,
         Err((limit, error)) => {
-            arrival.tenant.refused(limit);
-            let who = Who { tenant: &arrival.tenant.name, user: &arrival.user, database: &arrival.database };
-            shared.metrics.audit.limited(limit.name(), who);
+            is_limited(&shared, tenant, [&arrival.user, &arrival.database], limit);
             error.encode(&mut out);
             relay::farewell(&mut stream, out).await;
             return Err(error);
@@ -55,11 +53,11 @@ pub async fn serve(
     };
     let labels = [arrival.user, arrival.database, arrival.tenant.name.clone()];
     let slot = shared.registry.register(labels, arrival.protocol_minor, Ceilings::default());
-    let held = (Registered { shared: shared.clone(), slot: slot.clone() }, permit);
+    let held = (Registered { shared: shared.clone(), slot: slot.clone() }, pin);
     let outcome = {
         let mut parameters = login.parameters.clone();
         parameters.extend(arrival.settings.into_iter().filter(|(name, _)| !name.starts_with(super::OWN_SETTINGS)));
-        parameters.push(("replication".to_owned(), mode));
+        parameters.push(("replication".to_owned(), mode.clone()));
         let pool = group.pool(Place::Primary);
         let login = Login { parameters, ..login };
         let patience = pool.settings().connect_timeout;
@@ -90,18 +88,42 @@ pub async fn serve(
         stream.write_all(&out).await?;
         stream.flush().await?;
         server.stream.write_all(&arrival.unread).await?;
-        pass(stream, &mut server.stream).await
+        carry(stream, &mut server.stream).await
     };
     tokio::select! {
         // How it ends is nobody's error: they have said to each other what there was to say.
         _ = passage => Ok(()),
         // For the log: in the middle of a message nothing can be said.
         () = slot.is_told(ENDING) => Err(refusal::shutting_down()),
+        error = is_wanted_no_more(tenant.clone(), pass, &mode) => {
+            is_limited(&shared, tenant, [&slot.user, &slot.database], Limit::Replication);
+            // What it runs would not end with the connection.
+            shared.registry.cancel(slot.pid(), slot.key()).await;
+            Err(error)
+        }
     }
 }
 
+/// Returns when its tenant has come to be held to what a walsender is not. Until then it counts for the tenant's server
+/// connections, also under a limit that is new.
+async fn is_wanted_no_more(mut tenant: Tenant, mut pass: Pass, mode: &str) -> PgError {
+    loop {
+        tenant.limits_change().await;
+        tenant = tenant.with_current_limits();
+        pass = pass.counted().unwrap_or_else(|| tenant.passes().count());
+        if let Err(error) = may_replicate(&tenant, mode) {
+            return error;
+        }
+    }
+}
+
+fn is_limited(shared: &Shared, tenant: &Tenant, [user, database]: [&str; 2], limit: Limit) {
+    tenant.refused(limit);
+    shared.metrics.audit.limited(limit.name(), Who { tenant: &tenant.name, user, database });
+}
+
 /// Carries bytes until one of them leaves. A walsender may not notice that its client has: it is not waited for.
-async fn pass(client: Stream, server: &mut Stream) -> io::Result<()> {
+async fn carry(client: Stream, server: &mut Stream) -> io::Result<()> {
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_server, mut to_server) = tokio::io::split(server);
     let mut down = std::pin::pin!(async {
@@ -128,6 +150,10 @@ const LINGER: Duration = Duration::from_secs(1);
 /// A walsender has no transaction whose end could be waited for.
 const ENDING: u32 = Signal::Shutdown as u32 | Signal::End as u32 | Signal::Kill as u32 | Signal::Fenced as u32;
 
+fn may_replicate(tenant: &Tenant, mode: &str) -> Result<(), PgError> {
+    guards_nothing(tenant).and_then(|()| is_held_to_nothing(tenant, mode))
+}
+
 /// A walsender of a database runs SQL, of which nothing is seen here.
 fn is_held_to_nothing(tenant: &Tenant, mode: &str) -> Result<(), PgError> {
     let limits = &tenant.limits;
@@ -137,7 +163,7 @@ fn is_held_to_nothing(tenant: &Tenant, mode: &str) -> Result<(), PgError> {
         ("lock_timeout", limits.lock_timeout),
         ("idle_in_transaction_timeout", limits.idle_in_transaction_timeout),
     ];
-    let rates = ("rate_limits", tenant.is_rated());
+    let rates = ("rate_limits", !limits.rate_limits.is_empty());
     let held = times.into_iter().map(|(name, ceiling)| (name, ceiling.is_some())).chain([rates]);
     let held: Vec<_> = held.filter(|(_, held)| *held).map(|(name, _)| name).collect();
     if held.is_empty() || !mode.eq_ignore_ascii_case("database") {

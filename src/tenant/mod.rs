@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 
 use crate::config::{Pinning, Tier, show_wait};
 use crate::wire::error::{PgError, Severity};
@@ -63,6 +64,7 @@ struct Counters {
     pinned: Count,
     /// Those of the configuration, or what an administrator has put in their place.
     limits: ArcSwap<Tier>,
+    changed: Notify,
     /// What follows from the limits is changed together.
     holding: Mutex<()>,
     met: Met,
@@ -99,6 +101,7 @@ impl Default for Counters {
             live,
             pinned,
             limits: ArcSwap::from_pointee(Tier::unlimited("")),
+            changed: Notify::new(),
             holding: Mutex::default(),
             met: Met::default(),
         }
@@ -109,10 +112,12 @@ impl Counters {
     fn hold_to(self: &Arc<Self>, limits: &Arc<Tier>) {
         let _one_at_a_time = self.holding.lock().unwrap_or_else(PoisonError::into_inner);
         self.rates.limit(&limits.rate_limits, Instant::now());
-        self.limits.store(limits.clone());
         self.rated.store(!limits.rate_limits.is_empty(), Ordering::Relaxed);
         self.let_pass(limits.max_server_connections, limits.queue_length);
+        // Whoever sees these sees the others.
+        self.limits.store(limits.clone());
         CHANGES.fetch_add(1, Ordering::Release);
+        self.changed.notify_waiters();
     }
 }
 
@@ -120,6 +125,18 @@ impl Tenant {
     /// The same, held to the limits of now.
     pub fn with_current_limits(&self) -> Self {
         Self { limits: self.current_limits(), ..self.clone() }
+    }
+
+    /// Returns once its limits are others than those that it is held to here.
+    pub async fn limits_change(&self) {
+        loop {
+            let mut changed = std::pin::pin!(self.counters.changed.notified());
+            changed.as_mut().enable();
+            if *self.counters.limits.load_full() != *self.limits {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Takes one of the tenant's places for a client.

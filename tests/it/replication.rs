@@ -6,7 +6,7 @@ use pgweir::sandbox::{Login, User};
 
 use crate::support::primary_only::config;
 use crate::support::proxy::{Proxy, config_for};
-use crate::support::{eventually, fresh_database, shared_cluster, unique};
+use crate::support::{connect, eventually, fresh_database, shared_cluster, unique};
 
 /// Runs one of PostgreSQL's programs against the proxy.
 async fn run(program: &str, url: &str, arguments: &[&str]) -> Output {
@@ -78,6 +78,14 @@ async fn who_may_replicate_is_said_by_the_server_or_the_configuration() {
         let output = run("psql", &url, &["-AX", "-c", "IDENTIFY_SYSTEM"]).await;
         assert!(text(&output).contains(expected), "{user}: {}", text(&output));
     }
+}
+
+/// A proxy, and its console.
+async fn administered() -> (Proxy, tokio_postgres::Client) {
+    let cluster = shared_cluster().await;
+    let proxy = Proxy::start(&(config_for(cluster, &["postgres"]) + "admin = true\n")).await;
+    let console = connect(&proxy.url(cluster, "postgres", "pgweir")).await;
+    (proxy, console)
 }
 
 /// A walsender that sleeps, run by psql.
@@ -159,4 +167,53 @@ async fn a_tenant_replicates_within_its_limit() {
     first.kill().await.unwrap();
     eventually("there is room again", async || run("psql", &url, &["-AtX", "-c", "SELECT 1"]).await.status.success())
         .await;
+}
+
+/// Nobody could hold it to those.
+#[tokio::test]
+async fn limits_that_come_later_end_a_walsender() {
+    let database = fresh_database("").await;
+    for (limit, mark) in [
+        ("statement_timeout = '1s'", "under_a_ceiling"),
+        ("rate_limits = [\"9/s\"]", "under_a_rate"),
+        ("settings = { \"app.tenant\" = \"x\" }", "under_settings"),
+    ] {
+        let (proxy, console) = administered().await;
+        let psql = sleeping(&proxy, &database.name, mark).await;
+        console.simple_query("LIMIT TENANT default max_clients = 9").await.unwrap();
+        console.simple_query(&format!("LIMIT TENANT default {limit}")).await.unwrap();
+        let ended = psql.wait_with_output().await.unwrap();
+        assert!(!ended.status.success(), "{limit}: {}", text(&ended));
+        let busy = format!("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%AS {mark}'");
+        let primary = shared_cluster().await.primary();
+        eventually("its statement is over", async || primary.psql(&busy).await.unwrap().trim() == "0").await;
+        eventually("it is counted", async || {
+            proxy.metric("pgweir_tenant_rejections_total{tenant=\"default\",reason=\"replication\"}") == 1.0
+        })
+        .await;
+    }
+}
+
+/// As a session does which is there.
+#[tokio::test]
+async fn a_walsender_goes_on_when_no_more_may_come() {
+    let database = fresh_database("").await;
+    let (proxy, console) = administered().await;
+    let mut psql = sleeping(&proxy, &database.name, "until_killed").await;
+    let url = proxy.url(shared_cluster().await, "postgres", &database.name) + "?replication=database";
+    let refused = async || text(&run("psql", &url, &["-AtX", "-c", "SELECT 1"]).await);
+    for limit in ["max_pinned = 1", "max_clients = 1"] {
+        console.simple_query(&format!("LIMIT TENANT default {limit}")).await.unwrap();
+        let (name, _) = limit.split_once(' ').unwrap();
+        assert!(refused().await.contains(name), "{limit}");
+        console.simple_query(&format!("LIMIT TENANT default {name} = 9")).await.unwrap();
+    }
+    console.simple_query("LIMIT TENANT default max_server_connections = 1").await.unwrap();
+    let full = "too many server connections for tenant \"default\": 1 are in use, 1 allowed";
+    eventually("it counts", async || refused().await.contains(full)).await;
+    console.simple_query("PAUSE TENANT default").await.unwrap();
+    assert!(refused().await.contains("tenant \"default\" is paused"));
+    assert_eq!(psql.try_wait().unwrap(), None);
+    console.simple_query("KILL TENANT default").await.unwrap();
+    assert!(!psql.wait().await.unwrap().success());
 }
