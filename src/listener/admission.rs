@@ -15,7 +15,7 @@ use crate::app::Snapshot;
 use crate::client::{Accepted, Authenticated, CONSOLE, HandshakeError, accept};
 use crate::cluster::Group;
 use crate::config::{Consistency, DatabaseConfig};
-use crate::metrics::Limit;
+use crate::metrics::{Limit, Who};
 use crate::net::Stream;
 use crate::pool::Settings;
 use crate::server::connect::Login;
@@ -132,12 +132,12 @@ pub(super) async fn admit(door: &Door, newcomer: Newcomer) -> Option<(Admitted, 
                 walsender,
             ))
         }
-        Err(error) => {
+        Err(Refusal { error, reason }) => {
             door.shared.metrics.error(&error.code);
-            door.shared.metrics.client_refused(reason(&error));
+            door.shared.metrics.client_refused(reason);
             let (user, database) = (&client.user.name, &client.database_name);
             tracing::info!(connection, peer, user, database, %error, "client refused");
-            door.shared.metrics.audit.not_admitted(reason(&error), &peer, &error.code, &error.message);
+            door.shared.metrics.audit.not_admitted(reason, &peer, &error.code, &error.message);
             refuse(client.stream, client.out, &error).await;
             None
         }
@@ -189,6 +189,19 @@ fn reason(error: &PgError) -> &'static str {
     }
 }
 
+/// What a client is told that is not let in, and a word for metrics.
+struct Refusal {
+    error: Box<PgError>,
+    reason: &'static str,
+}
+
+impl From<PgError> for Refusal {
+    fn from(error: PgError) -> Self {
+        let reason = reason(&error);
+        Self { error: error.into(), reason }
+    }
+}
+
 /// A place under every ceiling, and the pools.
 struct Place {
     user: UserPlace,
@@ -201,17 +214,17 @@ struct Place {
 }
 
 /// Finds a client its place.
-fn find_place(door: &Door, snapshot: &Snapshot, entry: &mut Entry, client: &Authenticated) -> Result<Place, PgError> {
+fn find_place(door: &Door, snapshot: &Snapshot, entry: &mut Entry, client: &Authenticated) -> Result<Place, Refusal> {
     entry.authenticated(&snapshot.config().listen)?;
     let option = own_option(&client.pgweir_options, TENANT)?;
     if let Some(consistency) = own_option(&client.pgweir_options, CONSISTENCY)?
         && Consistency::named(consistency).is_none()
     {
-        return Err(PgError { severity: Severity::Fatal, ..unknown_consistency(consistency) });
+        return Err(PgError { severity: Severity::Fatal, ..unknown_consistency(consistency) }.into());
     }
     let tenant = snapshot.tenants.identify(&traits(client, option))?;
     if snapshot.awaits(&tenant) {
-        return Err(tenants_not_known());
+        return Err(tenants_not_known().into());
     }
     let user_place = door.places.admit(&client.user)?;
     let permit = tenant.admit().inspect_err(|_| tenant.refused(Limit::MaxClients))?;
@@ -225,7 +238,13 @@ fn find_place(door: &Door, snapshot: &Snapshot, entry: &mut Entry, client: &Auth
     let login = snapshot.login(&client.user, database, name, client.scram_keys.clone());
     let cluster = snapshot.cluster(database)?;
     let group = cluster.group(&login, &database.pool);
-    let settings = settings(client, &tenant)?;
+    let settings = settings(client, &tenant).map_err(|error| {
+        let limit = Limit::GuardedSetting;
+        tenant.refused(limit);
+        let who = Who { tenant: &tenant.name, user: &client.user.name, database: &client.database_name };
+        door.shared.metrics.audit.limited(limit.name(), who);
+        Refusal { error: error.into(), reason: limit.name() }
+    })?;
     Ok(Place { user: user_place, tenant, permit, group, login, settings, database: database.clone() })
 }
 

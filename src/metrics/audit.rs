@@ -1,6 +1,7 @@
 //! Lines for whoever has to know who did what: refusals, limits that cut something off, and what administrators do. They go
 //! to the log under the target `audit`, always as JSON, whatever the log's level.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,6 +13,9 @@ pub const AUDIT: &str = "audit";
 const PAUSE: Duration = Duration::from_secs(1);
 /// Tenants and kinds that are remembered for that.
 const REMEMBERED: usize = 10_000;
+
+/// Bytes of what an administrator has said.
+const LONGEST: usize = 1000;
 
 /// Whom an event concerns.
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +58,7 @@ impl Line {
 }
 
 impl Audit {
-    /// A client got a refusal, or was cut off, by one of its tenant's limits.
+    /// A client got a refusal, was cut off, or has to wait, by one of its tenant's limits.
     pub fn limited(&self, limit: &'static str, who: Who<'_>) {
         if let Some(line) = self.count(limit, who, Instant::now()) {
             line.write();
@@ -71,9 +75,10 @@ impl Audit {
         tracing::info!(target: AUDIT, event = "login_refused", reason, peer, code, error);
     }
 
-    /// An administrator did something, or could not.
+    /// An administrator did something, or could not. Of a long command its beginning is written.
     pub fn administered(&self, user: &str, peer: &str, command: &str, outcome: &str) {
-        tracing::info!(target: AUDIT, event = "administrator", user, peer, command, outcome);
+        let [command, outcome] = [command, outcome].map(beginning);
+        tracing::info!(target: AUDIT, event = "administrator", user, peer, %command, %outcome);
     }
 
     /// The line of an event, if there is to be one now, with those since the last one.
@@ -114,6 +119,13 @@ impl Audit {
             Line { limit, tenant: tenant.clone(), user, database, count: std::mem::take(&mut recent.silent) }
         });
         lines.collect()
+    }
+}
+
+fn beginning(text: &str) -> Cow<'_, str> {
+    match text.floor_char_boundary(LONGEST) {
+        end if end < text.len() => format!("{}…", &text[..end]).into(),
+        _ => text.into(),
     }
 }
 

@@ -32,7 +32,7 @@ impl Session {
         let what = self.unpaid(batch, !self.is_opened());
         let wait = self.tenant.pay(what, Instant::now()).map_err(|error| NoLease::Refused(self.rated(error)))?;
         if !wait.is_zero() {
-            self.tenant.delayed();
+            self.delayed();
             self.waits();
             let waited = self.wait(tokio::time::sleep(wait)).await;
             self.waits_no_more();
@@ -120,6 +120,11 @@ impl Session {
             _ => named,
         };
         verdict.map_or(TxControl::None, |verdict| verdict.tx)
+    }
+
+    fn delayed(&self) {
+        self.tenant.delayed();
+        self.audit("rate_limit_delay");
     }
 
     fn rated(&self, error: PgError) -> PgError {

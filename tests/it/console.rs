@@ -326,6 +326,10 @@ async fn who_did_what_is_in_the_log_whatever_its_level() {
         assert_eq!(line["target"], "audit", "{line}");
         line
     };
+    assert!(tokio_postgres::connect(&format!("{url}?options=-c%20app.tenant%3Dy"), NoTls).await.is_err());
+    let line = audit("\"limit\":\"guarded_setting\"");
+    assert_eq!((&line["event"], &line["tenant"]), (&"limit".into(), &"default".into()));
+    assert_eq!(audit("\"login_refused\"")["reason"], "guarded_setting");
     let client = connect(&url).await;
     client.batch_execute("SET app.tenant = 'y'").await.unwrap_err();
     let line = audit("\"guarded_setting\"");
@@ -348,4 +352,32 @@ async fn who_did_what_is_in_the_log_whatever_its_level() {
     console.simple_query("PAUSE TENANT default").await.unwrap();
     let line = audit("\"administrator\"");
     assert_eq!((&line["command"], &line["outcome"]), (&"PAUSE TENANT default".into(), &"done".into()));
+    let long = "x".repeat(9999);
+    for command in ["PAUSE TENANTS default", &long] {
+        console.simple_query(command).await.unwrap_err();
+        let line = audit("\"administrator\"");
+        let [said, outcome] = ["command", "outcome"].map(|key| line[key].as_str().unwrap());
+        assert!(command.starts_with(said.trim_end_matches('…')) && said.len() < 2000, "{line}");
+        assert!(outcome.starts_with("syntax error in \"") && outcome.len() < 2000, "{line}");
+    }
+}
+
+/// One for the first, and then one a second with their number.
+#[tokio::test]
+async fn statements_that_wait_for_their_rate_have_a_line() {
+    let limits = "[tiers.standard]\nrate_limits = [{ rate = \"20/s\", burst = 1, delay = \"1min\" }]\n";
+    let process = Process::start(&config(shared_cluster().await, limits, &["postgres"]));
+    let direct = shared_cluster().await.primary().url("postgres", "postgres");
+    let server = format!(":{}/", shared_cluster().await.primary().port);
+    let client = connect(&direct.replace(&server, &format!(":{}/", process.port))).await;
+    let mut counts = Vec::new();
+    for _ in 0..2 {
+        for _ in 0..30 {
+            client.batch_execute("SELECT 1").await.unwrap();
+        }
+        let line: serde_json::Value = serde_json::from_str(&process.line("\"rate_limit_delay\"")).unwrap();
+        assert_eq!((&line["target"], &line["tenant"]), (&"audit".into(), &"default".into()), "{line}");
+        counts.push(line["count"].as_u64().unwrap());
+    }
+    assert!(counts[0] == 1 && counts[1] > 5, "{counts:?}");
 }

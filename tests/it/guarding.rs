@@ -110,6 +110,8 @@ async fn each_tenant_sees_its_own_rows_and_no_statement_changes_that() {
         let url = format!("{}%20{options}", stage.url(&proxy, "acme").await);
         assert_eq!(proxy.refusal(&url).await.code().code(), "42501", "{options}");
     }
+    let refused = proxy.metric("pgweir_tenant_rejections_total{reason=\"guarded_setting\",tenant=\"acme\"}");
+    assert_eq!((refused, proxy.metric("pgweir_client_refusals_total{reason=\"guarded_setting\"}")), (19.0, 2.0));
 }
 
 /// What a transaction, or a message, makes for itself and calls at once: no catalog knows of it yet.

@@ -13,7 +13,7 @@ use crate::wire::author;
 use crate::wire::error::PgError;
 use crate::wire::frame::{HEADER, backend, frontend, frontend_header};
 use crate::wire::view;
-use command::Outcome;
+use command::{Command, Outcome};
 
 /// The longest message of an administrator, in bytes.
 const LONGEST: usize = 64 * 1024;
@@ -88,15 +88,14 @@ fn run(door: &Door, text: &str, user: &str, peer: &str, out: &mut BytesMut) {
         author::message(out, backend::EMPTY_QUERY, |_| {});
     }
     for statement in statements {
-        let outcome = command::parse(statement).and_then(|command| {
-            let changes = command.changes();
-            let outcome = command.run(door);
-            if changes {
-                let told = outcome.as_ref().map_or_else(|error| error.message.to_string(), |_| "done".to_owned());
-                door.shared.metrics.audit.administered(user, peer, statement, &told);
-            }
-            outcome
-        });
+        let command = command::parse(statement);
+        // What only shows is nobody's concern.
+        let matters = command.as_ref().map_or(true, Command::changes);
+        let outcome = command.and_then(|command| command.run(door));
+        if matters {
+            let told = outcome.as_ref().map_or_else(|error| &*error.message, |_| "done");
+            door.shared.metrics.audit.administered(user, peer, statement, told);
+        }
         match outcome {
             Ok(Outcome::Done(tag)) => complete(out, &tag),
             Ok(Outcome::Rows(table)) => {
