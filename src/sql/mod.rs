@@ -13,6 +13,7 @@ mod call;
 mod catalog;
 mod classify;
 mod code;
+mod commands;
 mod comment;
 mod databases;
 mod explain_route;
@@ -31,6 +32,7 @@ mod veto;
 
 pub use catalog::{CATALOG_QUERIES, CATALOG_STAMP_QUERY, Catalog, CatalogRows, CatalogRowsError, SYSTEM_RELATIONS};
 pub use classify::{Classifier, MAX_TEXT};
+pub use commands::{Word, commands, first_word};
 pub use comment::{commented, commented_before, first_statement};
 pub use databases::databases_named;
 pub use explain_route::explained_route;

@@ -301,6 +301,22 @@ async fn new_limits_leave_what_was_asked_for() {
     }
 }
 
+#[tokio::test]
+async fn a_tenant_may_be_called_anything() {
+    let stage = Stage::set("[[tenants]]\nname = 'a;\"b'\n[[tenants]]\nname = \"it's\"\n").await;
+    for (said, name) in [("\"a;\"\"b\"", "a;\"b"), ("'a;\"b'", "a;\"b"), ("\"it's\"", "it's"), ("'it''s'", "it's")] {
+        let paused = async || stage.shown(name, "paused").await;
+        stage.console.simple_query(&format!("PAUSE TENANT {said}; SHOW TENANTS")).await.unwrap();
+        assert_eq!(paused().await.as_deref(), Some("yes"), "{said}");
+        stage.console.simple_query(&format!("resume tenant{said};")).await.unwrap();
+        assert_eq!(paused().await.as_deref(), Some("no"), "{said}");
+        let limit = format!("LIMIT TENANT {said} settings = {{ \"app.x\" = \"y;'z\" }} /* ; */; SHOW VERSION");
+        stage.console.simple_query(&limit).await.unwrap();
+    }
+    let error = stage.console.simple_query("PAUSE TENANT \"it's").await.unwrap_err();
+    assert_eq!(sqlstate(&error), "42601");
+}
+
 /// The database of that name is another's.
 #[tokio::test]
 async fn nobody_else_gets_in() {

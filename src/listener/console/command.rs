@@ -3,6 +3,7 @@
 use super::tables::{self, Table};
 use crate::config::limited;
 use crate::listener::Door;
+use crate::sql::{Word, first_word};
 use crate::tenant::Tenant;
 use crate::wire::error::PgError;
 
@@ -43,12 +44,12 @@ const SHOWS: [(&str, Show); 6] = [
     ("HELP", Show::Help),
 ];
 
-/// Reads a command; its words know no case, and a tenant's name may be in double quotes.
+/// Reads a command; its words know no case, and a tenant's name may be quoted as a name or a string of SQL.
 ///
 /// Errors: 42601, which says what there is.
 pub(super) fn parse(text: &str) -> Result<Command, PgError> {
-    let (verb, rest) = word(text);
-    let (object, rest) = word(rest);
+    let (verb, rest) = word(text).ok_or_else(|| unknown(text))?;
+    let (object, rest) = word(rest).ok_or_else(|| unknown(text))?;
     let (verb, object) = (verb.to_ascii_uppercase(), object.to_ascii_uppercase());
     if verb == "SHOW" && rest.is_empty() {
         let show = SHOWS.iter().find(|(name, _)| *name == object).map(|(_, show)| Command::Show(*show));
@@ -117,19 +118,21 @@ fn find(door: &Door, name: &str) -> Result<Tenant, PgError> {
     })
 }
 
-fn word(text: &str) -> (&str, &str) {
-    let text = text.trim_start();
-    let end = text.find(char::is_whitespace).unwrap_or(text.len());
-    (&text[..end], text[end..].trim_start())
+/// One that is not quoted, and what follows it.
+fn word(text: &str) -> Option<(&str, &str)> {
+    match first_word(text)? {
+        (Word::Plain(word), rest) => Some((word, rest)),
+        (Word::Quoted(_), _) => None,
+    }
 }
 
 fn tenant_name(text: &str) -> Option<(String, &str)> {
-    if let Some(quoted) = text.strip_prefix('"') {
-        let (name, rest) = quoted.split_once('"')?;
-        return Some((name.to_owned(), rest.trim_start()));
-    }
-    let (name, rest) = word(text);
-    (!name.is_empty()).then(|| (name.to_owned(), rest))
+    let (name, rest) = first_word(text)?;
+    let name = match name {
+        Word::Plain(name) => name.to_owned(),
+        Word::Quoted(name) => name,
+    };
+    Some((name, rest))
 }
 
 fn unknown(text: &str) -> PgError {
@@ -147,6 +150,8 @@ mod tests {
             ("PAUSE  Tenant acme", Command::Pause("acme".into())),
             ("resume tenant \"Acme Inc\"", Command::Resume("Acme Inc".into())),
             ("KILL TENANT Acme", Command::Kill("Acme".into())),
+            ("KILL TENANT\"a\"\"b;c\"", Command::Kill("a\"b;c".into())),
+            ("PAUSE TENANT 'it''s' -- x", Command::Pause("it's".into())),
             (
                 "LIMIT TENANT acme statement_timeout = \"5s\"",
                 Command::Limit("acme".into(), "statement_timeout = \"5s\"".into()),
@@ -163,6 +168,9 @@ mod tests {
             "PAUSE TENANT",
             "PAUSE TENANT a b",
             "LIMIT TENANT a",
+            "PAUSE TENANT \"a",
+            "PAUSE TENANT \"a\" b",
+            "PAUSE \"TENANT\" a",
             "SELECT 1",
         ] {
             assert_eq!(parse(text).unwrap_err().code, "42601", "{text}");

@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Door;
 use crate::net::Stream;
+use crate::sql::commands;
 use crate::wire::author;
 use crate::wire::error::PgError;
 use crate::wire::frame::{HEADER, backend, frontend, frontend_header};
@@ -83,7 +84,7 @@ pub(super) async fn serve(door: &Door, administrator: Administrator) {
 
 /// Every statement of a text, up to the first that fails.
 fn run(door: &Door, text: &str, user: &str, peer: &str, out: &mut BytesMut) {
-    let statements: Vec<_> = text.split(';').map(str::trim).filter(|statement| !statement.is_empty()).collect();
+    let statements = commands(text);
     if statements.is_empty() {
         author::message(out, backend::EMPTY_QUERY, |_| {});
     }

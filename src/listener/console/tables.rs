@@ -146,7 +146,10 @@ pub(super) fn help() -> Table {
         ("SHOW POOLS", "server connections by database, user and host"),
         ("SHOW HOSTS", "servers, and how many connections each has"),
         ("SHOW VERSION", "pgweir's"),
-        ("PAUSE TENANT name", "no more of its transactions begin: they wait for up to queue_timeout"),
+        (
+            "PAUSE TENANT name",
+            "no more of its transactions begin: they wait for up to queue_timeout; names are quoted as in SQL, \"a;b\" or 'a;b'",
+        ),
         ("RESUME TENANT name", "they go on"),
         ("KILL TENANT name", "its sessions end at once (57P01), and what they run is cancelled"),
         ("LIMIT TENANT name key = value", "another limit, written as in the configuration, until that is read again"),
