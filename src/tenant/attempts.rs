@@ -1,6 +1,7 @@
 //! How often an address or a user may try to log in. Bounded, in bytes too: users go by a hash of what they say they are
-//! called. Whoever could fill the books could have others forgotten, so those who have lately tried stay, and who is new
-//! is not counted while there is no room.
+//! called. Whoever could fill the books could have others forgotten, so those who have lately tried stay. While there is no
+//! room, those who are new share what each of them may do: many small groups of them, which nobody can foretell, so that to
+//! use up what all of them may do takes as many attempts.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -14,6 +15,10 @@ use crate::wire::error::PgError;
 
 /// Addresses, and users, that are counted at a time.
 const MOST: usize = 100_000;
+/// Groups of those who are new while so many are.
+const GROUPS: u64 = 10_000;
+/// Between two looks for those who need not be counted any more.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// Kept over reloads.
 #[derive(Debug)]
@@ -25,14 +30,38 @@ pub struct Attempts {
     hasher: RandomState,
 }
 
-/// With the rate by which each has been counted.
 #[derive(Debug)]
-struct Buckets<K>(HashMap<K, (Rate, Bucket)>);
+struct Buckets<K> {
+    own: Counted<K>,
+    /// Of groups.
+    shared: Counted<u64>,
+    hasher: RandomState,
+    /// When there was no room, and it was looked for.
+    swept: Option<Duration>,
+}
+
+/// With the rate by which each has been counted.
+type Counted<K> = HashMap<K, (Rate, Bucket)>;
+
+/// An attempt comes too early.
+#[derive(Debug, PartialEq, Eq)]
+struct TooEarly {
+    wait: Duration,
+    /// Others have made use of the same.
+    shared: bool,
+}
 
 impl Default for Attempts {
     fn default() -> Self {
-        let (addresses, users) = (Mutex::new(Buckets(HashMap::new())), Mutex::new(Buckets(HashMap::new())));
+        let (addresses, users) = Default::default();
         Self { base: Instant::now(), addresses, users, hasher: RandomState::new() }
+    }
+}
+
+impl<K> Default for Buckets<K> {
+    fn default() -> Self {
+        let (own, shared) = Default::default();
+        Self { own, shared, hasher: RandomState::new(), swept: None }
     }
 }
 
@@ -44,39 +73,49 @@ impl Attempts {
         let now = self.base.elapsed();
         if let (Some(rate), Some(address)) = (limits.per_address, address) {
             let outcome = lock(&self.addresses).take(network(address), rate, now);
-            outcome.map_err(|wait| too_many(&format!("from address {address}"), rate, wait, "per_address"))?;
+            outcome.map_err(|early| too_many(&format!("from address {address}"), rate, early, "per_address"))?;
         }
         if let Some(rate) = limits.per_user {
             let outcome = lock(&self.users).take(self.hasher.hash_one(user), rate, now);
-            outcome.map_err(|wait| too_many(&format!("of user \"{user}\""), rate, wait, "per_user"))?;
+            outcome.map_err(|early| too_many(&format!("of user \"{user}\""), rate, early, "per_user"))?;
         }
         Ok(())
     }
 }
 
 impl<K: Hash + Eq> Buckets<K> {
-    /// The error is how long to wait.
-    fn take(&mut self, key: K, rate: Rate, now: Duration) -> Result<(), Duration> {
-        if !self.0.contains_key(&key) && self.0.len() >= MOST {
-            // Full ones tell nothing.
-            self.0.retain(|_, (_, bucket)| bucket.full_at > now);
-            if self.0.len() >= MOST {
-                return Ok(());
-            }
+    fn take(&mut self, key: K, rate: Rate, now: Duration) -> Result<(), TooEarly> {
+        if self.own.contains_key(&key) || self.has_room(now) {
+            return take(&mut self.own, key, rate, now).map_err(|wait| TooEarly { wait, shared: false });
         }
-        let full = (rate, Bucket { full_at: now });
-        let counted = self.0.entry(key).or_insert(full);
-        if counted.0 != rate {
-            *counted = full;
-        }
-        let (_, bucket) = counted;
-        let wait = bucket.wait(rate, 1, now);
-        if !wait.is_zero() {
-            return Err(wait);
-        }
-        bucket.take(rate, 1, now);
-        Ok(())
+        let group = self.hasher.hash_one(key) % GROUPS;
+        take(&mut self.shared, group, rate, now).map_err(|wait| TooEarly { wait, shared: true })
     }
+
+    fn has_room(&mut self, now: Duration) -> bool {
+        if self.own.len() >= MOST && self.swept.is_none_or(|swept| now >= swept + SWEEP) {
+            self.swept = Some(now);
+            // Full ones tell nothing.
+            self.own.retain(|_, (_, bucket)| bucket.full_at > now);
+        }
+        self.own.len() < MOST
+    }
+}
+
+/// The error is how long to wait.
+fn take<K: Hash + Eq>(buckets: &mut Counted<K>, key: K, rate: Rate, now: Duration) -> Result<(), Duration> {
+    let full = (rate, Bucket { full_at: now });
+    let counted = buckets.entry(key).or_insert(full);
+    if counted.0 != rate {
+        *counted = full;
+    }
+    let (_, bucket) = counted;
+    let wait = bucket.wait(rate, 1, now);
+    if !wait.is_zero() {
+        return Err(wait);
+    }
+    bucket.take(rate, 1, now);
+    Ok(())
 }
 
 /// Whoever has one IPv6 address has 2⁶⁴ of them.
@@ -87,9 +126,13 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-fn too_many(who: &str, rate: Rate, wait: Duration, key: &str) -> PgError {
+fn too_many(who: &str, rate: Rate, early: TooEarly, key: &str) -> PgError {
+    let shared = match early.shared {
+        true => format!(" More than {MOST} have tried lately, and those that are new share what each may do."),
+        false => String::new(),
+    };
     PgError::fatal("53400", format!("too many login attempts {who}: {} per {} allowed", rate.count, rate.unit()))
-        .detail(format!("There is room again in {}.", show_wait(wait)))
+        .detail(format!("There is room again in {}.{shared}", show_wait(early.wait)))
         .hint(format!("Keep connections open and share them in a pool, or raise [listen] login_limits.{key}."))
 }
 
@@ -126,20 +169,28 @@ mod tests {
     }
 
     #[test]
-    fn there_is_an_end_to_those_who_are_counted() {
-        let mut buckets = Buckets(HashMap::new());
+    fn there_is_an_end_to_those_who_are_counted_and_who_is_new_has_no_more_for_that() {
+        let mut buckets = Buckets::default();
         for key in 0..MOST {
             buckets.take(key, RATE, Duration::ZERO).unwrap();
         }
-        for _ in 0..5 {
-            assert!(buckets.take(MOST, RATE, Duration::ZERO).is_ok());
+        for _ in 0..2 {
+            buckets.take(MOST, RATE, Duration::ZERO).unwrap();
         }
-        assert_eq!(buckets.0.len(), MOST);
-        // Those who are there are still counted, and make room when they are forgotten.
+        let early = buckets.take(MOST, RATE, Duration::ZERO).unwrap_err();
+        assert!(early.shared && early.wait == Duration::from_secs(1800), "{early:?}");
+        // Hardly anybody else is in that group.
+        let new = (MOST + 1..MOST + 101).filter(|&key| buckets.take(key, RATE, Duration::ZERO).is_ok());
+        assert!(new.count() > 80);
+        for key in MOST..2 * MOST {
+            let _ = buckets.take(key, RATE, Duration::ZERO);
+        }
+        assert_eq!((buckets.own.len(), buckets.shared.len() as u64 <= GROUPS), (MOST, true));
+        // Those who are there are still counted by themselves, and make room when they are forgotten.
         buckets.take(7, RATE, Duration::ZERO).unwrap();
-        assert!(buckets.take(7, RATE, Duration::ZERO).is_err());
+        assert!(!buckets.take(7, RATE, Duration::ZERO).unwrap_err().shared);
         let later = Duration::from_secs(1800);
         buckets.take(MOST, RATE, later).unwrap();
-        assert_eq!(buckets.0.len(), 2);
+        assert_eq!(buckets.own.len(), 2);
     }
 }
