@@ -8,6 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
+use super::freshness::Moment;
 use super::group::{Group, Place};
 use crate::pool::{Purpose, Seat};
 use crate::server::simple_query;
@@ -47,6 +48,8 @@ pub struct CatalogKeeper {
     changed: Notify,
     published: Notify,
     failing: AtomicBool,
+    /// When somebody who goes to no replica last had to know what is in it, as a raw moment.
+    relied_on: AtomicU64,
     /// The reader is to leave the database.
     leaves: AtomicBool,
     /// Numbers what is read, so that no two catalogs are taken for one.
@@ -67,6 +70,7 @@ impl Default for CatalogKeeper {
             changed: Notify::new(),
             published: Notify::new(),
             failing: AtomicBool::new(false),
+            relied_on: AtomicU64::new(0),
             leaves: AtomicBool::new(false),
             readings: AtomicU64::new(0),
             reader: tokio::sync::Mutex::default(),
@@ -113,6 +117,15 @@ impl CatalogKeeper {
     /// See [`Group::catalog_is_failing`].
     pub fn is_failing(&self) -> bool {
         self.failing.load(Ordering::Relaxed)
+    }
+
+    /// Somebody who goes to no replica has to know now what is in it: it is kept up to date for a while, as for reads.
+    pub fn rely_on(&self, now: Moment) {
+        self.relied_on.store(now.raw(), Ordering::Relaxed);
+    }
+
+    pub fn relied_on(&self) -> Moment {
+        Moment::from_raw(self.relied_on.load(Ordering::Relaxed))
     }
 
     pub fn generation(&self) -> u64 {
@@ -172,7 +185,7 @@ pub(super) async fn keep(group: Weak<Group>) {
         }
         let (generation, asked) = (keeper.generation(), keeper.asked.load(Ordering::Acquire));
         let wanted = published != generation || !keeper.has_read(asked);
-        let quiet = group.clock.now().since(group.last_read()) > CHECK * 2;
+        let quiet = group.clock.now().since(group.catalog_last_used()) > CHECK * 2;
         if quiet && !wanted {
             reader = None;
         }

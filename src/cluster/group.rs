@@ -284,6 +284,18 @@ impl Group {
         self.catalog.is_failing()
     }
 
+    /// See [`CatalogKeeper::rely_on`].
+    pub fn relies_on_catalog(&self) {
+        self.catalog.rely_on(self.clock.now());
+    }
+
+    /// When the sessions of whichever user last had to know what is in it.
+    pub(super) fn catalog_last_used(&self) -> Moment {
+        let groups = self.cluster.upgrade().map(|cluster| cluster.all_groups()).unwrap_or_default();
+        let same = groups.iter().filter(|group| Arc::ptr_eq(&group.catalog, &self.catalog));
+        same.map(|group| group.last_read()).fold(self.catalog.relied_on(), Moment::max)
+    }
+
     /// As it was last read, which may be out of date.
     pub fn last_catalog(&self) -> Arc<Catalog> {
         self.catalog.last()
