@@ -3,16 +3,18 @@
 //! whatever would change one is refused before it is sent.
 //!
 //! What a text does not show may change one all the same (`DO`, functions): until the next message within the transaction,
-//! and no further. For tenants that are `strict` that is refused too.
+//! and no further. For tenants that are `strict` that is refused too, and so is what runs with the rights of somebody else, or
+//! under other values of these settings ([`borrows`]).
 
 use std::cell::OnceCell;
 
 use super::intake::may_call;
 use super::ledger::Status;
+use super::state::SEARCH_PATH;
 use super::{Leased, Session, refusal};
 use crate::config::Tier;
 use crate::metrics::Limit;
-use crate::sql::{Effects, SettingNames, Verdict, mentions, setting_names};
+use crate::sql::{Borrowed, Effects, Scope, SettingNames, Verdict, borrows, mentions, prepared_names, setting_names};
 use crate::wire::error::PgError;
 
 impl Session {
@@ -39,7 +41,8 @@ impl Session {
         let is_known = || !may_call(text, verdict) || self.group.last_catalog().is_loaded();
         let was_harmless = || !unknown.contains(Effects::HIDDEN) && is_known();
         let code = (limits.strict && !unknown.is_empty() && !was_harmless()).then_some(Touches::Code);
-        let error = match guarded(limits, text, verdict, names).or(code) {
+        let touches = guarded(limits, text, verdict, names).or(code);
+        let error = match touches.or_else(|| self.borrows(text, verdict).map(Touches::Borrowed)) {
             None => {
                 self.state.guards |= hides;
                 return Ok(());
@@ -48,9 +51,33 @@ impl Session {
             Some(Touches::All) => refusal::guards_all(&self.tenant.name),
             Some(Touches::Unknown) => refusal::guards_unknown(&self.tenant.name),
             Some(Touches::Code) => refusal::guards_code(&self.tenant.name),
+            Some(Touches::Borrowed(borrowed)) => refusal::borrows(&borrowed, &self.tenant.name),
         };
         self.limited(Limit::GuardedSetting);
         Err(error)
+    }
+
+    /// Where the tenant is strict: does it reach a function that lends it something, as the catalog was read last?
+    fn borrows(&self, text: &[u8], verdict: Verdict) -> Option<Borrowed> {
+        let limits = &self.tenant.limits;
+        if !limits.strict {
+            return None;
+        }
+        self.group.relies_on_catalog();
+        let catalog = self.group.last_catalog();
+        let changes = (self.effects | verdict.effects).intersects(Effects::STATE | Effects::LOCAL_SETTING);
+        // Whatever it has been set to since the server was asked for it.
+        let scope = match changes && !limits.settings.contains_key(SEARCH_PATH) {
+            true => Scope::Any,
+            false => Scope::Session(Some(self.state.search_path())),
+        };
+        let held = |name: &str| is_held(limits, name);
+        let borrowed = |text: &[u8]| borrows(text, &catalog, scope, held);
+        let executes = verdict.effects.contains(Effects::STATEMENTS) && mentions(text, b"execute");
+        let executed = || prepared_names(text).unwrap_or_else(|| self.names.all());
+        let executed = executes.then(executed).unwrap_or_default();
+        let mut executed = executed.iter().filter_map(|name| self.names.get(name));
+        borrowed(text).or_else(|| executed.find_map(|named| borrowed(named.statement.text())))
     }
 
     /// The same for a call of the function with this OID, without any text.
@@ -97,6 +124,8 @@ enum Touches {
     Unknown,
     /// It carries code, makes some, or calls some that cannot be read.
     Code,
+    /// It calls some that lends it something.
+    Borrowed(Borrowed),
 }
 
 /// May it change settings that its text does not name?
@@ -118,10 +147,7 @@ fn guarded<'a>(
         return None;
     }
     let SettingNames { names, unknown, all, code, .. } = names();
-    // With the session's user its role goes, too.
-    let users = limits.strict || limits.settings.contains_key("role");
-    let held = |name: &String| limits.settings.contains_key(name) || (users && name == "session_authorization");
-    if let Some(name) = names.iter().find(|name| held(name)) {
+    if let Some(name) = names.iter().find(|name| is_held(limits, name)) {
         return Some(Touches::Named(name.clone()));
     }
     if *all {
@@ -131,6 +157,12 @@ fn guarded<'a>(
         return Some(Touches::Unknown);
     }
     (limits.strict && (*code || verdict.effects.contains(Effects::HIDDEN))).then_some(Touches::Code)
+}
+
+fn is_held(limits: &Tier, name: &str) -> bool {
+    // With the session's user its role goes, too.
+    let users = limits.strict || limits.settings.contains_key("role");
+    limits.settings.contains_key(name) || (users && name == "session_authorization")
 }
 
 #[cfg(test)]

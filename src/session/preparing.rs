@@ -257,8 +257,8 @@ impl Session {
             Unnamed::Kept { verdict, .. } => {
                 // First, because what that sends ahead may drop the statement.
                 // Whoever has become another tenant's since he has prepared it is held to that one's settings. And a
-                // savepoint is one of the transaction that it is in now.
-                let read = self.switching.is_some() || verdict.tx == TxControl::Inside;
+                // savepoint is one of the transaction that it is in now. What a strict tenant calls may have become another since.
+                let read = self.switching.is_some() || verdict.tx == TxControl::Inside || self.tenant.limits.strict;
                 let text = if read { self.unnamed.text().to_vec() } else { Vec::new() };
                 self.note(leased, *verdict, &text)?;
                 if let Unnamed::Kept { identity, .. } = &self.unnamed

@@ -9,6 +9,7 @@ use super::switching::TENANT;
 use crate::config::Consistency;
 use crate::net::buffer::WriteBuffer;
 use crate::pool::AcquireError;
+use crate::sql::{Borrowed, Loan};
 use crate::wire::author;
 use crate::wire::error::PgError;
 use crate::wire::frame::backend;
@@ -215,6 +216,19 @@ pub(super) fn guards_code(tenant: &str) -> PgError {
              which pgweir cannot see that it leaves them alone."
         ))
         .hint("Do without DO, CREATE FUNCTION, functions that set parameters and texts of more than 20 KiB, or take \"strict\" from the tenant.")
+}
+
+/// For strict tenants.
+pub(super) fn borrows(Borrowed { by, what }: &Borrowed, tenant: &str) -> PgError {
+    let reaches = format!("permission denied for \"{by}\", which is or calls a function that");
+    match what {
+        Loan::Rights => PgError::error("42501", format!("{reaches} is SECURITY DEFINER"))
+            .detail(format!("It runs with the rights of its owner, whom policies may not bind, and the tenant \"{tenant}\" is \"strict\"."))
+            .hint("Make the function SECURITY INVOKER, have it called by a trigger, a default or a policy, or take \"strict\" from the tenant."),
+        Loan::Setting(name) => PgError::error("42501", format!("{reaches} sets parameter \"{name}\""))
+            .detail(format!("The parameter has its value for every session of the tenant \"{tenant}\" (settings in pgweir's configuration), which is \"strict\"."))
+            .hint(format!("Take the SET clause from the function (ALTER FUNCTION … RESET {name}), or take \"strict\" from the tenant.")),
+    }
 }
 
 /// PostgreSQL's words for a setting of an extension that does not have it (`find_option`).

@@ -21,7 +21,7 @@ pub const CONSISTENCY: &str = "pgweir.consistency";
 pub(super) const OWN_SETTINGS: &str = "pgweir.";
 /// The setting in whose encoding a client is answered.
 const CLIENT_ENCODING: &str = "client_encoding";
-const SEARCH_PATH: &str = "search_path";
+pub const SEARCH_PATH: &str = "search_path";
 pub(super) const STATEMENT_TIMEOUT: &str = "statement_timeout";
 pub(super) const LOCK_TIMEOUT: &str = "lock_timeout";
 /// What the names of the settings have in common that a tier holds a ceiling on.

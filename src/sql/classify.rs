@@ -3,7 +3,7 @@
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use super::catalog::{Catalog, Scope};
+use super::catalog::{Catalog, Lent, Scope};
 use super::code;
 use super::keyword::Keyword;
 use super::lexer::{Hints, Kind, Lexer, Reading, Token};
@@ -87,6 +87,7 @@ pub(super) struct Judgement {
     pub reason: Reason,
     pub tx: TxControl,
     pub effects: Effects,
+    pub lent: Lent,
 }
 
 impl Judgement {
@@ -112,10 +113,12 @@ fn judge_readings(sql: &[u8], usual: &Tokens, catalog: &Catalog, scope: Scope<'_
                 reason: worst.reason.worse(other.reason),
                 tx: if worst.tx == other.tx { worst.tx } else { TxControl::Mixed },
                 effects: worst.effects | other.effects,
+                lent: worst.lent | other.lent,
             }));
         }
     }
-    worst.unwrap_or(Judgement { reason: Reason::Malformed, tx: TxControl::None, effects: Effects::NONE })
+    let (tx, effects, lent) = (TxControl::None, Effects::NONE, Lent::NOTHING);
+    worst.unwrap_or(Judgement { reason: Reason::Malformed, tx, effects, lent })
 }
 
 /// Judges every statement of a string; the worst counts.
@@ -130,7 +133,7 @@ pub(super) fn judge(sql: &[u8], tokens: &Tokens, catalog: &Catalog, scope: Scope
             Nature::Query => Text::Query,
             Nature::Other => Text::Other,
             Nature::Bare => {
-                whole.add(form, Found { reason: Reason::Read, effects: Effects::NONE });
+                whole.add(form, Found::default());
                 continue;
             }
         };
@@ -155,6 +158,7 @@ struct Whole {
     reason: Option<Reason>,
     tx: Option<TxControl>,
     effects: Effects,
+    lent: Lent,
 }
 
 impl Whole {
@@ -163,6 +167,7 @@ impl Whole {
         self.statements += 1;
         self.reason = Some(self.reason.map_or(reason, |so_far| so_far.worse(reason)));
         self.effects |= form.effects | found.effects;
+        self.lent |= found.lent;
         self.tx = Some(match (self.tx, form.tx) {
             (None, tx) => tx,
             (Some(TxControl::None), TxControl::None) => TxControl::None,
@@ -172,7 +177,7 @@ impl Whole {
 
     fn judgement(self) -> Judgement {
         let (reason, tx) = (self.reason.unwrap_or(Reason::Empty), self.tx.unwrap_or(TxControl::None));
-        Judgement { reason, tx, effects: self.effects }
+        Judgement { reason, tx, effects: self.effects, lent: self.lent }
     }
 }
 
@@ -215,7 +220,7 @@ fn oversized(sql: &[u8], catalog: &Catalog) -> Verdict {
 impl Whole {
     fn close(&mut self, sql: &[u8], head: &mut Vec<Token>) {
         if !head.is_empty() {
-            self.add(Statement::of(sql, head), Found { reason: Reason::Read, effects: Effects::NONE });
+            self.add(Statement::of(sql, head), Found::default());
             head.clear();
         }
     }

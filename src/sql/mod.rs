@@ -9,6 +9,7 @@
 //! Deliberately absent: a grammar of PostgreSQL. What the lexer sees is enough to be sure of a read, and what
 //! it isn't sure of goes to the primary.
 
+mod borrowing;
 mod call;
 mod catalog;
 mod classify;
@@ -30,7 +31,10 @@ mod tokens;
 mod verdict;
 mod veto;
 
-pub use catalog::{CATALOG_QUERIES, CATALOG_STAMP_QUERY, Catalog, CatalogRows, CatalogRowsError, SYSTEM_RELATIONS};
+pub use borrowing::{Borrowed, Loan, borrows};
+pub use catalog::{
+    CATALOG_QUERIES, CATALOG_STAMP_QUERY, Catalog, CatalogRows, CatalogRowsError, SYSTEM_RELATIONS, Scope,
+};
 pub use classify::{Classifier, MAX_TEXT};
 pub use commands::{Word, commands, first_word};
 pub use comment::{commented, commented_before, first_statement};

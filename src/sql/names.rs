@@ -5,7 +5,7 @@
 //! a qualifier or the `search_path` decides whether the tainted object can be the one that is meant.
 
 use super::call::Call;
-use super::catalog::{Catalog, Entry, Scope, Taint, TaintedFunction};
+use super::catalog::{Catalog, Entry, Lent, Scope, Taint, TaintedFunction};
 use super::keyword::Keyword;
 use super::lexer::{Kind, Reading, Token};
 use super::statement::{acts_in_code, spoken_of};
@@ -28,6 +28,15 @@ pub enum Text {
 pub struct Found {
     pub reason: Reason,
     pub effects: Effects,
+    /// Only among what lends something.
+    pub lent: Lent,
+}
+
+impl Default for Found {
+    /// It only reads.
+    fn default() -> Self {
+        Found { reason: Reason::Read, effects: Effects::NONE, lent: Lent::NOTHING }
+    }
 }
 
 /// Everything that a name may have done by code that is hidden.
@@ -49,16 +58,28 @@ pub fn is_temporary_schema(text: &[u8]) -> bool {
 
 /// Looks at every name, operator and keyword of `tokens`.
 pub fn find(sql: &[u8], tokens: &[Token], text: Text, catalog: &Catalog, scope: Scope<'_>) -> Found {
-    let found = Found { reason: Reason::Read, effects: Effects::NONE };
-    let with = tokens.iter().any(|token| token.keyword == Keyword::With);
-    let mut finder = Finder { sql, tokens, text, catalog, scope, with, found };
-    if let Some(taint) = catalog.everything() {
-        finder.add(taint);
-    }
+    let mut finder = Finder::new(sql, tokens, text, catalog, scope);
     for at in 0..tokens.len() {
         finder.token(at);
     }
     finder.found
+}
+
+/// The first of `tokens` that reaches something in `catalog` which lends any of what is `counted`, and what of that.
+pub fn find_lent(
+    sql: &[u8],
+    tokens: &[Token],
+    text: Text,
+    catalog: &Catalog,
+    scope: Scope<'_>,
+    counted: Lent,
+) -> Option<(usize, Lent)> {
+    let mut finder = Finder::new(sql, tokens, text, catalog, scope);
+    (0..tokens.len()).find_map(|at| {
+        finder.token(at);
+        let lent = finder.found.lent & counted;
+        (!lent.is_nothing()).then_some((at, lent))
+    })
 }
 
 /// The same for the code of a function or block in PL/pgSQL, or an expression; `None` where it cannot be read.
@@ -82,7 +103,16 @@ struct Finder<'a> {
     found: Found,
 }
 
-impl Finder<'_> {
+impl<'a> Finder<'a> {
+    fn new(sql: &'a [u8], tokens: &'a [Token], text: Text, catalog: &'a Catalog, scope: Scope<'a>) -> Self {
+        let with = tokens.iter().any(|token| token.keyword == Keyword::With);
+        let mut finder = Finder { sql, tokens, text, catalog, scope, with, found: Found::default() };
+        if let Some(taint) = catalog.everything() {
+            finder.add(taint);
+        }
+        finder
+    }
+
     fn token(&mut self, at: usize) {
         let token = self.tokens[at];
         match token.kind {
@@ -107,6 +137,7 @@ impl Finder<'_> {
     fn add(&mut self, taint: Taint) {
         self.because(taint.reason);
         self.found.effects |= taint.effects;
+        self.found.lent |= taint.lent;
     }
 
     fn at(&self, at: Option<usize>) -> Option<&Token> {
@@ -234,6 +265,7 @@ impl Finder<'_> {
         if self.catalog.beyond_ascii() && !text.is_ascii() && std::str::from_utf8(text).is_err() {
             self.because(Reason::ForeignEncoding);
             self.found.effects |= ANYTHING;
+            self.found.lent |= Lent::RIGHTS;
         }
         if !self.catalog.is_loaded() {
             self.unjudged(at, token);
@@ -294,6 +326,11 @@ impl Finder<'_> {
         }
         for function in &entry.functions {
             if !self.catalog.visible(function.taint.schema, self.qualifier(at), self.scope) {
+                continue;
+            }
+            if !function.taint.lent.is_nothing() {
+                // Any of its name, whatever it is called with.
+                self.add(function.taint);
                 continue;
             }
             let harmless = entry

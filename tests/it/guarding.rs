@@ -9,13 +9,13 @@ use crate::support::proxy::Proxy;
 use crate::support::{TestDatabase, connect, fresh_database, shared_cluster, unique};
 
 /// One table of all tenants' rows, whose policy reads a setting, and a user whom it binds.
-struct Stage {
-    database: TestDatabase,
-    user: String,
+pub struct Stage {
+    pub database: TestDatabase,
+    pub user: String,
 }
 
 impl Stage {
-    async fn set() -> Self {
+    pub async fn set() -> Self {
         let user = format!("app_{}", unique());
         shared_cluster().await.create_users(&[User::new(&user, "secret")]).await.unwrap();
         let database = fresh_database(&format!(
@@ -31,7 +31,7 @@ impl Stage {
         Self { database, user }
     }
 
-    async fn proxy(&self, pool: &str, strict: bool) -> Proxy {
+    pub async fn proxy(&self, pool: &str, strict: bool) -> Proxy {
         let tenant = |name: &str| {
             format!("[[tenants]]\nname = \"{name}\"\nsettings = {{ \"app.tenant\" = \"{name}\" }}\nstrict = {strict}\n")
         };
@@ -49,7 +49,7 @@ impl Stage {
     }
 
     /// A client of each tenant.
-    async fn both(&self, proxy: &Proxy) -> [Client; 2] {
+    pub async fn both(&self, proxy: &Proxy) -> [Client; 2] {
         [connect(&self.url(proxy, "acme").await).await, connect(&self.url(proxy, "beta").await).await]
     }
 
@@ -59,7 +59,7 @@ impl Stage {
     }
 }
 
-const SEEN: &str = "SELECT string_agg(DISTINCT tenant, ',') || ' ' || current_setting('app.tenant') FROM rows";
+pub const SEEN: &str = "SELECT string_agg(DISTINCT tenant, ',') || ' ' || current_setting('app.tenant') FROM rows";
 
 #[tokio::test]
 async fn each_tenant_sees_its_own_rows_and_no_statement_changes_that() {

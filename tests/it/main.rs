@@ -2,6 +2,7 @@
 //! real servers, most of them against the cluster in [`support`], each in a database of its own.
 
 mod architecture;
+mod borrowing;
 mod budget;
 mod cancel;
 mod ceilings;

@@ -9,7 +9,7 @@
 use std::collections::HashSet;
 
 use super::rows::BuiltinRow;
-use super::{Catalog, PG_CATALOG, Signature, Taint, TaintedFunction};
+use super::{Catalog, Lent, PG_CATALOG, Signature, Taint, TaintedFunction};
 use crate::sql::{Effects, Reason};
 
 const STATE: Effects = Effects::STATE;
@@ -244,7 +244,7 @@ pub(super) fn add(catalog: &mut Catalog) {
         }
     }
     for (reason, effects, name) in TAINTED_RELATIONS {
-        let taint = Taint { schema: PG_CATALOG, reason: *reason, effects: *effects };
+        let taint = Taint { schema: PG_CATALOG, reason: *reason, effects: *effects, lent: Lent::NOTHING };
         catalog.names.entry(name.as_bytes()).relations.push(taint);
     }
 }
@@ -279,7 +279,7 @@ fn known(name: &str) -> Option<(Reason, Effects)> {
 
 fn taint(catalog: &mut Catalog, name: &str, reason: Reason, effects: Effects) {
     let signature = Signature { schema: PG_CATALOG, least: 0, most: None, arguments: Vec::new() };
-    let taint = Taint { schema: PG_CATALOG, reason, effects };
+    let taint = Taint { schema: PG_CATALOG, reason, effects, lent: Lent::NOTHING };
     catalog.names.entry(name.as_bytes()).functions.push(TaintedFunction { taint, signature });
 }
 

@@ -8,7 +8,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::rows::{CatalogRows, FunctionRow, RelationRow};
-use super::{Catalog, PG_CATALOG, Scope, Signature, Taint, TaintedFunction, builtins, trust};
+use super::{Catalog, Lent, PG_CATALOG, Scope, Signature, Taint, TaintedFunction, builtins, trust};
 use crate::sql::classify::judge;
 use crate::sql::keyword::Keyword;
 use crate::sql::lexer::Reading;
@@ -25,16 +25,37 @@ struct Known {
 }
 
 /// The first OID that PostgreSQL gives to what users create (`FirstNormalObjectId`).
-const FIRST_USER_OID: u32 = 16384;
+pub(super) const FIRST_USER_OID: u32 = 16384;
 
 pub(super) fn build(generation: u64, rows: &CatalogRows) -> Catalog {
-    let base = base(generation, rows);
-    let mut known = Known::default();
+    let (catalog, known) = settle(base(generation, rows), rows, Known::default(), |_| true);
+    with_implied(catalog, rows, &known)
+}
+
+/// A catalog of nothing but what reaches the functions that lend this, by OID.
+pub(super) fn lenders(mut rows: CatalogRows, lent: HashMap<u32, Lent>) -> Catalog {
+    let mut base = Catalog::empty(0);
+    for schema in &rows.schemas {
+        base.schema(schema.name.as_bytes(), schema.role);
+    }
+    let functions = lent.into_iter().map(|(oid, lent)| (oid, Found { lent, ..nothing() })).collect();
+    let known = Known { functions, ..Known::default() };
+    let (_, known) = settle(base.clone(), &rows, known, |found| !found.lent.is_nothing());
+    // The others would only take room.
+    rows.functions.retain(|function| known.functions.contains_key(&function.oid));
+    with_known(base, &rows, &known)
+}
+
+/// Round after round until one finds nothing new that is to be kept.
+fn settle(base: Catalog, rows: &CatalogRows, mut known: Known, keeps: impl Fn(&Found) -> bool) -> (Catalog, Known) {
     loop {
         let catalog = with_known(base.clone(), rows, &known);
-        let next = round(rows, &catalog, &known);
+        let mut next = round(rows, &catalog, &known);
+        for found in [&mut next.functions, &mut next.types, &mut next.relations] {
+            found.retain(|_, found| keeps(found));
+        }
         if next == known {
-            return with_implied(catalog, rows, &known);
+            return (catalog, known);
         }
         known = next;
     }
@@ -97,32 +118,34 @@ fn round(rows: &CatalogRows, catalog: &Catalog, known: &Known) -> Known {
 }
 
 fn note(found: &mut HashMap<u32, Found>, oid: u32, new: Found) {
-    if new.reason == Reason::Read {
+    if new.reason == Reason::Read && new.lent.is_nothing() {
         return;
     }
     let so_far = found.entry(oid).or_insert(new);
     so_far.reason = so_far.reason.worse(new.reason);
     so_far.effects |= new.effects;
+    so_far.lent |= new.lent;
 }
 
 fn nothing() -> Found {
-    Found { reason: Reason::Read, effects: Effects::NONE }
+    Found::default()
 }
 
 fn opaque() -> Found {
-    Found { reason: Reason::OpaqueFunction, effects: ANYTHING }
+    Found { reason: Reason::OpaqueFunction, effects: ANYTHING, ..nothing() }
 }
 
 fn worse(one: Found, other: Found) -> Found {
-    Found { reason: one.reason.worse(other.reason), effects: one.effects | other.effects }
+    let (reason, effects) = (one.reason.worse(other.reason), one.effects | other.effects);
+    Found { reason, effects, lent: one.lent | other.lent }
 }
 
 /// A built-in by its name, whichever of that name it is.
 fn judge_builtin(name: &str, catalog: &Catalog) -> Found {
     let taints = catalog.names.get_name(name.as_bytes()).map(|entry| entry.functions.iter()).into_iter().flatten();
     let own = taints.filter(|function| function.taint.schema == PG_CATALOG);
-    own.fold(nothing(), |found, TaintedFunction { taint: Taint { reason, effects, .. }, .. }| {
-        worse(found, Found { reason: *reason, effects: *effects })
+    own.fold(nothing(), |found, TaintedFunction { taint: Taint { reason, effects, lent, .. }, .. }| {
+        worse(found, Found { reason: *reason, effects: *effects, lent: *lent })
     })
 }
 
@@ -166,7 +189,7 @@ fn as_function(found: Found) -> Found {
     let process = Effects::PROCESS.with(Effects::PINS);
     let effects =
         if found.effects.intersects(Effects::PROCESS) { found.effects.without(process) } else { found.effects };
-    Found { reason, effects }
+    Found { reason, effects, ..found }
 }
 
 /// A body in SQL: statements.
@@ -177,7 +200,7 @@ fn judge_sql(body: &[u8], catalog: &Catalog) -> Found {
     }
     let judgement = judge(body, &tokens, catalog, Scope::Any);
     let reason = if judgement.reason == Reason::Empty { Reason::Read } else { judgement.reason };
-    Found { reason, effects: judgement.effects }
+    Found { reason, effects: judgement.effects, lent: judgement.lent }
 }
 
 /// PL/pgSQL or an expression.
@@ -281,7 +304,7 @@ fn judge_relations(rows: &CatalogRows, catalog: &Catalog, known: &Known, next: &
         }
     }
     for relation in &rows.parents {
-        note(&mut next.relations, *relation, Found { reason: Reason::UnavailableRelation, effects: Effects::NONE });
+        note(&mut next.relations, *relation, Found { reason: Reason::UnavailableRelation, ..nothing() });
     }
 }
 
@@ -301,7 +324,7 @@ fn judge_relation(relation: &RelationRow, catalog: &Catalog, deparsed: Scope<'_>
         }
         _ => Reason::Read,
     };
-    Found { reason, effects: Effects::NONE }
+    Found { reason, ..nothing() }
 }
 
 /// A view's query, as it is run by whoever reads the view.
@@ -311,7 +334,7 @@ fn judge_view(definition: &[u8], catalog: &Catalog, deparsed: Scope<'_>) -> Foun
         return opaque();
     }
     let judgement = judge(definition, &tokens, catalog, deparsed);
-    as_function(Found { reason: judgement.reason, effects: judgement.effects })
+    as_function(Found { reason: judgement.reason, effects: judgement.effects, lent: judgement.lent })
 }
 
 /// Enters everything known into the table of names.
@@ -324,7 +347,9 @@ fn with_known(mut catalog: Catalog, rows: &CatalogRows, known: &Known) -> Catalo
         let builtin_tainted = is_builtin(function) && catalog.is_tainted("pg_catalog", &function.name);
         let entry = catalog.names.entry(function.name.as_bytes());
         match known.functions.get(&function.oid).filter(|_| !is_builtin(function)) {
-            _ if is_trigger(function) => {}
+            // Whoever makes a trigger names its function.
+            Some(found) if is_trigger(function) && found.lent.is_nothing() => {}
+            None if is_trigger(function) => {}
             Some(found) => entry.functions.push(TaintedFunction { taint: taint(schema, *found), signature }),
             None if !builtin_tainted => entry.harmless.push(signature),
             None => {}
@@ -354,7 +379,7 @@ fn with_known(mut catalog: Catalog, rows: &CatalogRows, known: &Known) -> Catalo
 
 fn taint(schema: u32, found: Found) -> Taint {
     let hidden = if found.effects.contains(Effects::STATE) { Effects::HIDDEN } else { Effects::NONE };
-    Taint { schema, reason: found.reason, effects: found.effects | hidden }
+    Taint { schema, reason: found.reason, effects: found.effects | hidden, lent: found.lent }
 }
 
 fn add_types(catalog: &mut Catalog, rows: &CatalogRows, known: &Known, schemas: &HashMap<u32, String>) {

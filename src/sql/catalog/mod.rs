@@ -8,12 +8,14 @@
 
 mod builtins;
 mod fixpoint;
+mod lent;
 mod queries;
 mod rows;
 mod trust;
 
 use std::collections::HashSet;
 
+pub use lent::{Lenders, Lent};
 pub use queries::{CATALOG_QUERIES, CATALOG_STAMP_QUERY, SYSTEM_RELATIONS};
 pub use rows::{CatalogRows, CatalogRowsError};
 
@@ -54,6 +56,8 @@ pub struct Catalog {
     ddl_changes_state: bool,
     /// Custom settings (`app.tenant`) that such code makes.
     implied_settings: Vec<String>,
+    /// What lends something to its callers.
+    lenders: Option<Box<Lenders>>,
 }
 
 /// Everything tainted that one name can stand for.
@@ -78,6 +82,8 @@ pub struct Taint {
     pub schema: SchemaId,
     pub reason: Reason,
     pub effects: Effects,
+    /// Only among [`Lenders`].
+    pub lent: Lent,
 }
 
 /// One tainted overload.
@@ -155,7 +161,8 @@ impl Catalog {
 
     /// The catalog that the rows describe. `generation` is the caller's own count.
     pub fn build(generation: u64, rows: CatalogRows) -> Catalog {
-        fixpoint::build(generation, &rows)
+        let catalog = fixpoint::build(generation, &rows);
+        Catalog { lenders: Lenders::build(rows), ..catalog }
     }
 
     /// A number that no other catalog has, this one's successors included.
@@ -203,6 +210,7 @@ impl Catalog {
             writes_change_state: false,
             ddl_changes_state: false,
             implied_settings: Vec::new(),
+            lenders: None,
         }
     }
 
@@ -259,6 +267,11 @@ impl Catalog {
     /// Custom settings (`app.tenant`) that such code is known to make.
     pub fn implied_settings(&self) -> &[String] {
         &self.implied_settings
+    }
+
+    /// The functions that lend something to their callers, if there are any.
+    pub(super) fn lenders(&self) -> Option<&Lenders> {
+        self.lenders.as_deref()
     }
 
     pub(super) fn beyond_ascii(&self) -> bool {

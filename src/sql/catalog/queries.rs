@@ -86,7 +86,8 @@ GROUP BY p.proname";
 
 /// Functions of other schemas, and the built-ins whose names they share. A body is the source text, or for
 /// SQL-standard bodies (PostgreSQL 14) the definition; defaults are evaluated by the caller's statement.
-/// Trigger functions cannot be called, but those of the database's own run.
+/// Trigger functions cannot be called, but those of the database's own run. At the end, whether it is `SECURITY DEFINER`,
+/// and the names of the settings that it has of its own, a line each.
 const FUNCTIONS: &str = "\
 SELECT p.oid, p.pronamespace, p.proname, p.prokind, l.lanname, p.provolatile, p.pronargs, p.pronargdefaults,
   p.provariadic <> 0, p.prorettype, rt.oid = 2249 OR rt.typcategory = 'C' OR (rt.typcategory = 'A'
@@ -98,7 +99,8 @@ SELECT p.oid, p.pronamespace, p.proname, p.prokind, l.lanname, p.provolatile, p.
        AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass LIMIT 1),
   CASE WHEN l.lanname IN ('sql', 'plpgsql') AND p.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace
     THEN CASE WHEN p.prosrc = '' AND p.prokind <> 'a' THEN pg_catalog.pg_get_functiondef(p.oid) ELSE p.prosrc END END,
-  pg_catalog.pg_get_expr(p.proargdefaults, 0), p.proallargtypes::pg_catalog.text
+  pg_catalog.pg_get_expr(p.proargdefaults, 0), p.proallargtypes::pg_catalog.text, p.prosecdef,
+  (SELECT pg_catalog.string_agg(pg_catalog.split_part(s.setting, '=', 1), E'\\n') FROM pg_catalog.unnest(p.proconfig) AS s(setting))
 FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang
   JOIN pg_catalog.pg_type rt ON rt.oid = p.prorettype
 WHERE (p.prorettype NOT IN (2279, 3838) OR p.oid >= 16384) AND (p.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace

@@ -70,6 +70,10 @@ pub(super) struct FunctionRow {
     /// Types of all arguments, also those that are returned.
     pub types: Vec<u32>,
     pub aggregate: bool,
+    /// It is `SECURITY DEFINER`.
+    pub as_owner: bool,
+    /// What its `SET` clauses set, in lower case.
+    pub sets: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -257,6 +261,8 @@ impl Row {
             defaults: self.optional(14),
             types,
             aggregate: self.char(3)? == 'a',
+            as_owner: self.bool(16)?,
+            sets: self.optional(17).unwrap_or_default().lines().map(str::to_ascii_lowercase).collect(),
         })
     }
 
@@ -329,10 +335,14 @@ mod tests {
             "SELECT 1",
             "1",
             "{23,25,16390}",
+            "t",
+            "search_path\nApp.Tenant",
         ];
         results[3].push(columns.iter().map(|c| Some(c.to_string())).collect());
         let rows = CatalogRows::from_results(results).unwrap();
-        let signature = &rows.functions[0].signature;
+        let function = &rows.functions[0];
+        assert!(function.as_owner && function.sets == ["search_path", "app.tenant"]);
+        let signature = &function.signature;
         assert!(!signature.takes(1) && signature.takes(2) && signature.takes(3) && !signature.takes(4));
         assert!(signature.arguments[2].takes_row() && !signature.arguments[1].takes_row());
     }

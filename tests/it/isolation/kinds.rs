@@ -284,7 +284,10 @@ impl Visitor {
     }
 
     async fn calls_what_has_settings(&mut self) -> Outcome {
-        self.finds("SELECT elsewhere()", "beta").await?;
+        match self.identity.tenant().strict {
+            true => self.is_refused("SELECT elsewhere()", "42501").await?,
+            false => self.finds("SELECT elsewhere()", "beta").await?,
+        }
         self.checks().await
     }
 
