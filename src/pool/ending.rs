@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncWriteExt, copy, sink};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, sink};
 use tokio::time::timeout;
 
 use super::lease::Lease;
@@ -12,6 +12,8 @@ use crate::server::{cancel, simple_query};
 
 /// For the server to take what it is asked.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A server that has answered and has not closed the connection after this is at what it was sent next.
+const MOMENT: Duration = Duration::from_millis(50);
 /// Before the server is asked again.
 const PAUSE: Duration = Duration::from_millis(250);
 /// Seconds between the beginning of a server process and that of its connection for us.
@@ -20,14 +22,39 @@ const SLACK: f64 = 10.0;
 const ANSWER_LIMIT: usize = 1 << 10;
 
 impl Lease {
-    /// Cancels what runs, and closes the connection once that has ended. What goes on in spite of that for `patience`, as
-    /// code may (`EXCEPTION WHEN query_canceled`), is ended with its server process. Until then the connection counts.
+    /// Cancels what runs, and what was sent behind it as the server comes to that, and closes the connection once all has
+    /// ended. What goes on in spite of that for `patience`, as code may (`EXCEPTION WHEN query_canceled`), is ended with its
+    /// server process. Until then the connection counts, and nobody else gets it after: no cancel is too late.
     pub async fn end(mut self, patience: Duration) {
-        let target = self.cancel.clone();
-        // If that can't be had, what follows may.
-        let _ = cancel(&target.host, target.pid, &target.key, PATIENCE).await;
-        if !self.ends_within(patience).await {
+        self.cancels().await;
+        if timeout(patience, self.cancels_the_rest()).await.is_err() {
             self.terminate().await;
+        }
+    }
+
+    /// If that can't be had, what follows may.
+    async fn cancels(&self) {
+        let target = &self.cancel;
+        let _ = cancel(&target.host, target.pid, &target.key, PATIENCE).await;
+    }
+
+    async fn cancels_the_rest(&mut self) {
+        // It may be gone already.
+        let _ = self.stream.shutdown().await;
+        while self.goes_on().await {
+            self.cancels().await;
+        }
+    }
+
+    /// True when the server has answered, and is at what it was sent next; false when it has closed the connection.
+    async fn goes_on(&mut self) -> bool {
+        let (mut answer, mut silence) = (vec![0; 8 << 10], Duration::MAX);
+        loop {
+            match timeout(silence, self.stream.read(&mut answer)).await {
+                Ok(Ok(1..)) => silence = MOMENT,
+                Ok(_) => return false,
+                Err(_) => return true,
+            }
         }
     }
 

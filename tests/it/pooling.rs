@@ -348,6 +348,34 @@ async fn a_client_that_vanishes_in_a_read_or_in_the_queue_costs_no_place() {
     assert_eq!(database.sql(active).await, "0");
 }
 
+/// The cancel strikes the first; the other would go on until its server process is ended, which takes longer than others wait.
+#[tokio::test]
+async fn a_client_that_vanishes_with_a_read_behind_another_costs_no_place() {
+    let database = fresh_database("").await;
+    let proxy = proxy("[pool]\nsize = 1\nqueue_timeout = \"3s\"").await;
+    let url = proxy.url(shared_cluster().await, "postgres", &database.name);
+    let client = connect(&url).await;
+    eventually("the catalog is known", async || {
+        client.batch_execute("SELECT pg_sleep(0)").await.unwrap();
+        proxy.metric("pgweir_routing_decisions_total{reason=\"no_replica\"}") > 0.0
+    })
+    .await;
+    let (running, task) = connect_cuttable(&url).await;
+    let statements = tokio::spawn(async move {
+        let [first, second, third] = ["SELECT pg_sleep(600)", "SELECT pg_sleep(601)", "SELECT pg_sleep(602)"];
+        let all = (running.simple_query(first), running.simple_query(second), running.simple_query(third));
+        let (first, second, third) = tokio::join!(all.0, all.1, all.2);
+        assert!(first.is_err() && second.is_err() && third.is_err());
+    });
+    let active = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(60_)' AND state = 'active' \
+        AND datname = current_database()";
+    eventually("the first runs", async || database.sql(active).await == "1").await;
+    task.abort();
+    assert_eq!(value(&connect(&url).await, "SELECT 1").await, "1");
+    statements.await.unwrap();
+    assert_eq!(database.sql(active).await, "0");
+}
+
 /// Some drivers prepare with `Flush` and send `Sync` when they execute.
 #[tokio::test]
 async fn a_client_that_has_prepared_and_waits_holds_nothing() {
