@@ -13,12 +13,13 @@
 //! A tenant that may have no more connections, here and elsewhere, is *barred*: those of it who wait count for nothing until
 //! somebody says that there is more for it, so that they cost the others nothing.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use slab::Slab;
 
+use super::line::Line;
 use crate::config::{Priority, Tier};
 
 /// What was needed longer ago than this, or twice this, is forgotten ([`super::Pool::maintain`]).
@@ -99,8 +100,7 @@ struct Account<W> {
     barred: bool,
     /// Clients.
     members: usize,
-    /// By the number of their ticket.
-    waiters: VecDeque<(u64, W)>,
+    waiters: Line<W>,
     name: Arc<str>,
 }
 
@@ -139,14 +139,14 @@ impl<W: Waits> Account<W> {
 
     /// Those of its waiters that may have a connection.
     fn waiting(&self) -> usize {
-        match self.waiters.front() {
+        match self.waiters.first() {
             Some((_, first)) if !self.barred => self.waiters.len().min(first.may_have()),
             _ => 0,
         }
     }
 
     fn may_have_more(&self) -> bool {
-        self.waiters.front().is_none_or(|(_, first)| first.may_have() > 0)
+        self.waiters.first().is_none_or(|(_, first)| first.may_have() > 0)
     }
 }
 
@@ -190,7 +190,7 @@ impl<W: Waits> Fair<W> {
                 active: false,
                 barred: false,
                 members: 0,
-                waiters: VecDeque::new(),
+                waiters: Line::default(),
                 name: name.clone(),
             })
         });
@@ -207,19 +207,20 @@ impl<W: Waits> Fair<W> {
         self.forget_if_gone(id);
     }
 
-    /// Joins the queue. Who has to leave it instead, if it is full: of the tenant that has most in it, whoever has waited
-    /// longest. Those for whom there is room do not count.
+    /// Joins the queue, up to `until`. Who has to leave it instead, if it is full: of the tenant that has most in it, whose
+    /// time is over first. Those for whom there is room do not count.
     pub fn arrive(
         &mut self,
         Party(id): Party,
         waiter: W,
+        until: u64,
         now: u64,
         queue_length: usize,
         room: Room,
     ) -> (u64, Option<W>) {
         self.tickets += 1;
         let account = &mut self.accounts[id];
-        account.waiters.push_back((self.tickets, waiter));
+        account.waiters.enter(self.tickets, until, waiter);
         if account.barred {
             self.barred += 1;
         } else {
@@ -231,7 +232,14 @@ impl<W: Waits> Fair<W> {
             false => self.bar(id),
         }
         let full = self.waiting > queue_length.saturating_add(self.served(room));
-        (self.tickets, if full { self.most_in_it().and_then(|id| self.pop(id)) } else { None })
+        (self.tickets, if full { self.shed() } else { None })
+    }
+
+    fn shed(&mut self) -> Option<W> {
+        let id = self.most_in_it()?;
+        let waiter = self.accounts[id].waiters.pop_shortest()?;
+        self.has_left(id);
+        Some(waiter)
     }
 
     /// The tenant of which most wait, by its weight.
@@ -246,11 +254,9 @@ impl<W: Waits> Fair<W> {
     /// Leaves the queue, if it is still there.
     pub fn withdraw(&mut self, Party(id): Party, ticket: u64) -> Option<W> {
         // By now it may be forgotten.
-        let waiters = &mut self.accounts.get_mut(id)?.waiters;
-        let at = waiters.binary_search_by_key(&ticket, |(ticket, _)| *ticket).ok()?;
-        let waiter = waiters.remove(at);
+        let waiter = self.accounts.get_mut(id)?.waiters.remove(ticket)?;
         self.has_left(id);
-        waiter.map(|(_, waiter)| waiter)
+        Some(waiter)
     }
 
     /// The tenant may have more than it could: true where others may be served for that.
@@ -327,7 +333,7 @@ impl<W: Waits> Fair<W> {
 
     /// The first waiter of a tenant.
     pub fn first(&self, Party(id): Party) -> Option<&W> {
-        self.accounts[id].waiters.front().map(|(_, waiter)| waiter)
+        self.accounts[id].waiters.first().map(|(_, waiter)| waiter)
     }
 
     /// The first waiter of a tenant, which has come to its turn.
@@ -401,18 +407,15 @@ impl<W: Waits> Fair<W> {
     /// Everybody, with who waits for longest first within each tenant.
     pub fn drain(&mut self) -> impl Iterator<Item = W> {
         (self.waiting, self.barred) = (0, 0);
-        self.accounts
-            .iter_mut()
-            .flat_map(|(_, account)| {
-                account.barred = false;
-                account.waiters.drain(..)
-            })
-            .map(|(_, waiter)| waiter)
+        self.accounts.iter_mut().flat_map(|(_, account)| {
+            account.barred = false;
+            account.waiters.drain()
+        })
     }
 
     /// Those who wait longest, one of each tenant.
     pub fn firsts(&self) -> impl Iterator<Item = &W> {
-        self.accounts.iter().filter_map(|(_, account)| Some(&account.waiters.front()?.1))
+        self.accounts.iter().filter_map(|(_, account)| Some(account.waiters.first()?.1))
     }
 
     /// Those who wait for want of passes included.
@@ -454,7 +457,7 @@ impl<W: Waits> Fair<W> {
     }
 
     fn pop(&mut self, id: usize) -> Option<W> {
-        let (_, waiter) = self.accounts[id].waiters.pop_front()?;
+        let waiter = self.accounts[id].waiters.pop_first()?;
         self.has_left(id);
         Some(waiter)
     }
@@ -462,7 +465,7 @@ impl<W: Waits> Fair<W> {
     /// Who has used least, and of those who are ahead of all others who has waited longest.
     fn rank(&self, id: usize, now: u64) -> (u64, u64) {
         let account = &self.accounts[id];
-        let ticket = account.waiters.front().map_or(u64::MAX, |(ticket, _)| *ticket);
+        let ticket = account.waiters.first().map_or(u64::MAX, |(ticket, _)| ticket);
         (account.spent(now).min(self.level + DEBT), ticket)
     }
 

@@ -41,7 +41,7 @@ impl Member {
         let waiter = Waiter { since, passes: self.passes.clone(), give };
         let (ticket, timeout, size) = self.pool.queue(self.party, waiter);
         let (pool, party) = (self.pool.clone(), self.party);
-        let _standing = self.passes.wait(Arc::new(PoolQueue { pool: pool.clone(), party }), ticket);
+        let _standing = self.passes.wait(Arc::new(PoolQueue { pool: pool.clone(), party }), ticket, since + timeout);
         Waiting { pool, party, ticket, _standing, receive, since, timeout, size }
     }
 }

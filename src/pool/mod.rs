@@ -11,6 +11,7 @@ mod fair;
 mod fence;
 mod keeper;
 mod lease;
+mod line;
 mod member;
 mod places;
 mod prepared;

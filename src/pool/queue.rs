@@ -40,8 +40,8 @@ pub struct PoolKey {
 pub enum AcquireError {
     /// Nothing came free within the queue timeout; `size` is the pool's.
     Timeout { waited: Duration, size: usize },
-    /// More wanted to wait than may, and this one had waited for longest. `of_tenant`: its tenant's queue was full, else
-    /// the pool's.
+    /// More wanted to wait than may, and this one's time would have been over first. `of_tenant`: its tenant's queue was
+    /// full, else the pool's.
     QueueFull { waited: Duration, limit: usize, of_tenant: bool },
     /// The server could not be reached or refused the login.
     Connect(Arc<ConnectError>),
@@ -244,7 +244,8 @@ impl Pool {
             return (0, timeout, size);
         }
         let (now, queue_length, room) = (self.micros(Instant::now()), state.settings.queue_length, state.room());
-        let (ticket, shed) = state.fair.arrive(party, waiter, now, queue_length, room);
+        let until = self.micros(waiter.since() + timeout);
+        let (ticket, shed) = state.fair.arrive(party, waiter, until, now, queue_length, room);
         shed.map(|waiter| waiter.send_away(queue_length, false));
         self.serve_waiters(&mut state);
         (ticket, timeout, size)

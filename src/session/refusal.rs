@@ -90,7 +90,7 @@ pub(super) fn acquire(error: &AcquireError, host: &str) -> PgError {
             };
             PgError::error("53300", "too many clients wait for a server connection")
                 .detail(format!(
-                    "Waited {:.1} s in {whose} queue to {host}, longer than any other there; {limit} may wait.",
+                    "Waited {:.1} s in {whose} queue to {host}, closer to its queue_timeout than others there; {limit} may wait.",
                     waited.as_secs_f64()
                 ))
                 .hint(format!("Try again later, make transactions shorter, or raise {keys}."))

@@ -4,11 +4,12 @@
 //! Whoever gives connections out ([`Queue`]) takes a [`Pass`] with each, so that nobody holds one who is still waiting. As
 //! soon as there may be more of them the queues are told in which somebody waits, the one first who has waited for longest.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use smallvec::SmallVec;
 use tokio::sync::Notify;
@@ -24,18 +25,21 @@ pub struct Gate {
     opened: Notify,
 }
 
-/// Who waits, in whatever queues, in the order in which they have come.
+/// Who waits, in whatever queues.
 #[derive(Debug, Default)]
 struct Line {
     tickets: u64,
-    waiting: VecDeque<Waiting>,
+    /// The one first whose time is over first, and of several the one that has come first.
+    waiting: BTreeMap<Ticket, Waiting>,
     /// The queues in which they wait, each with how many.
     queues: Vec<(Arc<dyn Queue>, usize)>,
 }
 
+/// When its time is over, and which one it is.
+type Ticket = (Instant, u64);
+
 #[derive(Debug)]
 struct Waiting {
-    ticket: u64,
     queue: Arc<dyn Queue>,
     place: u64,
 }
@@ -65,7 +69,7 @@ pub struct Pass(Option<Arc<Counters>>);
 #[derive(Debug)]
 pub struct Standing {
     of: Arc<Counters>,
-    ticket: u64,
+    ticket: Ticket,
 }
 
 type Queues = SmallVec<[Arc<dyn Queue>; 4]>;
@@ -107,11 +111,11 @@ impl Passes {
         Pass(Some(of.clone()))
     }
 
-    /// Somebody waits in a queue. Where more wait than may, whoever has waited for longest is sent away.
-    pub fn wait(&self, queue: Arc<dyn Queue>, place: u64) -> Option<Standing> {
+    /// Somebody waits in a queue, up to `until`. Where more wait than may, whose time is over first is sent away.
+    pub fn wait(&self, queue: Arc<dyn Queue>, place: u64, until: Instant) -> Option<Standing> {
         let of = self.0.as_ref()?;
         let mut line = of.line();
-        let ticket = line.enter(queue.clone(), place);
+        let ticket = line.enter(queue.clone(), place, until);
         let waiting = of.count(&line);
         drop(line);
         // There may have been a pass before it was seen that somebody waits for it.
@@ -205,7 +209,7 @@ impl Counters {
         loop {
             let first = {
                 let mut line = self.line();
-                let first = line.leave(0);
+                let first = line.waiting.pop_first().map(|(_, first)| line.left(first));
                 self.count(&line);
                 first
             };
@@ -239,26 +243,27 @@ impl Drop for Pass {
 impl Drop for Standing {
     fn drop(&mut self) {
         let mut line = self.of.line();
-        if let Ok(at) = line.waiting.binary_search_by_key(&self.ticket, |one| one.ticket) {
-            line.leave(at);
+        if let Some(one) = line.waiting.remove(&self.ticket) {
+            line.left(one);
             self.of.count(&line);
         }
     }
 }
 
 impl Line {
-    fn enter(&mut self, queue: Arc<dyn Queue>, place: u64) -> u64 {
+    fn enter(&mut self, queue: Arc<dyn Queue>, place: u64, until: Instant) -> Ticket {
         self.tickets += 1;
         match self.queues.iter_mut().find(|(known, _)| known.id() == queue.id()) {
             Some((_, count)) => *count += 1,
             None => self.queues.push((queue.clone(), 1)),
         }
-        self.waiting.push_back(Waiting { ticket: self.tickets, queue, place });
-        self.tickets
+        let ticket = (until, self.tickets);
+        self.waiting.insert(ticket, Waiting { queue, place });
+        ticket
     }
 
-    fn leave(&mut self, at: usize) -> Option<Waiting> {
-        let one = self.waiting.remove(at)?;
+    /// One that does not wait any more.
+    fn left(&mut self, one: Waiting) -> Waiting {
         let of_it = |(known, _): &(Arc<dyn Queue>, usize)| known.id() == one.queue.id();
         if let Some(at) = self.queues.iter().position(of_it) {
             self.queues[at].1 -= 1;
@@ -266,7 +271,7 @@ impl Line {
                 self.queues.remove(at);
             }
         }
-        Some(one)
+        one
     }
 
     /// The one first in which somebody has always waited for longest.

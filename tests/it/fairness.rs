@@ -143,7 +143,7 @@ async fn a_tenant_uses_no_more_server_connections_than_it_may() {
 }
 
 #[tokio::test]
-async fn a_full_queue_sends_away_who_has_waited_longest() {
+async fn a_full_queue_sends_away_who_came_first_where_all_may_wait_as_long() {
     let database = fresh_database("").await;
     for (tenants, pool) in
         [("queue_length = 2\n", ""), ("", "queue_length = 2\n"), ("queue_length = 2\nmax_server_connections = 1\n", "")]
@@ -200,7 +200,7 @@ async fn a_tenant_waits_in_one_queue_over_all_pools() {
     let other = connect(&url(&two.name, "heavy").await).await;
     other.batch_execute("BEGIN; SELECT 1").await.unwrap();
     let second = waits(&proxy, &two, 1.0).await;
-    // One too many: the first has waited for longest.
+    // One too many: the time of the first is over first.
     let third = waits(&proxy, &two, 2.0).await;
     let error = first.await.unwrap().unwrap_err();
     let error = error.as_db_error().unwrap();
@@ -217,6 +217,32 @@ async fn a_tenant_waits_in_one_queue_over_all_pools() {
     assert!(!fourth.is_finished());
     other.batch_execute("COMMIT").await.unwrap();
     fourth.await.unwrap().unwrap();
+}
+
+/// Not who came first, where others would wait for less time.
+#[tokio::test]
+async fn a_tenants_full_queue_sends_away_whose_time_is_over_first() {
+    let (one, two) = (fresh_database("").await, fresh_database("").await);
+    let more = format!(
+        "{TENANTS}max_server_connections = 1\nqueue_length = 2\n[pool]\nqueue_timeout = \"600s\"\n\
+         [databases.\"*\"]\ncluster = \"main\"\n[databases.{two}]\ncluster = \"main\"\n\
+         [databases.{two}.pool]\nqueue_timeout = \"300s\"\n",
+        two = two.name
+    );
+    let proxy = proxy(&more).await;
+    let holder = connect(&by_option(&proxy.url(shared_cluster().await, "postgres", &one.name), "heavy")).await;
+    holder.batch_execute("BEGIN; SELECT 1").await.unwrap();
+    let first = waits(&proxy, &one, 1.0).await;
+    let second = waits(&proxy, &two, 1.0).await;
+    let third = waits(&proxy, &one, 2.0).await;
+    let error = second.await.unwrap().unwrap_err();
+    let error = error.as_db_error().unwrap();
+    assert_eq!(error.code().code(), "53300");
+    assert!(error.detail().unwrap().contains("2 may wait"), "{error:?}");
+    holder.batch_execute("COMMIT").await.unwrap();
+    for client in [first, third] {
+        client.await.unwrap().unwrap();
+    }
 }
 
 /// Three pools that want all there is, and one that wants little.

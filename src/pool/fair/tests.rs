@@ -93,8 +93,9 @@ struct World {
     waits: Vec<Vec<u64>>,
     used: Vec<u64>,
     sent_away: Vec<usize>,
-    /// Clients in the order in which they began to wait.
+    /// Clients in the order in which they began to wait, and when their time would be over.
     queues: Vec<VecDeque<usize>>,
+    until_of: Vec<u64>,
     /// Connections and waiters of each load: now, and the most of the last second, with the last moment of each.
     counts: Vec<usize>,
     history: Vec<VecDeque<(u64, usize)>>,
@@ -115,7 +116,7 @@ impl World {
         events.extend(clients.iter().enumerate().map(wants));
         let limited = loads.iter().enumerate().filter(|(_, load)| load.most != usize::MAX);
         events.extend(limited.map(|(load, _)| Reverse((0, Event::Elsewhere { load }))));
-        let count = loads.len();
+        let (count, client_count) = (loads.len(), clients.len());
         let mut world = Self {
             fair: Fair::default(),
             capacity,
@@ -132,6 +133,7 @@ impl World {
             used: vec![0; count],
             sent_away: vec![0; count],
             queues: vec![VecDeque::new(); count],
+            until_of: vec![0; client_count],
             counts: vec![0; count],
             history: vec![VecDeque::new(); count],
             held: vec![0; count],
@@ -199,7 +201,10 @@ impl World {
         // Also of those who are sent away at once.
         self.note(load);
         let guest = Guest { client, since: self.now, left };
-        let (ticket, shed) = self.fair.arrive(party, guest, self.now, self.queue_length, room);
+        // The queue timeout changes all the time.
+        let until = self.now + [4, 2, 1][(self.now / (300 * MS)) as usize % 3] * SECOND;
+        self.until_of[client] = until;
+        let (ticket, shed) = self.fair.arrive(party, guest, until, self.now, self.queue_length, room);
         // Others may have come to count meanwhile, whose tenant may have more again.
         let bounded = self.fair.waiting() <= self.queue_length.saturating_add(self.fair.served(room));
         assert!(bounded || shed.is_some(), "the queue is bounded");
@@ -211,10 +216,12 @@ impl World {
         }
     }
 
-    /// The queue is full: whoever has waited longest of those who are most by their weight.
+    /// The queue is full: of those who are most by their weight, whose time would be over first.
     fn is_sent_away(&mut self, shed: &Guest) {
         let load = self.clients[shed.client].0;
-        assert_eq!(self.queues[load].pop_front(), Some(shed.client), "the first of its tenant");
+        let first = self.queues[load].iter().copied().min_by_key(|client| self.until_of[*client]);
+        assert_eq!(first, Some(shed.client), "the one of its tenant whose time is over first");
+        self.queues[load].retain(|one| *one != shed.client);
         let crowd = |load: usize, more: usize| (self.queues[load].len() + more) * 16 / self.loads[load].weight as usize;
         let may = |other: usize| self.left[other].get() > 0;
         let most = (0..self.loads.len()).filter(|other| may(*other)).map(|other| crowd(other, 0)).max();
@@ -404,22 +411,28 @@ impl Waits for u32 {
 }
 
 #[test]
-fn a_full_queue_sends_away_who_has_waited_longest() {
+fn a_full_queue_sends_away_whose_time_is_over_first() {
     let mut fair = Fair::<u32>::default();
     let terms = Terms { weight: 4, least: 0 };
     let [a, b] = ["a", "b"].map(|name| fair.join(&name.into(), terms));
-    let mut arrive = |party, waiter| fair.arrive(party, waiter, 0, 5, FULL).1;
+    let mut arrive = |party, waiter| fair.arrive(party, waiter, 60, 0, 5, FULL).1;
     assert_eq!([1, 2, 3].map(|waiter| arrive(a, waiter)), [None; 3]);
     assert_eq!([11, 12].map(|waiter| arrive(b, waiter)), [None; 2]);
     // Of those who have most in it.
     assert_eq!(arrive(a, 4), Some(1));
     let c = fair.join(&"c".into(), terms);
-    let (ticket, shed) = fair.arrive(c, 21, 0, 5, FULL);
+    let (ticket, shed) = fair.arrive(c, 21, 60, 0, 5, FULL);
     assert_eq!(shed, Some(2));
     assert_eq!(fair.waiting(), 5);
     assert_eq!([(); 2].map(|()| fair.withdraw(c, ticket)), [Some(21), None]);
     assert_eq!(fair.waiting(), 4);
-    assert_eq!(fair.drain().collect::<Vec<_>>(), [3, 4, 11, 12]);
+    // The queue timeout has been lowered, and is what it was again.
+    assert_eq!(
+        [(13, 20), (14, 60)].map(|(waiter, until)| fair.arrive(b, waiter, until, 0, 5, FULL).1),
+        [None, Some(13)]
+    );
+    assert_eq!(fair.arrive(b, 15, 20, 0, 5, FULL).1, Some(15));
+    assert_eq!(fair.drain().collect::<Vec<_>>(), [3, 4, 11, 12, 14]);
 }
 
 #[test]
@@ -427,9 +440,9 @@ fn those_for_whom_there_is_room_do_not_wait() {
     let mut fair = Fair::<u32>::default();
     let a = fair.join(&"a".into(), Terms { weight: 4, least: 0 });
     let room = Room { free: 3, capacity: 3 };
-    assert!((0..3).all(|waiter| fair.arrive(a, waiter, 0, 0, room).1.is_none()));
+    assert!((0..3).all(|waiter| fair.arrive(a, waiter, 60, 0, 0, room).1.is_none()));
     assert_eq!((fair.waiting_of(a, room).1, fair.served(room)), (3, 3));
-    assert_eq!(fair.arrive(a, 3, 0, 0, room).1, Some(0));
+    assert_eq!(fair.arrive(a, 3, 60, 0, 0, room).1, Some(0));
 }
 
 /// While nothing is free nobody is next, and who may have no more is not noticed by that.
@@ -438,7 +451,7 @@ fn who_has_waited_for_both_is_not_forgotten() {
     let mut fair = Fair::default();
     let left = Rc::new(Cell::new(1));
     let a = fair.join(&"a".into(), Terms { weight: 4, least: 0 });
-    fair.arrive(a, Guest { client: 0, since: 0, left: left.clone() }, 0, 9, FULL);
+    fair.arrive(a, Guest { client: 0, since: 0, left: left.clone() }, 60, 0, 9, FULL);
     left.set(0);
     (0..3).for_each(|_| fair.rotate());
     left.set(1);
@@ -455,7 +468,7 @@ fn who_may_have_no_more_does_not_count_until_there_is_more() {
     let guest = |client| Guest { client, since: 0, left: left.clone() };
     let room = |free| Room { free, capacity: 4 };
     for client in 0..3 {
-        assert_eq!(fair.arrive(a, guest(client), 0, 3, room(4)).1, None);
+        assert_eq!(fair.arrive(a, guest(client), 60, 0, 3, room(4)).1, None);
     }
     assert_eq!((fair.served(room(4)), fair.waiting_of(a, room(4)).1), (1, 1));
     assert_eq!(fair.next(room(4), 0), Some(a));
@@ -465,7 +478,7 @@ fn who_may_have_no_more_does_not_count_until_there_is_more() {
     assert_eq!((fair.next(room(3), 0), fair.waiting(), fair.everybody()), (None, 0, 2));
     // Nothing is left to it, nor do more of it fill the queue.
     assert!(fair.admits(b, room(1), 0) && !fair.admits(a, room(3), 0));
-    assert_eq!((fair.arrive(a, guest(3), 0, 0, FULL).1, fair.dismiss(0)), (None, None));
+    assert_eq!((fair.arrive(a, guest(3), 60, 0, 0, FULL).1, fair.dismiss(0)), (None, None));
     (0..3).for_each(|_| fair.rotate());
     left.set(1);
     assert_eq!(fair.next(room(3), 0), None, "it has not been told");

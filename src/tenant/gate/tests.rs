@@ -1,5 +1,6 @@
 //! Queues of one tenant that share its passes.
 
+use std::collections::VecDeque;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::time::Duration;
@@ -29,6 +30,7 @@ struct Full;
 struct Guest {
     at: Arc<Counter>,
     place: u64,
+    until: Instant,
     told: Receiver<Result<Pass, Full>>,
     _standing: Option<Standing>,
 }
@@ -38,7 +40,12 @@ impl Counter {
         Arc::new(Self { passes: Passes::of(of), state: Mutex::new(State { free, ..State::default() }) })
     }
 
+    /// All for the same time.
     fn wait(self: &Arc<Self>) -> Guest {
+        self.wait_until(Instant::now() + Duration::from_secs(60))
+    }
+
+    fn wait_until(self: &Arc<Self>, until: Instant) -> Guest {
         let (tell, told) = channel();
         let place = {
             let mut state = self.state.lock().unwrap();
@@ -47,7 +54,7 @@ impl Counter {
             state.waiting.push_back((place, tell));
             place
         };
-        Guest { _standing: self.passes.wait(self.clone(), place), at: self.clone(), place, told }
+        Guest { _standing: self.passes.wait(self.clone(), place, until), at: self.clone(), place, until, told }
     }
 
     /// A connection comes back.
@@ -199,7 +206,7 @@ fn nobody_passes_while_it_is_closed() {
 }
 
 #[test]
-fn more_than_may_wait_send_away_who_has_waited_longest_wherever_that_is() {
+fn more_than_may_wait_send_away_whose_time_is_over_first_wherever_that_is() {
     let of = limited(1, 2);
     let [here, there] = [(); 2].map(|()| Counter::new(&of, 5));
     let first = here.passes.take().unwrap();
@@ -219,6 +226,29 @@ fn more_than_may_wait_send_away_who_has_waited_longest_wherever_that_is() {
     drop(pass);
 }
 
+/// Where others may wait for longer, that is not who has come first.
+#[test]
+fn whose_time_is_over_first_may_have_come_last() {
+    let of = limited(1, 3);
+    let [here, there] = [(); 2].map(|()| Counter::new(&of, 5));
+    let pass = here.passes.take().unwrap();
+    let later = |seconds| Instant::now() + Duration::from_secs(seconds);
+    let (first, second, third) = (here.wait_until(later(90)), there.wait_until(later(30)), here.wait_until(later(90)));
+    let fourth = there.wait_until(later(30));
+    assert_eq!(second.told().unwrap().unwrap_err(), Full);
+    let fifth = there.wait_until(later(10));
+    assert_eq!(fifth.told().unwrap().unwrap_err(), Full);
+    let sixth = here.wait_until(later(90));
+    assert_eq!(fourth.told().unwrap().unwrap_err(), Full);
+    assert_eq!(of.passes(), (1, 3));
+    // They are served as they came.
+    drop((second, fourth, fifth, pass));
+    for guest in [first, third, sixth] {
+        drop(guest.pass().expect("it is next"));
+    }
+    assert_eq!(of.passes(), (0, 0));
+}
+
 #[test]
 fn those_who_are_about_to_be_served_do_not_wait() {
     let of = limited(None, 1);
@@ -230,7 +260,7 @@ fn those_who_are_about_to_be_served_do_not_wait() {
     let passes = Passes::of(&of);
     let wait = |place| {
         opening.places.fetch_add(1, SeqCst);
-        passes.wait(opening.clone(), place)
+        passes.wait(opening.clone(), place, Instant::now())
     };
     let _standing: Vec<_> = (0..4).map(wait).collect();
     assert!(!opening.sent_away.load(SeqCst));
@@ -287,7 +317,8 @@ fn threads_that_come_and_go_are_never_too_many_and_none_is_forgotten() {
 /// What happens to one tenant's clients at several queues.
 #[derive(Debug, Clone)]
 enum Step {
-    Comes(usize),
+    /// To a queue, with so many seconds left.
+    Comes(usize, u64),
     /// Whoever is that number of those who wait.
     Leaves(usize),
     /// The same of those who are served.
@@ -299,7 +330,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        6 => (0usize..3).prop_map(Step::Comes),
+        6 => (0usize..3, 1u64..5).prop_map(|(at, seconds)| Step::Comes(at, seconds)),
         2 => any::<usize>().prop_map(Step::Leaves),
         5 => any::<usize>().prop_map(Step::Returns),
         1 => proptest::option::of(0usize..6).prop_map(Step::Limit),
@@ -312,7 +343,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     /// Nobody waits where there are both a pass and a connection, there are never more passes than may be, each queue is
-    /// served in its order, and no more wait than may.
+    /// served in its order, and no more wait than may: whose time is over first is sent away.
     #[test]
     fn no_wake_up_is_lost(
         free in proptest::collection::vec(0usize..4, 3),
@@ -322,10 +353,10 @@ proptest! {
         let of = limited(Some(2), queue_length);
         let counters: Vec<_> = free.iter().map(|free| Counter::new(&of, *free)).collect();
         let (mut waiting, mut served): (Vec<Guest>, Vec<(Arc<Counter>, Pass)>) = Default::default();
-        let mut most = Some(2);
+        let (mut most, base) = (Some(2), Instant::now());
         for step in steps {
             match step {
-                Step::Comes(at) => waiting.push(counters[at].wait()),
+                Step::Comes(at, left) => waiting.push(counters[at].wait_until(base + Duration::from_secs(left))),
                 Step::Leaves(number) if !waiting.is_empty() => drop(waiting.remove(number % waiting.len())),
                 Step::Returns(number) if !served.is_empty() => {
                     let (counter, pass) = served.remove(number % served.len());
@@ -340,11 +371,11 @@ proptest! {
                 Step::Leaves(_) | Step::Returns(_) => {}
             }
             let counted = of.passes().0;
-            let mut sent_away = 0;
+            let mut sent_away = Vec::new();
             for guest in std::mem::take(&mut waiting) {
                 match guest.told() {
                     None => waiting.push(guest),
-                    Some(Err(Full)) => sent_away += 1,
+                    Some(Err(Full)) => sent_away.push((guest.until, waiting.len())),
                     Some(Ok(pass)) => {
                         prop_assert!(!of.is_closed());
                         let passed_over = |other: &&Guest| other.at.id() == guest.at.id() && other.place < guest.place;
@@ -354,7 +385,11 @@ proptest! {
                     }
                 }
             }
-            prop_assert!(sent_away <= 1 && waiting.len() <= queue_length, "{} wait", waiting.len());
+            prop_assert!(sent_away.len() <= 1 && waiting.len() <= queue_length, "{} wait", waiting.len());
+            for (until, before) in sent_away {
+                let is_over_first = |(at, guest): (usize, &Guest)| (until, before) <= (guest.until, at);
+                prop_assert!(waiting.iter().enumerate().all(is_over_first), "another's time is over first");
+            }
             let left = Passes::of(&of).left();
             prop_assert!(waiting.iter().all(|guest| left == 0 || guest.at.free() == 0), "somebody was forgotten");
             prop_assert_eq!(of.passes().1, waiting.len());
