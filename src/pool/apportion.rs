@@ -77,8 +77,10 @@ impl Apportion {
         }
         for _ in 0..left {
             let wants = |at: &usize| given[*at] < claims[*at].needs;
-            let rank =
-                |at: &usize| self.had[&claims[*at].pool] + parts(given[*at] as u64 * QUANTUM, claims[*at].weight);
+            let rank = |at: &usize| {
+                let claim = &claims[*at];
+                (self.had[&claim.pool] + parts(given[*at] as u64 * QUANTUM, claim.weight), claim.pool)
+            };
             let Some(next) = (0..claims.len()).filter(wants).min_by_key(rank) else { break };
             given[next] += 1;
         }

@@ -114,7 +114,7 @@ impl Budget {
         self.change(|places| places.limit(most.unwrap_or(usize::MAX)));
         match most {
             Some(_) => self.asked.notify_one(),
-            None => self.all_pools().iter().for_each(|pool| pool.allow(usize::MAX)),
+            None => self.all_pools().iter().for_each(|pool| pool.allow(usize::MAX, usize::MAX)),
         }
     }
 
@@ -140,7 +140,7 @@ impl Budget {
         Asking { budget: self.clone(), purpose, ticket, given }
     }
 
-    /// A place for a connection of a pool. `promised`: the pool has less than its tenants are promised. Where there is
+    /// A place for a connection of a pool. `promised`: the pool has less than it is promised. Where there is
     /// none the keeper is asked for one.
     pub(super) fn place(self: &Arc<Self>, promised: bool) -> Option<Place> {
         let taken = self.places().take_for_pool(promised);
@@ -210,7 +210,9 @@ impl Budget {
         for (pool, since) in plan.close {
             pools[pool].close_idle_since(since);
         }
-        pools.iter().zip(plan.allowed).for_each(|(pool, allowed)| pool.allow(allowed));
+        for (pool, (allowed, least)) in pools.iter().zip(plan.allowed.into_iter().zip(plan.least)) {
+            pool.allow(allowed, least);
+        }
         plan.short
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::apportion::{Apportion, Claim, weights};
+use super::cut::Cut;
 use super::places::{Promises, Supply};
 
 /// What a pool has and wants of its host.
@@ -35,13 +36,15 @@ impl Wants {
 }
 
 /// What is to be done.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
     /// Idle connections to be closed: of which pool, and when it was last used.
     pub close: Vec<(usize, Instant)>,
     /// As many as each pool may have; `usize::MAX` where nothing limits it.
     pub allowed: Vec<usize>,
-    /// As far as they count.
+    /// As many as each pool is promised, as far as that can be kept.
+    pub least: Vec<usize>,
+    /// The same of all pools, where `all` is what could be kept without the services that there are.
     pub promises: Promises,
     /// There is less than is wanted.
     pub short: bool,
@@ -56,13 +59,10 @@ pub(super) struct Keeper {
 impl Keeper {
     /// `now` in microseconds since any one instant.
     ///
-    /// Where all that pools may have is promised, or more, nobody else would ever have any: there promises count for
-    /// nothing.
+    /// Where all that pools may have is promised, or more, each keeps its part, and one is left to all of them ([`Cut`]).
     pub fn plan(&mut self, supply: Supply, mut wants: Vec<Wants>, now: u64) -> Plan {
-        if wants.iter().map(|wants| wants.claim.least).sum::<usize>() >= supply.for_promises {
-            wants.iter_mut().for_each(|wants| wants.claim.least = 0);
-        }
-        let all = wants.iter().map(|wants| wants.claim.least).sum();
+        let all = cut(&mut wants, supply.for_promises);
+        cut(&mut wants, supply.for_pools);
         let open = wants.iter().map(Wants::promised).sum();
         let is_short = supply.owed > 0 || supply.free < open as isize || wants.iter().any(|wants| wants.lacking > 0);
         let allowed = match is_short {
@@ -75,6 +75,7 @@ impl Keeper {
         Plan {
             close: if is_short { unneeded(supply, &wants) } else { Vec::new() },
             allowed: allowed.unwrap_or_else(|| vec![usize::MAX; wants.len()]),
+            least: wants.iter().map(|wants| wants.claim.least).collect(),
             promises: Promises { all, open },
             short: is_short,
         }
@@ -92,6 +93,13 @@ impl Keeper {
     }
 }
 
+/// Cuts what is promised to what there is, and says how much of it is kept.
+fn cut(wants: &mut [Wants], connections: usize) -> usize {
+    let cut = Cut::to(connections, wants.iter().map(|wants| wants.claim.least).sum());
+    wants.iter_mut().for_each(|wants| wants.claim.least = cut.part(wants.claim.least));
+    wants.iter().map(|wants| wants.claim.least).sum()
+}
+
 /// Idle connections that nobody has needed lately, least recently used first, as many as are lacking. What is promised is to
 /// be free as well.
 fn unneeded(supply: Supply, wants: &[Wants]) -> Vec<(usize, Instant)> {
@@ -106,3 +114,6 @@ fn unneeded(supply: Supply, wants: &[Wants]) -> Vec<(usize, Instant)> {
     unneeded.truncate(missing);
     unneeded
 }
+
+#[cfg(test)]
+mod tests;

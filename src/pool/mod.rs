@@ -6,6 +6,7 @@
 mod apportion;
 mod budget;
 mod conn;
+mod cut;
 mod ending;
 mod fair;
 mod fence;

@@ -94,7 +94,7 @@ impl<W> Places<W> {
         self.pooled + self.leaving + self.own.iter().sum::<usize>()
     }
 
-    /// One for a pool. `promised`: it has less than its tenants are promised.
+    /// One for a pool. `promised`: it has less than it is promised.
     pub fn take_for_pool(&mut self, promised: bool) -> bool {
         let kept = match promised && self.promises.all > 0 {
             true => self.watched() + self.reserve(),

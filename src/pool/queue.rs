@@ -89,6 +89,8 @@ struct State {
     connecting: usize,
     /// As many as there may be while other pools of the host want more than there are.
     allowed: usize,
+    /// As many of the host's connections as are left to it whoever wants them: no more than its tenants are promised.
+    least: usize,
     failures: u32,
     /// Until then no connection is kept that nobody needs: somebody wants the database to himself.
     left_until: Option<Instant>,
@@ -145,6 +147,7 @@ impl Pool {
             leased: 0,
             connecting: 0,
             allowed: usize::MAX,
+            least: 0,
             failures: 0,
             left_until: None,
             not_before: None,
@@ -355,9 +358,10 @@ impl Pool {
         Wants { claim, active, open: state.open(), lacking, idle_since }
     }
 
-    /// There may be so many connections from now on.
-    pub(super) fn allow(self: &Arc<Self>, allowed: usize) {
+    /// There may be so many connections from now on, and so many are left to it.
+    pub(super) fn allow(self: &Arc<Self>, allowed: usize, least: usize) {
         let mut state = self.state();
+        state.least = least;
         let before = std::mem::replace(&mut state.allowed, allowed);
         // The end of the list is what is used next.
         while state.open() > state.capacity() && !state.idle.is_empty() {
@@ -514,7 +518,8 @@ impl Pool {
 
     /// False where the host has no place for it.
     fn open_one(self: &Arc<Self>, state: &mut State) -> bool {
-        let Some(place) = self.budget.place(state.open() < state.fair.least()) else { return false };
+        let promised = state.open() < state.least.min(state.fair.least());
+        let Some(place) = self.budget.place(promised) else { return false };
         state.connecting += 1;
         let wait = state.not_before.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
         let (timeout, lifetime) = (state.settings.connect_timeout, state.settings.max_lifetime);

@@ -219,6 +219,36 @@ async fn a_tenant_waits_in_one_queue_over_all_pools() {
     fourth.await.unwrap().unwrap();
 }
 
+/// More than there is: two are left to each, and to everybody else there is one.
+#[tokio::test]
+async fn what_is_promised_beyond_what_a_host_may_have_is_kept_in_part() {
+    let databases = [fresh_database("").await, fresh_database("").await, fresh_database("").await];
+    let cluster = shared_cluster().await;
+    let promised = ["one", "two"].map(|name| format!("[[tenants]]\nname = \"{name}\"\nmin_server_connections = 4\n"));
+    let more = format!("{TENANTS}{}[pool]\nsize = 10\nqueue_timeout = \"60s\"\n", promised.concat());
+    let text = config(cluster, &more, &["postgres"]);
+    // One of them is for what pgweir asks; without replicas nobody keeps watch.
+    let proxy = Proxy::start(&text.replace("[clusters.main]", "[clusters.main]\nmax_server_connections = 6")).await;
+    let url = |at: usize, tenant: &str| by_option(&proxy.url(cluster, "postgres", &databases[at].name), tenant);
+    let mut promised = Vec::new();
+    for (at, tenant) in [(0, "one"), (0, "one"), (1, "two"), (1, "two")] {
+        promised.push(connect(&url(at, tenant)).await);
+    }
+    let heavy = Flood::start(&url(2, "heavy"), 10, "SELECT pg_sleep(5)").await;
+    let at_work = async || connections(&[&databases[2].name], true).await;
+    eventually("the heavy one is at work", async || at_work().await == 1).await;
+    for client in &promised {
+        client.batch_execute("BEGIN; SELECT 1").await.unwrap();
+    }
+    assert_eq!((heavy.done(), at_work().await), (0, 1), "they did not have to wait");
+    eventually("it has its turn", async || heavy.done() > 0).await;
+    for client in &promised {
+        client.batch_execute("COMMIT").await.unwrap();
+    }
+    drop(promised);
+    eventually("it is promised to nobody", async || at_work().await > 3).await;
+}
+
 /// Not who came first, where others would wait for less time.
 #[tokio::test]
 async fn a_tenants_full_queue_sends_away_whose_time_is_over_first() {
