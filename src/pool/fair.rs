@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use slab::Slab;
 
+use super::cut::Cut;
 use super::line::Line;
 use crate::config::{Priority, Tier};
 
@@ -71,8 +72,8 @@ pub struct Fair<W> {
     weight: u64,
     /// What is left to tenants whoever wants it.
     least: usize,
-    /// Of that, as much as they do not hold.
-    promised: usize,
+    /// As far as that can be kept.
+    promised: Promised,
     /// The account of whoever was served last from the queue.
     level: u64,
     /// Those of tenants that may have more.
@@ -119,8 +120,14 @@ impl<W: Waits> Account<W> {
         if self.terms.least == 0 || self.members == 0 { 0 } else { self.terms.least }
     }
 
-    fn promise(&self) -> usize {
-        self.least().saturating_sub(self.leased)
+    /// What it is promised, as far as that is kept.
+    fn kept(&self, cut: Cut) -> usize {
+        cut.part(self.least())
+    }
+
+    /// Of that, as much as it does not hold.
+    fn promise(&self, cut: Cut) -> usize {
+        self.kept(cut).saturating_sub(self.leased)
     }
 
     fn recent(&self) -> usize {
@@ -158,7 +165,7 @@ impl<W> Default for Fair<W> {
             active: Vec::new(),
             weight: 0,
             least: 0,
-            promised: 0,
+            promised: Promised::default(),
             level: 0,
             waiting: 0,
             barred: 0,
@@ -174,6 +181,33 @@ pub struct Room {
     pub free: usize,
     /// All that there may be.
     pub capacity: usize,
+}
+
+/// What tenants are promised, as far as it can be kept.
+#[derive(Debug, Clone, Copy, Default)]
+struct Promised {
+    cut: Cut,
+    all: usize,
+    /// Of that, as much as they do not hold.
+    open: usize,
+}
+
+impl Promised {
+    fn to<'a, W: Waits + 'a>(accounts: impl Iterator<Item = &'a Account<W>>, cut: Cut) -> Self {
+        accounts.fold(Self { cut, ..Self::default() }, |promised, account| Self {
+            all: promised.all + account.kept(cut),
+            open: promised.open + account.promise(cut),
+            ..promised
+        })
+    }
+}
+
+/// What there is, and what of it is promised.
+#[derive(Clone, Copy)]
+struct Scope {
+    free: usize,
+    capacity: usize,
+    promised: Promised,
 }
 
 impl<W: Waits> Fair<W> {
@@ -298,22 +332,24 @@ impl<W: Waits> Fair<W> {
     /// Whoever comes and does not wait: may it take a connection?
     pub fn admits(&mut self, Party(id): Party, room: Room, now: u64) -> bool {
         self.wake(id, now);
+        let scope = self.fit(room);
         let account = &self.accounts[id];
         if account.barred || (self.waiting > 0 && !account.waiters.is_empty()) || room.free == 0 {
             return false;
         }
-        let free_of_promises = room.free > self.promised_to_others(account, room);
-        if free_of_promises && account.leased < self.fair_share(account, room) {
+        let free_of_promises = room.free > scope.promised_to_others(account);
+        if free_of_promises && account.leased < self.fair_share(account, scope) {
             return true;
         }
-        self.share_of(account, room, self.reserved(room)) > 0
+        self.share_of(account, scope, self.reserved(scope)) > 0
     }
 
     /// The tenant whose first waiter is next, and which is to be given a connection.
     pub fn next(&mut self, room: Room, now: u64) -> Option<Party> {
         while self.waiting > 0 && room.free > 0 {
-            let reserved = self.reserved(room);
-            let next = self.next_of(now, |account| self.share_of(account, room, reserved) > 0)?;
+            let scope = self.fit(room);
+            let reserved = self.reserved(scope);
+            let next = self.next_of(now, |account| self.share_of(account, scope, reserved) > 0)?;
             if self.accounts[next].may_have_more() {
                 return Some(Party(next));
             }
@@ -353,16 +389,18 @@ impl<W: Waits> Fair<W> {
         if self.waiting == 0 || room.free == 0 {
             return 0;
         }
-        let reserved = self.reserved(room);
+        let scope = self.scope(room);
+        let reserved = self.reserved(scope);
         let accounts = self.active.iter().map(|id| &self.accounts[*id]);
-        let served = accounts.map(|account| account.waiting().min(self.share_of(account, room, reserved)));
+        let served = accounts.map(|account| account.waiting().min(self.share_of(account, scope, reserved)));
         served.sum::<usize>().min(room.free)
     }
 
     /// How many of one tenant wait, and how many of them would be given a connection.
     pub fn waiting_of(&self, Party(id): Party, room: Room) -> (usize, usize) {
         let Some(account) = self.accounts.get(id) else { return (0, 0) };
-        let served = account.waiting().min(self.share_of(account, room, self.reserved(room)));
+        let scope = self.scope(room);
+        let served = account.waiting().min(self.share_of(account, scope, self.reserved(scope)));
         (account.waiters.len(), served)
     }
 
@@ -471,11 +509,12 @@ impl<W: Waits> Fair<W> {
 
     /// Changes an account, and what follows from it.
     fn change(&mut self, id: usize, change: impl FnOnce(&mut Account<W>)) {
-        let account = &mut self.accounts[id];
-        let (least, promise, weight) = (account.least(), account.promise(), account.terms.weight);
+        let (account, Promised { cut, all, open }) = (&mut self.accounts[id], self.promised);
+        let (least, weight) = (account.least(), account.terms.weight);
+        let (all, open) = (all - account.kept(cut), open - account.promise(cut));
         change(account);
         self.least = self.least - least + account.least();
-        self.promised = self.promised - promise + account.promise();
+        self.promised = Promised { cut, all: all + account.kept(cut), open: open + account.promise(cut) };
         if account.active {
             self.weight = self.weight - u64::from(weight) + u64::from(account.terms.weight);
         }
@@ -489,44 +528,62 @@ impl<W: Waits> Fair<W> {
         }
     }
 
-    /// What others are promised and do not hold. Where that is all there is, one is left to everybody.
-    fn promised_to_others(&self, account: &Account<W>, room: Room) -> usize {
-        let too_much = self.least.saturating_sub(room.capacity.saturating_sub(1));
-        (self.promised - account.promise()).saturating_sub(too_much)
+    /// With what is promised cut to it.
+    fn scope(&self, room: Room) -> Scope {
+        let cut = Cut::to(room.capacity, self.least);
+        let promised = match cut == self.promised.cut {
+            true => self.promised,
+            false => Promised::to(self.accounts.iter().map(|(_, account)| account), cut),
+        };
+        Scope { free: room.free, capacity: room.capacity, promised }
+    }
+
+    /// The same, for next time as well.
+    fn fit(&mut self, room: Room) -> Scope {
+        let scope = self.scope(room);
+        self.promised = scope.promised;
+        scope
     }
 
     /// The whole connections that a tenant's weight gives it among those who are active, beside what each is promised. As
     /// only whole ones count, something is left for those to whom that gives none.
-    fn fair_share(&self, account: &Account<W>, room: Room) -> usize {
+    fn fair_share(&self, account: &Account<W>, scope: Scope) -> usize {
         let weight = u64::from(account.terms.weight);
         let all = if account.active { self.weight } else { self.weight + weight };
-        let shared = room.capacity.saturating_sub(self.least) as u64;
-        account.least() + (shared * weight / all.max(1)) as usize
+        let shared = scope.capacity.saturating_sub(scope.promised.all) as u64;
+        account.kept(scope.promised.cut) + (shared * weight / all.max(1)) as usize
     }
 
     /// What a tenant has needed lately and does not hold, up to its fair share, beyond what it is promised.
-    fn reserve(&self, account: &Account<W>, room: Room) -> usize {
-        let held = account.leased + account.promise();
-        account.recent().min(self.fair_share(account, room)).saturating_sub(held)
+    fn reserve(&self, account: &Account<W>, scope: Scope) -> usize {
+        let held = account.leased + account.promise(scope.promised.cut);
+        account.recent().min(self.fair_share(account, scope)).saturating_sub(held)
     }
 
     /// The same of all together.
-    fn reserved(&self, room: Room) -> usize {
+    fn reserved(&self, scope: Scope) -> usize {
         // Nobody's fair share is a whole connection beside what it is promised.
-        if u64::from(HEAVIEST) * (room.capacity as u64) < self.weight {
+        if u64::from(HEAVIEST) * (scope.capacity as u64) < self.weight {
             return 0;
         }
-        self.active.iter().map(|id| self.reserve(&self.accounts[*id], room)).sum()
+        self.active.iter().map(|id| self.reserve(&self.accounts[*id], scope)).sum()
     }
 
     /// As many of the free ones a tenant may take, if nobody else does.
-    fn share_of(&self, account: &Account<W>, room: Room, reserved: usize) -> usize {
-        let promised = self.promised_to_others(account, room);
-        let reserved = reserved.saturating_sub(self.reserve(account, room));
-        let fair = self.fair_share(account, room).saturating_sub(account.leased);
-        let below = fair.min(room.free.saturating_sub(promised));
-        let spare = room.free.saturating_sub(promised + reserved);
-        account.promise().min(room.free).max(below).max(spare)
+    fn share_of(&self, account: &Account<W>, scope: Scope, reserved: usize) -> usize {
+        let promised = scope.promised_to_others(account);
+        let reserved = reserved.saturating_sub(self.reserve(account, scope));
+        let fair = self.fair_share(account, scope).saturating_sub(account.leased);
+        let below = fair.min(scope.free.saturating_sub(promised));
+        let spare = scope.free.saturating_sub(promised + reserved);
+        account.promise(scope.promised.cut).min(scope.free).max(below).max(spare)
+    }
+}
+
+impl Scope {
+    /// What others are promised and do not hold.
+    fn promised_to_others<W: Waits>(self, account: &Account<W>) -> usize {
+        self.promised.open - account.promise(self.promised.cut)
     }
 }
 

@@ -174,7 +174,7 @@ impl World {
         (0..3).for_each(|_| self.fair.rotate());
         let Fair { accounts, names, active, weight, least, promised, .. } = &self.fair;
         assert!(accounts.is_empty() && names.is_empty() && active.is_empty(), "those who have left are forgotten");
-        assert_eq!((*weight, *least, *promised), (0, 0, 0));
+        assert_eq!((*weight, *least, promised.all, promised.open), (0, 0, 0, 0));
         self
     }
 
@@ -303,6 +303,10 @@ impl World {
         self.leased += 1;
         self.held[load] += 1;
         assert!(self.leased <= self.capacity);
+        let open = |other: usize| if other == load { 0 } else { self.part(other).saturating_sub(self.held[other]) };
+        let promised: usize = (0..self.loads.len()).map(open).sum();
+        let own = self.held[load] <= self.part(load);
+        assert!(own || self.room().free >= promised, "{} takes what is promised to others", self.loads[load].name);
         let left = &self.left[load];
         assert!(left.get() > 0, "{} has more than it may", self.loads[load].name);
         left.set(if self.loads[load].most == usize::MAX { usize::MAX } else { left.get() - 1 });
@@ -315,6 +319,16 @@ impl World {
     fn random(&mut self) -> u64 {
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         self.random >> 33
+    }
+
+    /// What a load is promised, while it is there, as far as that leaves one to everybody.
+    fn part(&self, load: usize) -> usize {
+        let least = |load: usize| {
+            let is_there = self.clients.iter().any(|(of, party, _)| *of == load && party.is_some());
+            if is_there { self.loads[load].least } else { 0 }
+        };
+        let (all, kept) = ((0..self.loads.len()).map(least).sum::<usize>(), self.capacity - 1);
+        if all > kept { least(load) * kept / all } else { least(load) }
     }
 
     /// Those of a load who wait and may have a connection.
@@ -346,7 +360,7 @@ impl World {
         }
         let free = self.room().free;
         let recent = |load: usize| self.history[load].front().map_or(0, |(_, count)| *count);
-        let kept = |load: usize| recent(load).max(self.loads[load].least).saturating_sub(self.held[load]);
+        let kept = |load: usize| recent(load).max(self.part(load)).saturating_sub(self.held[load]);
         let total: usize = (0..self.loads.len()).map(kept).sum();
         for load in (0..self.loads.len()).filter(|load| self.may_have(*load) > 0) {
             assert!(free == 0 || free <= total - kept(load), "{} waits while {free} are free", self.loads[load].name);
@@ -497,16 +511,33 @@ fn promises_leave_one_to_everybody() {
     assert!(fair.admits(other, room(5), 0) && !fair.admits(other, room(4), 0));
 }
 
+/// As with the pools of a host.
+#[test]
+fn promises_that_cannot_all_be_kept_are_cut() {
+    let mut fair = Fair::<u32>::default();
+    let [a, b] = [("a", 4), ("b", 2)].map(|(name, least)| fair.join(&name.into(), Terms { weight: 4, least }));
+    let room = |free| Room { free, capacity: 4 };
+    for taken in 0..3 {
+        assert!(fair.admits(a, room(4 - taken), 0), "{taken} are taken");
+        fair.leases(a, 0);
+    }
+    assert!(!fair.admits(a, room(1), 0) && fair.admits(b, room(1), 0));
+    // With more of them, or without the other, there is more.
+    assert!(fair.admits(a, Room { free: 3, capacity: 6 }, 0) && !fair.admits(a, room(1), 0));
+    fair.leave(b);
+    assert!(fair.admits(a, room(1), 0));
+}
+
 #[test]
 fn whoever_has_left_is_forgotten() {
     let mut fair = Fair::<u32>::default();
     let terms = Terms { weight: 4, least: 3 };
     let a = fair.join(&"a".into(), terms);
-    assert_eq!(fair.promised, 3);
+    assert_eq!(fair.promised.open, 3);
     fair.leases(a, 0);
-    assert_eq!(fair.promised, 2);
+    assert_eq!(fair.promised.open, 2);
     fair.leave(a);
-    assert_eq!(fair.promised, 0);
+    assert_eq!(fair.promised.open, 0);
     assert_eq!(fair.accounts.len(), 1, "its lease has to come back");
     fair.returns(a, 0, 1);
     assert!(fair.admits(a, Room { free: 1, capacity: 1 }, 2));
@@ -542,7 +573,7 @@ proptest! {
         capacity in 1usize..10,
         tenants in proptest::collection::vec((0usize..3, 0usize..3, 1usize..30, 1u64..300, 0u64..900, 0u64..2000), 1..6),
     ) {
-        let loads = loads(capacity, &tenants);
+        let loads = loads(&tenants);
         let world = World::new(capacity, &loads, 20 * SECOND).run();
         // The others' weights are 80 times its own at most, and it has waited for its own clients too.
         for (load, waits) in loads.iter().zip(&world.waits) {
@@ -562,7 +593,7 @@ proptest! {
         tenants in proptest::collection::vec((0usize..3, 0usize..3, 1usize..30, 1u64..300, 0u64..900, 0u64..2000), 1..6),
         manners in proptest::collection::vec((proptest::option::of(1usize..6), 0u64..3000, 1usize..9), 6),
     ) {
-        let mut loads = loads(capacity, &tenants);
+        let mut loads = loads(&tenants);
         for (load, (most, patience, answers)) in loads.iter_mut().zip(&manners) {
             // Who is promised more than it may have keeps that from others.
             load.most = most.map_or(usize::MAX, |most| most.max(load.least));
@@ -592,14 +623,20 @@ proptest! {
     }
 }
 
-fn loads(capacity: usize, tenants: &[(usize, usize, usize, u64, u64, u64)]) -> Vec<Load> {
+fn loads(tenants: &[(usize, usize, usize, u64, u64, u64)]) -> Vec<Load> {
     let names = ["a", "b", "c", "d", "e", "f"];
-    let mut promised = 0;
     let load = |((weight, least, clients, service, pause, from), name): (&(usize, usize, usize, u64, u64, u64), _)| {
-        let least = if promised + least < capacity { *least } else { 0 };
-        promised += least;
         let (weight, service) = ([1, 4, 16][*weight], (MS, service * MS));
-        Load { name, weight, least, clients: *clients, service, pause: pause * MS, from: from * MS, ..Load::default() }
+        Load {
+            name,
+            weight,
+            least: *least,
+            clients: *clients,
+            service,
+            pause: pause * MS,
+            from: from * MS,
+            ..Load::default()
+        }
     };
     tenants.iter().zip(names).map(load).collect()
 }
