@@ -366,7 +366,12 @@ impl Clock {
 
     /// Has a statement of the batch come to its ceiling, if it was not cancelled?
     pub fn may_have_timed_out(&self, ceilings: Ceilings, now: Instant) -> bool {
-        !self.asked.load(Relaxed) && self.overdue(&self.batch_since, ceilings.statement, now).is_some()
+        !self.asked.load(Relaxed) && ceilings.statement.is_some_and(|ceiling| self.batch_has_taken(ceiling, now))
+    }
+
+    /// So much time has gone by since the batch began.
+    pub fn batch_has_taken(&self, time: Duration, now: Instant) -> bool {
+        self.overdue(&self.batch_since, Some(time), now).is_some()
     }
 
     /// Since when that runs which has run for longer than this.

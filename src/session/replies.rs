@@ -14,7 +14,7 @@ use super::statements::{Change, Unnamed, Used};
 use super::{Again, Leased, Session, refusal};
 use crate::cluster::Place;
 use crate::pool::{OUR_NAMES, Shape};
-use crate::sql::{Effects, Reason};
+use crate::sql::Reason;
 use crate::wire::author;
 use crate::wire::error::PgError;
 use crate::wire::frame::{HEADER, backend, backend_header};
@@ -290,10 +290,10 @@ impl Session {
             _ if error.is_lock_timeout() => (LOCK_TIMEOUT, limits.lock_timeout?),
             _ => return None,
         };
-        // What is set now is not known where something may just have set it.
-        let is_known = !self.effects.intersects(Effects::STATE | Effects::LOCAL_SETTING);
-        let is_own = (is_known && self.state.is_at_ceiling(setting, ceiling))
-            || (timed_out && self.slot.clock.is_over_statement(self.slot.ceilings(), Instant::now()));
+        let now = Instant::now();
+        // Code may have lowered it unseen: then less time has gone by.
+        let is_own = (self.state.is_at_ceiling(setting, ceiling) && self.slot.clock.batch_has_taken(ceiling, now))
+            || (timed_out && self.slot.clock.is_over_statement(self.slot.ceilings(), now));
         is_own.then(|| author::with_detail(frame, &refusal::of_tenant(&self.tenant.name, ceiling)))
     }
 

@@ -12,7 +12,7 @@ use crate::cluster::{Defaults, Greeting};
 use crate::config::{Consistency, Tier};
 use crate::pool::{Environment, Held, Holdings, Settings, literal};
 use crate::sql::{Class, Effects, SettingNames, TxControl, Verdict, mentions};
-use crate::tenant::clamp;
+use crate::tenant::{clamp, parse_guc_milliseconds};
 use crate::wire::error::PgError;
 
 /// The setting that says what a session's reads have to see.
@@ -66,6 +66,8 @@ pub(super) struct State {
     reads_sequences: bool,
     /// A statement may have changed a timeout on which there is a ceiling.
     timeout_touched: bool,
+    /// One of its transaction has set one, perhaps to less than that ceiling.
+    timeout_said: bool,
     /// What is held for its tenant may have been changed in a way that was not seen.
     pub guards: bool,
     limits: Arc<Tier>,
@@ -135,6 +137,7 @@ impl State {
             base_touched: None,
             reads_sequences: false,
             timeout_touched: false,
+            timeout_said: false,
             guards: false,
             limits,
             defaults: greeting.defaults.clone(),
@@ -204,8 +207,9 @@ impl State {
         names.names.iter().any(|name| name.contains('.') && !self.settings.contains_key(name))
     }
 
-    /// Remembers whether a statement may have changed how others are parsed, until that is known.
+    /// Remembers whether a statement may have changed how others are parsed, or how long they may take, until that is known.
     pub fn note_environment(&mut self, names: &SettingNames, effects: Effects) {
+        self.timeout_said |= names.all || self.timeouts().into_iter().any(|timeout| may_lower(timeout, names));
         let settings_only = !names.names.is_empty() && !names.unknown && !effects.contains(Effects::HIDDEN);
         self.environment_touched |= !settings_only || !names.names.iter().all(|name| is_for_execution(name));
     }
@@ -213,6 +217,7 @@ impl State {
     /// The transaction is over, and what the session has is known.
     pub fn settled(&mut self) {
         self.environment_touched = false;
+        self.timeout_said = false;
         self.asks = Asks::Nothing;
         self.in_transaction = false;
         self.base_touched = None;
@@ -457,6 +462,9 @@ impl State {
 
     /// Is a timeout of its session's as high as its ceiling allows?
     pub fn is_at_ceiling(&self, name: &str, ceiling: Duration) -> bool {
+        if self.timeout_said {
+            return false;
+        }
         let set = self.settings.get(name).and_then(|value| value.parse::<u128>().ok());
         set == Some(ceiling.as_millis())
     }
@@ -488,6 +496,15 @@ fn hold_to(timeouts: [Timeout; 2], settings: &mut Arc<Settings>) {
             Arc::make_mut(settings).insert(name.into(), clamped.to_string());
         }
     }
+}
+
+/// May this timeout be less than its ceiling by what a statement sets?
+fn may_lower((name, ceiling, _): Timeout, names: &SettingNames) -> bool {
+    let asked = |value: &str| u64::try_from(parse_guc_milliseconds(value)?).ok();
+    let is_lower = |value: &str| asked(value).is_none_or(|asked| clamp(ceiling, asked) != clamp(ceiling, 0));
+    let mut values = names.values.iter().filter(|(set, _)| set == name).peekable();
+    let is_set = names.names.iter().any(|set| set == name);
+    is_set && (names.resets || values.peek().is_none() || values.any(|(_, value)| is_lower(value)))
 }
 
 /// May a statement that changes the schema make code that sessions run without naming it? The catalog knows of what is made

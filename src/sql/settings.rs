@@ -161,6 +161,7 @@ impl SettingNames {
     fn value(&mut self, name: &str, sql: &[u8], token: &Token) {
         let value = match token.kind {
             Kind::Literal => String::from_utf8_lossy(literal_value(token.text(sql))).into_owned(),
+            Kind::Integer | Kind::Number => String::from_utf8_lossy(token.text(sql)).into_owned(),
             Kind::Word if token.keyword == Keyword::Default => return,
             // As PostgreSQL reads names.
             Kind::Word | Kind::Quoted => String::from_utf8_lossy(&name::spelled(token.text(sql))).into_owned(),
@@ -362,6 +363,8 @@ mod tests {
         assert_eq!(values("SET pgweir.consistency = 'eventual'"), one("pgweir.consistency", "eventual"));
         assert_eq!(values("set local Pgweir.\"consistency\" to Tenant;"), one("pgweir.consistency", "tenant"));
         assert_eq!(values("SET a.b = \"Tenant\""), one("a.b", "Tenant"));
+        assert_eq!(values("SET LOCAL a = 0"), one("a", "0"));
+        assert_eq!(values("SET a TO 1.5; SET b = -1"), one("a", "1.5"));
         assert_eq!(values("SELECT set_config('a.b', 'c', true)"), one("a.b", "c"));
         assert_eq!(values("SET a.b TO DEFAULT; RESET a.b; SET a = b, c; SELECT set_config('a', $1, true)"), []);
         assert_eq!(values("SELECT set_config('a', 'b' || c, true), set_config('a', b, true)"), []);
