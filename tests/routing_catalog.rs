@@ -214,6 +214,10 @@ async fn a_search_path_brings_shadows_into_sight() {
         ("SELECT u.touch FROM users u", None, Class::Primary),
         ("SELECT ('x').f_write", None, Class::Primary),
         ("SELECT $1.nextval", None, Class::Primary),
+        ("SELECT u.nextval FROM users u", None, Class::Read),
+        ("SELECT q.nextval FROM unnest(ARRAY['order_no_seq'::regclass]) AS q", None, Class::Primary),
+        ("SELECT q.f_write FROM users, lower('x') AS q", None, Class::Primary),
+        ("SELECT (u).name.f_write FROM users u", None, Class::Primary),
         ("SELECT ('order_no_seq'::regclass).nextval", None, Class::Primary),
         ("SELECT upper($1)", None, Class::Read),
         (

@@ -194,9 +194,10 @@ impl Keyword {
         )
     }
 
-    /// May a name after this keyword be a relation to read?
+    /// May a name after this keyword be a relation that is read, as one is that is written to (`RETURNING`)?
     pub fn precedes_relation(self) -> bool {
-        matches!(self, Keyword::From | Keyword::Join | Keyword::Only | Keyword::Table | Keyword::Copy)
+        use Keyword::*;
+        matches!(self, From | Join | Only | Table | Copy | Using | Into | Update)
     }
 
     /// Does this keyword stand for operators that it does not spell (`LIKE` for `~~`, `IN` for `=`)?

@@ -26,6 +26,7 @@ mod names;
 mod prepared;
 mod recent;
 mod settings;
+mod sources;
 mod statement;
 mod tokens;
 mod verdict;

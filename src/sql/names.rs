@@ -8,6 +8,7 @@ use super::call::Call;
 use super::catalog::{Catalog, Entry, Lent, Scope, Taint, TaintedFunction};
 use super::keyword::Keyword;
 use super::lexer::{Kind, Reading, Token};
+use super::sources::reads_functions;
 use super::statement::{acts_in_code, spoken_of};
 use super::tokens::Tokens;
 use super::{Effects, Reason, name, settings};
@@ -352,10 +353,14 @@ impl<'a> Finder<'a> {
         }
     }
 
-    /// `x.name`, which calls a function of one argument. An identifier before the dot is a row, anything else
-    /// may have any type.
+    /// `x.name`, which calls a function of one argument. The name of a relation before the dot is a row, anything else may
+    /// have any type.
     fn attribute(&mut self, at: usize, entry: &Entry) {
-        let row = self.qualifier(at).is_some();
+        if entry.functions.is_empty() {
+            return;
+        }
+        let is_field = self.before(self.first_of_chain(at)).is_some_and(|before| before.kind == Kind::Dot);
+        let row = self.qualifier(at).is_some() && !is_field && !reads_functions(self.sql, self.tokens);
         let takes = |function: &TaintedFunction| {
             let signature = &function.signature;
             match signature.arguments.first() {
@@ -433,11 +438,7 @@ impl<'a> Finder<'a> {
             return false;
         }
         match self.before(self.first_of_chain(at)) {
-            Some(before) => {
-                matches!(before.kind, Kind::Comma | Kind::LeftParen)
-                    || before.keyword.precedes_relation()
-                    || (self.text != Text::Query && before.keyword == Keyword::Update)
-            }
+            Some(before) => matches!(before.kind, Kind::Comma | Kind::LeftParen) || before.keyword.precedes_relation(),
             None => false,
         }
     }

@@ -114,6 +114,44 @@ async fn each_tenant_sees_its_own_rows_and_no_statement_changes_that() {
     assert_eq!((refused, proxy.metric("pgweir_client_refusals_total{reason=\"guarded_setting\"}")), (19.0, 2.0));
 }
 
+/// `q.f` calls `f` where `q` is a value: one that a function has returned, or a field.
+#[tokio::test]
+async fn a_call_that_looks_like_a_column_is_one() {
+    let stage = Stage::set().await;
+    let user = &stage.user;
+    let more = format!(
+        "CREATE VIEW shown AS SELECT hides('beta') AS x, id FROM rows; GRANT ALL ON shown TO {user}; \
+         CREATE TABLE mine (id int); GRANT ALL ON mine TO {user}; INSERT INTO mine VALUES (1)"
+    );
+    stage.database.sql(&more).await;
+    let ways = [
+        "SELECT q.hides FROM unnest(ARRAY['beta']) AS q",
+        "SELECT btrim.hides FROM trim('beta')",
+        "SELECT (r).tenant.hides FROM rows r",
+        "SELECT q.ts_stat FROM unnest(ARRAY['SELECT set_config(''app.tenant'', ''beta'', false)::tsvector']) AS q",
+        "DELETE FROM mine USING shown WHERE shown.x IS NULL",
+        "MERGE INTO mine USING shown ON shown.x IS NULL WHEN MATCHED THEN DO NOTHING",
+        "SELECT table_to_xml('shown', true, true, '')",
+    ];
+    let proxy = stage.proxy("size = 1", false).await;
+    for way in ways {
+        let acme = connect(&stage.url(&proxy, "acme").await).await;
+        acme.batch_execute(way).await.unwrap_or_else(|error| panic!("{way}: {error:?}"));
+        assert_eq!(value(&acme, SEEN).await, "acme acme", "{way}");
+        // It may keep the one server connection for what it may have set.
+        drop(acme);
+        let next = connect(&stage.url(&proxy, "acme").await).await;
+        assert_eq!(value(&next, SEEN).await, "acme acme", "{way}");
+    }
+    let proxy = stage.proxy("size = 1", true).await;
+    let [acme, _beta] = stage.both(&proxy).await;
+    for way in ways {
+        let error = acme.batch_execute(way).await.err().unwrap_or_else(|| panic!("{way}"));
+        assert_eq!(sqlstate(&error), "42501", "{way}: {error:?}");
+    }
+    assert_eq!(value(&acme, SEEN).await, "acme acme");
+}
+
 /// What a transaction, or a message, makes for itself and calls at once: no catalog knows of it yet.
 #[tokio::test]
 async fn what_is_made_and_called_at_once_is_as_hidden() {

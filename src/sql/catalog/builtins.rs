@@ -63,16 +63,21 @@ const TAINTED: &[(Reason, Effects, &[&str])] = &[
     (
         Reason::RunsText,
         STATE.with(Effects::MAYBE_DDL).with(Effects::HIDDEN),
-        &["query_to_xml*", "cursor_to_xml*", "ts_stat", "ts_rewrite"],
+        &[
+            "query_to_xml*",
+            "cursor_to_xml*",
+            "ts_stat",
+            "ts_rewrite",
+            "table_to_xml*",
+            "schema_to_xml*",
+            "database_to_xml*",
+        ],
     ),
-    // Name a type or relation in such a text.
+    // Name a type in such a text.
     (
         Reason::RunsText,
         STATE.with(Effects::MAYBE_DDL),
         &[
-            "table_to_xml*",
-            "schema_to_xml*",
-            "database_to_xml*",
             "domain_in",
             "domain_recv",
             "array_in",
