@@ -105,6 +105,11 @@ impl Session {
         }
     }
 
+    /// The same of one whose end nobody sees.
+    pub(super) fn owes_for_what_has_run(&self) {
+        self.owes(self.slot.clock.batch_is_over(self.ledger.status()));
+    }
+
     fn tx(&mut self, request: Request<'_>) -> TxControl {
         match request {
             Request::Query(text) => self.classify(text).tx,

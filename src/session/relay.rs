@@ -304,6 +304,7 @@ impl Session {
     /// A read that has not been answered at all runs elsewhere; everything else is lost with its server.
     fn server_lost(&mut self, error: &io::Error) -> Option<Result<(), PgError>> {
         let mut leased = self.lease.take()?;
+        self.owes_for_what_has_run();
         self.slot.rests();
         let in_transaction = self.ledger.status() != Status::Idle;
         self.ledger.abandon();
@@ -326,6 +327,7 @@ impl Session {
     /// The server connection is closed, whatever it does: a cancel may strike that.
     fn closes(&mut self) -> Option<Leased> {
         let leased = self.lease.take()?;
+        self.owes_for_what_has_run();
         self.slot.leases(&leased.lease.cancel);
         Some(leased)
     }

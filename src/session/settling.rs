@@ -301,6 +301,7 @@ impl Session {
     /// The client leaves: its connection is made clean, or closed.
     pub(super) async fn release(&mut self) {
         let Some(mut leased) = self.lease.take() else { return };
+        self.owes_for_what_has_run();
         self.slot.rests();
         if !self.ledger.is_empty() {
             // What runs is of no use to anybody.

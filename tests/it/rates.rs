@@ -191,6 +191,28 @@ async fn transactions_within_a_message_are_counted() {
     }
 }
 
+/// Nor does it help to leave before the end.
+#[tokio::test]
+async fn what_has_run_is_paid_for_by_whoever_leaves() {
+    let stage = Stage::set("").await;
+    for (counts, statement) in [("statements", "SELECT 1;"), ("transactions", "BEGIN; SELECT 1; COMMIT;")] {
+        let limits = format!("rate_limits = [{{ rate = \"50/h\", counts = \"{counts}\" }}]");
+        let proxy = Proxy::start(&stage.config(&format!("[tiers.standard]\n{limits}\n")).await).await;
+        let mut leaving = RawClient::welcome(&stage.endpoint(proxy.port)).await;
+        let text = format!("{} SELECT pg_sleep(600)", statement.repeat(4000));
+        leaving.send(&say::query(&text)).await.unwrap();
+        for _ in 0..400 {
+            leaving.frame().await.unwrap();
+        }
+        drop(leaving);
+        let runs =
+            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)' AND datname = current_database()";
+        eventually("it has ended", async || stage.database.sql(runs).await.trim() == "0").await;
+        let frames = RawClient::welcome(&stage.endpoint(proxy.port)).await.query("SELECT 1").await;
+        assert_eq!(frames.iter().find_map(|frame| frame.sqlstate()).as_deref(), Some("53400"), "{counts}");
+    }
+}
+
 #[tokio::test]
 async fn what_comes_too_early_waits_where_it_may() {
     let database = fresh_database("").await;
