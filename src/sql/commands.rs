@@ -20,7 +20,8 @@ pub enum Word<'a> {
     Quoted(String),
 }
 
-/// The first word and what follows it. `None` where there is none, or a quote that does not end or has no name in it.
+/// The first word and what follows it. `None` where there is none, a quote that does not end or has no name in it, or a word
+/// at whose end a comment begins: it may be meant as part of a name.
 pub fn first_word(text: &str) -> Option<(Word<'_>, &str)> {
     let is_plain = |token: &Token| is_plain(token.kind) && token.text(text.as_bytes())[0] != b'"';
     let mut tokens = Lexer::new(text.as_bytes(), Reading::USUAL).peekable();
@@ -34,6 +35,10 @@ pub fn first_word(text: &str) -> Option<(Word<'_>, &str)> {
             let mut last = first;
             while let Some(next) = tokens.next_if(|next| next.start == last.end && is_plain(next)) {
                 last = next;
+            }
+            let goes_on = text.get(last.end as usize..)?;
+            if ["--", "/*"].iter().any(|comment| goes_on.starts_with(comment)) {
+                return None;
             }
             Word::Plain(said(text, &first, &last)?)
         }
@@ -96,7 +101,21 @@ mod tests {
         }
         let long = "x".repeat(100);
         assert_eq!(first_word(&format!("\"{long}\"")), Some((quoted(&long), "")));
-        for text in ["", " -- a", "\"a", "'a", "/* a", "E'a'", "$$a$$", "U&\"a\"", "\"\" a", ";"] {
+        for text in [
+            "xn--mller-kva",
+            "acme--old -- x",
+            "a/*b*/",
+            "",
+            " -- a",
+            "\"a",
+            "'a",
+            "/* a",
+            "E'a'",
+            "$$a$$",
+            "U&\"a\"",
+            "\"\" a",
+            ";",
+        ] {
             assert_eq!(first_word(text), None, "{text}");
         }
     }
