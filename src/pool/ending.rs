@@ -14,6 +14,8 @@ use crate::server::{cancel, simple_query};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A server that has answered and has not closed the connection after this is at what it was sent next.
 const MOMENT: Duration = Duration::from_millis(50);
+/// One that still answers after this may be at that as well.
+const LONG: Duration = Duration::from_millis(500);
 /// Before the server is asked again.
 const PAUSE: Duration = Duration::from_millis(250);
 /// Seconds between the beginning of a server process and that of its connection for us.
@@ -46,14 +48,16 @@ impl Lease {
         }
     }
 
-    /// True when the server has answered, and is at what it was sent next; false when it has closed the connection.
+    /// True when the server has answered, and is at what it was sent next, or may be; false when it has closed the
+    /// connection.
     async fn goes_on(&mut self) -> bool {
-        let (mut answer, mut silence) = (vec![0; 8 << 10], Duration::MAX);
+        let (mut answer, mut answers) = (vec![0; 8 << 10], None::<Instant>);
         loop {
+            let silence = if answers.is_some() { MOMENT } else { Duration::MAX };
             match timeout(silence, self.stream.read(&mut answer)).await {
-                Ok(Ok(1..)) => silence = MOMENT,
-                Ok(_) => return false,
-                Err(_) => return true,
+                Ok(Ok(1..)) if answers.get_or_insert_with(Instant::now).elapsed() < LONG => {}
+                Ok(Ok(0) | Err(_)) => return false,
+                Ok(Ok(1..)) | Err(_) => return true,
             }
         }
     }
