@@ -2,13 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use pgweir::sandbox::User;
-
-use crate::support::primary_only::{config, proxy, value};
+use crate::support::primary_only::{proxy, value};
 use crate::support::proxy::Proxy;
 use crate::support::raw::{Frame, RawClient};
 use crate::support::stage::Stage;
-use crate::support::{connect, eventually, fresh_database, say, shared_cluster, unique};
+use crate::support::{connect, eventually, fresh_database, say, shared_cluster};
 
 const SCHEMA: &str = "CREATE TABLE t (x int); INSERT INTO t VALUES (1); GRANT ALL ON t TO PUBLIC;
     CREATE FUNCTION unbound() RETURNS text LANGUAGE sql SET statement_timeout = 0 AS 'SELECT pg_sleep(60)::text';
@@ -72,6 +70,12 @@ fn fast_path() -> Vec<u8> {
     say::function_call(PG_SLEEP, &[Some(&60_f64.to_be_bytes())])
 }
 
+/// `set_config(…, '0', false)` by its number.
+pub fn set_config(name: &str) -> Vec<u8> {
+    const SET_CONFIG: u32 = 2078;
+    say::function_call(SET_CONFIG, &[Some(name.as_bytes()), Some(b"0"), Some(&[0])])
+}
+
 /// What is sent, each when what was sent before is answered; the last sleeps for a minute.
 fn ways() -> Vec<Vec<Vec<u8>>> {
     let texts = |texts: &[&str]| texts.iter().map(|text| say::query(text)).collect::<Vec<_>>();
@@ -130,6 +134,11 @@ fn ways() -> Vec<Vec<Vec<u8>>> {
     ways.push(vec![[say::run("SET statement_timeout = 0", &[]), sleep.clone()].concat()]);
     ways.push(vec![[say::run("BEGIN", &[]), say::run("SET LOCAL statement_timeout = 0", &[]), sleep.clone()].concat()]);
     ways.push(vec![fast_path()]);
+    ways.push(vec![set_config("statement_timeout"), sleep.clone()]);
+    // Too long to be looked at.
+    let padding = "x".repeat(30_000);
+    ways.push(texts(&[&format!("SET statement_timeout = 0; SELECT pg_sleep(60) /* {padding} */")]));
+    ways.push(texts(&["BEGIN", &format!("SET LOCAL statement_timeout = 0 /* {padding} */"), "SELECT pg_sleep(60)"]));
     ways.push(vec![say::query("SET statement_timeout = 0"), fast_path()]);
     ways.push(vec![say::query("BEGIN; SET LOCAL statement_timeout = 0"), fast_path()]);
     // Row by row.
@@ -162,9 +171,23 @@ fn shown(way: &[Vec<u8>]) -> String {
 /// Holds that a way around a ceiling, in seconds, ends with one of these errors, and that the server is done with it in
 /// time. `over` says what is over it, and since when.
 async fn cut_off(stage: &Stage, proxy: &Proxy, way: &[Vec<u8>], codes: &[&str], over: [&str; 2], ceiling: f64) {
-    let (what, mut longer) = (shown(way), Vec::new());
+    cut_off_with("", stage, proxy, way, codes, over, ceiling).await;
+}
+
+/// The same of a client that says `options` at its startup.
+pub async fn cut_off_with(
+    options: &str,
+    stage: &Stage,
+    proxy: &Proxy,
+    way: &[Vec<u8>],
+    codes: &[&str],
+    over: [&str; 2],
+    ceiling: f64,
+) {
+    let (what, mut longer) = (format!("{options} {}", shown(way)), Vec::new());
     while longer.len() < TRIES && longer.iter().all(|longer| *longer > OVER) {
-        let mut client = RawClient::welcome(&stage.endpoint(proxy.port)).await;
+        let (mut client, greeting) = RawClient::start(&stage.endpoint(proxy.port), &[("options", options)]).await;
+        assert_eq!(greeting.last().and_then(Frame::status), Some(b'I'), "{what}: {greeting:?}");
         let began = Instant::now();
         let (last, first) = way.split_last().unwrap();
         for bytes in first {
@@ -204,49 +227,6 @@ async fn cut_off(stage: &Stage, proxy: &Proxy, way: &[Vec<u8>], codes: &[&str], 
         }
     }
     assert!(longer.iter().any(|longer| *longer <= OVER), "{what}: the server shows it for so much longer: {longer:?}");
-}
-
-/// What a role, a database or a connection string say of it.
-#[tokio::test]
-async fn nor_do_defaults_lead_around_it() {
-    let cluster = shared_cluster().await;
-    let database = fresh_database("").await;
-    let roles = [(); 4].map(|()| format!("lifted_{}", unique()));
-    let users: Vec<_> = roles.iter().map(|role| User::new(role, "secret")).collect();
-    cluster.create_users(&users).await.unwrap();
-    let (name, [by_role, in_database, by_options, by_database]) = (&database.name, &roles);
-    database.sql(&format!("ALTER ROLE {by_role} SET statement_timeout = 0")).await;
-    database.sql(&format!("ALTER ROLE {in_database} IN DATABASE {name} SET statement_timeout = '1h'")).await;
-    database.sql(&format!("ALTER DATABASE {name} SET statement_timeout = '2h'")).await;
-    let ceiling = "[tiers.standard]\nstatement_timeout = \"300ms\"\n";
-    let all: Vec<&str> = roles.iter().map(String::as_str).collect();
-    let proxy = Proxy::start(&config(cluster, ceiling, &all)).await;
-    for (role, options) in [
-        (by_role, ""),
-        (in_database, ""),
-        (by_database, ""),
-        (by_options, "options=-c%20statement_timeout%3D0"),
-        (by_options, "options=--statement-timeout%3D1h%20-c%20statement_timeout%3D2h"),
-    ] {
-        let client = connect(&format!("{}?{options}", proxy.url(cluster, role, name))).await;
-        for _ in 0..2 {
-            let error = client.batch_execute("SELECT pg_sleep(60)").await.unwrap_err();
-            let error = error.as_db_error().unwrap();
-            assert_eq!(error.code().code(), "57014", "{role} {options}");
-            assert_eq!(error.message(), "canceling statement due to statement timeout");
-            assert_eq!(error.detail(), Some("The ceiling of tenant \"default\" is 300 ms."));
-            // Also behind what the server keeps back until then.
-            let behind = client.batch_execute("SELECT 1; SELECT pg_sleep(60)").await.unwrap_err();
-            assert_eq!(behind.as_db_error().unwrap().detail(), Some("The ceiling of tenant \"default\" is 300 ms."));
-            // Not where the client has asked for less.
-            let own =
-                client.batch_execute("BEGIN; SET LOCAL statement_timeout = 50; SELECT pg_sleep(60)").await.unwrap_err();
-            let own = own.as_db_error().unwrap();
-            assert_eq!((own.code().code(), own.detail()), ("57014", None));
-            client.batch_execute("ROLLBACK").await.unwrap();
-            client.batch_execute("RESET ALL; SET SESSION AUTHORIZATION DEFAULT").await.unwrap();
-        }
-    }
 }
 
 /// Which statements of a database are running, or wait for the next one of their transaction.
@@ -659,6 +639,11 @@ async fn no_way_leads_around_the_ceiling_of_a_wait_for_a_lock() {
         vec![text("SET lock_timeout = 0; SELECT pg_advisory_lock(7)")],
         vec![text(lifted), say::function_call(PG_ADVISORY_LOCK, &[Some(&7_i64.to_be_bytes())])],
         vec![text("SET lock_timeout = 0; INSERT INTO locked VALUES (1)")],
+        vec![set_config("lock_timeout"), reads()],
+        vec![text(&format!("SET lock_timeout = 0; SELECT * FROM locked /* {} */", "x".repeat(30_000)))],
+        vec![text("RESET lock_timeout"), reads()],
+        vec![text("RESET ALL"), reads()],
+        vec![text("DISCARD ALL"), reads()],
         vec![text("SELECT waits()")],
         vec![text("CALL commits_and_waits()")],
         vec![text("DO $$ BEGIN SET lock_timeout = 0; LOCK locked; END $$")],

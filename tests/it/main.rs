@@ -9,6 +9,7 @@ mod ceilings;
 mod clients;
 mod console;
 mod cost;
+mod defaults;
 mod demo;
 mod equivalence;
 mod fairness;
