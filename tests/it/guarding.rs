@@ -323,6 +323,45 @@ async fn settings_of_the_server_bound_a_tenant() {
         assert_eq!(sqlstate(&client.batch_execute(sql).await.unwrap_err()), "42501", "{sql}");
     }
     assert_eq!(value(&client, "SELECT current_setting('temp_file_limit')").await, "1MB");
+
+    // And where nothing may be hidden, no way leads around them.
+    let sorts = sorts(1_000_000);
+    let unbounded = format!(
+        "ALTER ROLE {user} SET temp_file_limit = -1; \
+         CREATE FUNCTION unbounded() RETURNS bigint LANGUAGE sql SET temp_file_limit = -1 AS '{sorts}'; \
+         CREATE FUNCTION lifts() RETURNS bigint LANGUAGE plpgsql AS \
+         $$ BEGIN PERFORM set_config('temp_file_limit', '-1', false); RETURN ({sorts}); END $$; \
+         CREATE FUNCTION runs(code text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE code; END $$"
+    );
+    database.sql(&unbounded).await;
+    let proxy = Proxy::start(&config(cluster, &format!("{settings}strict = true\n"), &[&user])).await;
+    let url = proxy.url(cluster, &user, &database.name);
+    let client = connect(&url).await;
+    for (sql, code) in [
+        (sorts.clone(), "53400"),
+        (format!("SET temp_file_limit = -1; {sorts}"), "42501"),
+        (format!("BEGIN; SET LOCAL temp_file_limit = -1; {sorts}"), "42501"),
+        (format!("SELECT set_config('temp_file_limit', '-1', false), ({sorts})"), "42501"),
+        (format!("UPDATE pg_settings SET setting = '-1' WHERE name = 'temp_file_limit'; {sorts}"), "42501"),
+        (format!("RESET temp_file_limit; {sorts}"), "42501"),
+        (format!("DISCARD ALL; {sorts}"), "42501"),
+        (format!("DO $$ BEGIN SET temp_file_limit = -1; PERFORM ({sorts}); END $$"), "42501"),
+        ("SELECT unbounded()".into(), "42501"),
+        ("SELECT lifts()".into(), "42501"),
+        (format!("SELECT runs('SET temp_file_limit = -1'); {sorts}"), "42501"),
+        (
+            format!("CREATE FUNCTION pg_temp.f() RETURNS bigint LANGUAGE sql SET temp_file_limit = -1 AS '{sorts}'"),
+            "42501",
+        ),
+        (format!("SET temp_file_limit = -1; {sorts} /* {} */", "x".repeat(30_000)), "42501"),
+    ] {
+        let error = client.batch_execute(&sql).await.err().unwrap_or_else(|| panic!("{sql}"));
+        assert_eq!(sqlstate(&error), code, "{sql}: {error:?}");
+        client.batch_execute("ROLLBACK").await.unwrap();
+    }
+    let said =
+        tokio_postgres::connect(&format!("{url}?options=-c%20temp_file_limit%3D-1"), tokio_postgres::NoTls).await;
+    assert_eq!(sqlstate(&said.err().unwrap()), "42501");
 }
 
 /// Triggers that change nothing of the session cost no question.
