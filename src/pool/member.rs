@@ -29,16 +29,21 @@ impl Member {
         self.pool.try_acquire(self.party, &self.passes)
     }
 
-    /// The idle connection that has the values of sequences which this session has taken, if it is idle.
+    /// The connection that has the values of sequences which this session has taken, if it is idle and its tenant may take it.
     pub fn try_acquire_of(&self, session: i32) -> Option<Lease> {
         self.pool.try_acquire_of(self.party, &self.passes, session)
     }
 
     /// Joins the queue, of which the timeout runs from `since`. The place is kept until the returned value is dropped.
     pub fn wait(&self, since: Instant) -> Waiting {
+        self.wait_as(None, since)
+    }
+
+    /// The same for a session that is rather given the connection which has the values of its sequences.
+    pub fn wait_as(&self, session: Option<i32>, since: Instant) -> Waiting {
         let (give, receive) = oneshot::channel();
         self.pool.budget.load.fetch_add(1, Ordering::Relaxed);
-        let waiter = Waiter { since, passes: self.passes.clone(), give };
+        let waiter = Waiter { since, session, passes: self.passes.clone(), give };
         let (ticket, timeout, size) = self.pool.queue(self.party, waiter);
         let (pool, party) = (self.pool.clone(), self.party);
         let _standing = self.passes.wait(Arc::new(PoolQueue { pool: pool.clone(), party }), ticket, since + timeout);
@@ -81,6 +86,7 @@ impl Drop for Member {
 #[derive(Debug)]
 pub(super) struct Waiter {
     since: Instant,
+    session: Option<i32>,
     passes: Passes,
     give: oneshot::Sender<Result<Lease, AcquireError>>,
 }
@@ -88,6 +94,11 @@ pub(super) struct Waiter {
 impl Waiter {
     pub fn since(&self) -> Instant {
         self.since
+    }
+
+    /// By the process id that its client was told.
+    pub fn session(&self) -> Option<i32> {
+        self.session
     }
 
     /// Its tenant's right to one more connection, if there is one.

@@ -125,6 +125,20 @@ impl State {
         self.fair.served(room).saturating_sub(self.idle.len() + self.connecting)
     }
 
+    /// The idle connection that has the values of sequences which a session has taken.
+    fn of_session(&self, session: i32) -> Option<usize> {
+        self.idle.iter().position(|conn| conn.sequences == Sequences::Of(session))
+    }
+
+    /// The same in place of another one, where there is one.
+    fn rather_of(&mut self, session: Option<i32>, conn: Box<Conn>) -> Box<Conn> {
+        let at = session.and_then(|session| self.of_session(session));
+        let Some(at) = at.filter(|at| self.idle[*at].is_quiet()) else { return conn };
+        let own = self.idle.remove(at);
+        self.idle.push(conn);
+        own
+    }
+
     /// Nobody is to be connected who does not need it.
     fn is_left(&self, now: Instant) -> bool {
         self.fair.waiting() == 0 && self.left_until.is_some_and(|until| now < until)
@@ -220,16 +234,20 @@ impl Pool {
     /// See [`Member::try_acquire_of`].
     pub(super) fn try_acquire_of(self: &Arc<Self>, party: Party, passes: &Passes, session: i32) -> Option<Lease> {
         let mut state = self.state();
-        let at = state.idle.iter().position(|conn| conn.sequences == Sequences::Of(session))?;
+        let at = state.of_session(session)?;
+        let (now, room) = (Instant::now(), state.room());
+        if state.closed || !state.fair.admits(party, room, self.micros(now)) {
+            return None;
+        }
         let mut conn = state.idle.remove(at);
-        if state.closed || !conn.is_quiet() {
+        if !conn.is_quiet() {
             return None;
         }
         let Some(pass) = passes.take() else {
             state.idle.insert(at, conn);
             return None;
         };
-        Some(self.lease(&mut state, conn, Hold { party, since: Instant::now(), pass }))
+        Some(self.lease(&mut state, conn, Hold { party, since: now, pass }))
     }
 
     /// A place for one more connection that is kept for the values of its sequences: there are as many as half of the
@@ -508,6 +526,7 @@ impl Pool {
     ) -> Option<Box<Conn>> {
         let Some(pass) = state.fair.first(party).and_then(Waiter::pass) else { return Some(conn) };
         let waiter = state.fair.take(party, self.micros(now))?;
+        let conn = state.rather_of(waiter.session(), conn);
         let lease = self.lease(state, conn, Hold { party, since: now, pass });
         let unwanted = waiter.give(lease)?;
         let mut conn = unwanted.into_conn();

@@ -337,7 +337,8 @@ impl Session {
 
     async fn queue(&mut self, place: Place) -> Result<Lease, Result<AcquireError, NoLease>> {
         self.slot.waits();
-        let mut waiting = self.member(place).wait(Instant::now());
+        let session = Some(self.slot.pid());
+        let mut waiting = self.member(place).wait_as(session, Instant::now());
         let outcome = self.wait(waiting.lease()).await;
         self.slot.rests();
         outcome.map_err(Err)?.map_err(Ok)

@@ -95,6 +95,27 @@ async fn what_is_promised_to_a_tenant_is_there_when_it_comes() {
     eventually("it is promised to nobody", async || connections(&[&database.name], true).await == 3).await;
 }
 
+/// Nor does one that has drawn from a sequence, whose connection waits for it.
+#[tokio::test]
+async fn what_is_promised_to_a_tenant_is_not_taken_for_the_values_of_sequences() {
+    let database = fresh_database("CREATE SEQUENCE counted").await;
+    let more = "[[tenants]]\nname = \"light\"\nmin_server_connections = 1\n[pool]\nsize = 2\nqueue_timeout = \"60s\"\n";
+    let proxy = proxy(&format!("{TENANTS}{more}")).await;
+    let url = proxy.url(shared_cluster().await, "postgres", &database.name);
+    let (holder, draws) = (connect(&by_option(&url, "heavy")).await, connect(&by_option(&url, "heavy")).await);
+    holder.batch_execute("BEGIN; SELECT 1").await.unwrap();
+    let drawn = value(&draws, "SELECT nextval('counted')").await;
+    let light = connect(&by_option(&url, "light")).await;
+    let asks = tokio::spawn(async move { value(&draws, "SELECT currval('counted')").await });
+    let series = "pgweir_waiting_clients{database=\"DB\",user=\"postgres\"}".replace("DB", &database.name);
+    eventually("it waits", async || proxy.metric(&series) == 1.0).await;
+    value(&light, "SELECT 1").await;
+    assert!(!asks.is_finished());
+    // When it has its turn the values are there.
+    holder.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(asks.await.unwrap(), drawn);
+}
+
 #[tokio::test]
 async fn a_tenant_uses_no_more_server_connections_than_it_may() {
     let (one, two) = (fresh_database("").await, fresh_database("").await);
@@ -165,7 +186,10 @@ async fn a_full_queue_sends_away_who_came_first_where_all_may_wait_as_long() {
         assert_eq!(sqlstate(&error), "53300", "{tenants}{pool}");
         let error = error.as_db_error().unwrap();
         assert!(error.hint().unwrap().contains("queue_length"), "{error:?}");
-        assert!(error.detail().unwrap().contains('2'), "{error:?}");
+        let detail = error.detail().unwrap();
+        assert!(detail.contains("2 may wait"), "{error:?}");
+        // In the pool's queue only those of one tenant are compared.
+        assert_eq!(detail.contains("of the tenant that has most there"), tenants.is_empty(), "{error:?}");
         holder.batch_execute("COMMIT").await.unwrap();
         for client in waiting {
             client.await.unwrap().unwrap();
