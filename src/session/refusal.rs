@@ -84,13 +84,13 @@ pub(super) fn acquire(error: &AcquireError, host: &str) -> PgError {
             ))
             .hint("Make transactions shorter, or raise size or queue_timeout of the pool."),
         AcquireError::QueueFull { waited, limit, of_tenant } => {
-            let (whose, keys) = match of_tenant {
-                true => ("the tenant's", "queue_length of the tenant or of its tier"),
-                false => ("the pool's", "queue_length of the pool"),
+            let (whose, of_whom, keys) = match of_tenant {
+                true => ("the tenant's", "", "queue_length of the tenant or of its tier"),
+                false => ("the pool's", " of the tenant that has most there", "queue_length of the pool"),
             };
             PgError::error("53300", "too many clients wait for a server connection")
                 .detail(format!(
-                    "Waited {:.1} s in {whose} queue to {host}, closer to its queue_timeout than others there; {limit} may wait.",
+                    "Waited {:.1} s in {whose} queue to {host}, the closest to its queue_timeout{of_whom}; {limit} may wait.",
                     waited.as_secs_f64()
                 ))
                 .hint(format!("Try again later, make transactions shorter, or raise {keys}."))
