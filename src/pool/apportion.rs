@@ -2,13 +2,13 @@
 //! machine without a clock of its own.
 //!
 //! Each pool gets what it is promised, and from there on one after the other, by the weight of its tenants, up to what it
-//! needs. A tenant has its weight once on a host, however many of its pools it uses. Where there are more pools than
+//! needs. A tenant has its weight once on a host, however many of its pools it uses ([`super::weight`]). Where there are more pools than
 //! connections they take turns: what a pool has had is kept as time, as in [`super::fair`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::fair::HEAVIEST;
+use super::weight::{HEAVIEST, Spread, WHOLE, Weight};
 
 /// What is given is kept for as long as this at least, in microseconds: to open a connection takes a hundredth of it.
 pub const QUANTUM: u64 = 250_000;
@@ -20,17 +20,9 @@ const CREDIT: u64 = 2 * TURN;
 /// What one connection for one turn costs the lightest.
 const TURN: u64 = QUANTUM * HEAVIEST as u64;
 
-/// A weight is counted in so many parts, as tenants have some of theirs in each of several pools.
-pub const WHOLE: u64 = 5_040;
-
-/// What the tenants weigh that are active in each pool: a tenant's weight ([`super::fair::Terms::weight`]) goes to all of
-/// its pools in equal parts.
-pub fn weights(active: &[impl AsRef<[(Arc<str>, u32)]>]) -> Vec<u64> {
-    let mut pools_of = HashMap::<&str, u64>::new();
-    for (tenant, _) in active.iter().flat_map(AsRef::as_ref) {
-        *pools_of.entry(tenant).or_default() += 1;
-    }
-    let part = |(tenant, weight): &(Arc<str>, u32)| u64::from(*weight) * WHOLE / pools_of[&**tenant];
+/// What the tenants weigh that are active in each pool ([`Weight::here`]).
+pub fn weights(active: &[impl AsRef<[(Arc<str>, u32)]>], spread: &Spread) -> Vec<u64> {
+    let part = |(tenant, weight): &(Arc<str>, u32)| Weight::new(*weight, spread.pools(tenant)).here();
     active.iter().map(|pool| pool.as_ref().iter().map(part).sum()).collect()
 }
 
@@ -122,7 +114,7 @@ impl Apportion {
 }
 
 fn parts(time: u64, weight: u64) -> u64 {
-    time * u64::from(HEAVIEST) * WHOLE / weight.max(1)
+    time * u64::from(HEAVIEST * WHOLE) / weight.max(1)
 }
 
 #[cfg(test)]
@@ -131,8 +123,14 @@ mod tests {
 
     use super::*;
 
+    const PARTS: u64 = WHOLE as u64;
+
+    fn weights(active: &[Vec<(Arc<str>, u32)>]) -> Vec<u64> {
+        super::weights(active, &Spread::of(active))
+    }
+
     fn claim(pool: usize, weight: u64, needs: usize, least: usize) -> Claim {
-        Claim { pool, weight: weight * WHOLE, needs, least }
+        Claim { pool, weight: weight * PARTS, needs, least }
     }
 
     #[test]
@@ -140,15 +138,15 @@ mod tests {
         let [a, b, c] = ["a", "b", "c"].map(Arc::<str>::from);
         let mut active = vec![vec![(a, 4)]; 9];
         active.push(vec![(b.clone(), 4)]);
-        let weights = weights(&active);
-        assert_eq!((weights[..9].iter().sum::<u64>(), weights[9]), (4 * WHOLE, 4 * WHOLE));
-        let claims: Vec<_> = (0..10).map(|pool| Claim { pool, weight: weights[pool], needs: 50, least: 0 }).collect();
+        let parts = weights(&active);
+        assert_eq!((parts[..9].iter().sum::<u64>(), parts[9]), (4 * PARTS, 4 * PARTS));
+        let claims: Vec<_> = (0..10).map(|pool| Claim { pool, weight: parts[pool], needs: 50, least: 0 }).collect();
         let given = Apportion::default().give(18, &claims, 0);
         assert_eq!((given[..9].iter().sum::<usize>(), given[9]), (9, 9));
         // Beside others.
         assert_eq!(
-            super::weights(&[vec![(b.clone(), 16), (c.clone(), 1)], vec![(c, 1)], vec![]]),
-            [16 * WHOLE + WHOLE / 2, WHOLE / 2, 0]
+            weights(&[vec![(b.clone(), 16), (c.clone(), 1)], vec![(c, 1)], vec![]]),
+            [16 * PARTS + PARTS / 2, PARTS / 2, 0]
         );
     }
 

@@ -24,6 +24,7 @@ pub(super) use super::keeper::Wants;
 use super::keeper::{Keeper, Plan};
 use super::places::{Places, Purpose, Use};
 use super::queue::Pool;
+use super::weight::Spread;
 use crate::config::HostAddress;
 
 /// While there is less than is wanted, what each may have is looked at again so often. (A turn takes longer:
@@ -114,7 +115,7 @@ impl Budget {
         self.change(|places| places.limit(most.unwrap_or(usize::MAX)));
         match most {
             Some(_) => self.asked.notify_one(),
-            None => self.all_pools().iter().for_each(|pool| pool.allow(usize::MAX, usize::MAX)),
+            None => self.all_pools().iter().for_each(|pool| pool.allow(usize::MAX, usize::MAX, &Spread::default())),
         }
     }
 
@@ -211,7 +212,7 @@ impl Budget {
             pools[pool].close_idle_since(since);
         }
         for (pool, (allowed, least)) in pools.iter().zip(plan.allowed.into_iter().zip(plan.least)) {
-            pool.allow(allowed, least);
+            pool.allow(allowed, least, &plan.spread);
         }
         plan.short
     }

@@ -10,6 +10,9 @@
 //! them has used at once within the last [`ROTATION`] or two are left to it, up to its fair share. What nobody has
 //! needed lately anybody may take.
 //!
+//! While pools want more than their host has, a tenant that is at work in several of them has a part of its weight in each
+//! ([`Fair::spread`]), so that it has no more of the host than others.
+//!
 //! A tenant that may have no more connections, here and elsewhere, is *barred*: those of it who wait count for nothing until
 //! somebody says that there is more for it, so that they cost the others nothing.
 
@@ -21,13 +24,11 @@ use slab::Slab;
 
 use super::cut::Cut;
 use super::line::Line;
-use crate::config::{Priority, Tier};
+use super::weight::{HEAVIEST, Spread, WHOLE, Weight};
+use crate::config::Tier;
 
 /// What was needed longer ago than this, or twice this, is forgotten ([`super::Pool::maintain`]).
 pub const ROTATION: Duration = Duration::from_millis(500);
-
-/// The weight of the heaviest: accounts count time in this part of a microsecond.
-pub const HEAVIEST: u32 = Priority::High.weight();
 
 /// Whoever has not used its share lags behind no further than this: it is not owed more, in microseconds at the greatest
 /// weight.
@@ -42,7 +43,7 @@ pub struct Party(usize);
 /// What a tenant's share is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
-    /// Of the backend time ([`Priority::weight`]).
+    /// Of the backend time ([`crate::config::Priority::weight`]).
     pub weight: u32,
     /// Connections that are left to it, whoever else wants them, while it has clients.
     pub least: usize,
@@ -68,7 +69,7 @@ pub struct Fair<W> {
     names: HashMap<Arc<str>, usize>,
     /// Those that hold connections, wait, or have done so lately.
     active: Vec<usize>,
-    /// What they weigh together.
+    /// What they weigh together, in parts of a [`WHOLE`].
     weight: u64,
     /// What is left to tenants whoever wants it.
     least: usize,
@@ -90,10 +91,13 @@ pub struct Fair<W> {
 struct Account<W> {
     /// When the connections that it holds were taken, added up.
     since: u64,
-    /// By connections that were given back, in parts of a microsecond.
-    used: u64,
+    /// By connections that were given back, in parts of a microsecond. Less than none where what is held counts for more
+    /// than it did when it was taken.
+    used: i64,
     leased: usize,
-    terms: Terms,
+    /// [`Terms::least`].
+    least: usize,
+    weight: Weight,
     /// Connections held and wanted at once, at most: since the last rotation, and between that and the one before.
     peaks: [u32; 2],
     active: bool,
@@ -108,16 +112,23 @@ struct Account<W> {
 impl<W: Waits> Account<W> {
     /// What it has used, connections that it holds included.
     fn spent(&self, now: u64) -> u64 {
-        let running = (self.leased as u64 * now).saturating_sub(self.since);
-        self.used + self.parts(running)
+        self.used.saturating_add_unsigned(self.running(now)).max(0) as u64
     }
 
-    fn parts(&self, time: u64) -> u64 {
-        time * u64::from(HEAVIEST) / u64::from(self.terms.weight)
+    /// What it has used on the connections that it holds.
+    fn running(&self, now: u64) -> u64 {
+        self.weight.parts((self.leased as u64 * now).saturating_sub(self.since))
+    }
+
+    /// It has used as much as before.
+    fn weighs(&mut self, weight: Weight, now: u64) {
+        let before = self.running(now);
+        self.weight = weight;
+        self.used = self.used.saturating_add_unsigned(before).saturating_sub_unsigned(self.running(now));
     }
 
     fn least(&self) -> usize {
-        if self.terms.least == 0 || self.members == 0 { 0 } else { self.terms.least }
+        if self.least == 0 || self.members == 0 { 0 } else { self.least }
     }
 
     /// What it is promised, as far as that is kept.
@@ -219,7 +230,8 @@ impl<W: Waits> Fair<W> {
                 since: 0,
                 used: 0,
                 leased: 0,
-                terms,
+                least: terms.least,
+                weight: Weight::new(terms.weight, 1),
                 peaks: [0, 0],
                 active: false,
                 barred: false,
@@ -230,7 +242,10 @@ impl<W: Waits> Fair<W> {
         });
         self.change(id, |account| {
             account.members += 1;
-            account.terms = terms;
+            account.least = terms.least;
+            if account.weight.whole != terms.weight {
+                account.weight = Weight::new(terms.weight, account.weight.pools);
+            }
         });
         Party(id)
     }
@@ -280,7 +295,7 @@ impl<W: Waits> Fair<W> {
     fn most_in_it(&self) -> Option<usize> {
         let most = |id: &usize| {
             let account = &self.accounts[*id];
-            account.waiters.len() as u64 * u64::from(HEAVIEST) / u64::from(account.terms.weight)
+            account.weight.parts(account.waiters.len() as u64)
         };
         self.active.iter().copied().filter(|id| !self.accounts[*id].barred).max_by_key(most)
     }
@@ -418,8 +433,20 @@ impl<W: Waits> Fair<W> {
         self.change(id, |account| {
             account.leased -= 1;
             account.since -= since;
-            account.used += account.parts(now.saturating_sub(since));
+            account.used = account.used.saturating_add_unsigned(account.weight.parts(now.saturating_sub(since)));
         });
+    }
+
+    /// So many pools of the host have a part of each tenant's weight.
+    pub fn spread(&mut self, spread: &Spread, now: u64) {
+        for at in 0..self.active.len() {
+            let account = &self.accounts[self.active[at]];
+            let pools = spread.pools(&account.name);
+            if pools != account.weight.pools {
+                let weight = Weight::new(account.weight.whole, pools);
+                self.change(self.active[at], |account| account.weighs(weight, now));
+            }
+        }
     }
 
     /// Forgets what was needed long ago.
@@ -433,7 +460,9 @@ impl<W: Waits> Fair<W> {
                 continue;
             }
             account.active = false;
-            self.weight -= u64::from(account.terms.weight);
+            self.weight -= account.weight.here();
+            // It holds none.
+            account.weight = Weight::new(account.weight.whole, 1);
             if !account.waiters.is_empty() {
                 // It may have none, as is known now at the latest.
                 self.bar(id);
@@ -466,9 +495,9 @@ impl<W: Waits> Fair<W> {
         self.waiting
     }
 
-    /// Those that are active, and what they weigh.
+    /// Those that are active, and what they weigh, in all pools together.
     pub fn active(&self) -> impl Iterator<Item = (&Arc<str>, u32)> {
-        self.active.iter().map(|id| &self.accounts[*id]).map(|account| (&account.name, account.terms.weight))
+        self.active.iter().map(|id| &self.accounts[*id]).map(|account| (&account.name, account.weight.whole))
     }
 
     /// Connections that were needed at once lately.
@@ -486,11 +515,11 @@ impl<W: Waits> Fair<W> {
         let account = &mut self.accounts[id];
         let spent = account.spent(now);
         let clamped = spent.clamp(self.level.saturating_sub(CREDIT), self.level + DEBT);
-        account.used = (account.used + clamped).saturating_sub(spent);
+        account.used = account.used.saturating_add_unsigned(clamped).saturating_sub_unsigned(spent);
         account.note_peak(self.waiting > 0);
         if !std::mem::replace(&mut account.active, true) {
             self.active.push(id);
-            self.weight += u64::from(account.terms.weight);
+            self.weight += account.weight.here();
         }
     }
 
@@ -510,13 +539,13 @@ impl<W: Waits> Fair<W> {
     /// Changes an account, and what follows from it.
     fn change(&mut self, id: usize, change: impl FnOnce(&mut Account<W>)) {
         let (account, Promised { cut, all, open }) = (&mut self.accounts[id], self.promised);
-        let (least, weight) = (account.least(), account.terms.weight);
+        let (least, weight) = (account.least(), account.weight.here());
         let (all, open) = (all - account.kept(cut), open - account.promise(cut));
         change(account);
         self.least = self.least - least + account.least();
         self.promised = Promised { cut, all: all + account.kept(cut), open: open + account.promise(cut) };
         if account.active {
-            self.weight = self.weight - u64::from(weight) + u64::from(account.terms.weight);
+            self.weight = self.weight - weight + account.weight.here();
         }
     }
 
@@ -548,7 +577,7 @@ impl<W: Waits> Fair<W> {
     /// The whole connections that a tenant's weight gives it among those who are active, beside what each is promised. As
     /// only whole ones count, something is left for those to whom that gives none.
     fn fair_share(&self, account: &Account<W>, scope: Scope) -> usize {
-        let weight = u64::from(account.terms.weight);
+        let weight = account.weight.here();
         let all = if account.active { self.weight } else { self.weight + weight };
         let shared = scope.capacity.saturating_sub(scope.promised.all) as u64;
         account.kept(scope.promised.cut) + (shared * weight / all.max(1)) as usize
@@ -563,7 +592,7 @@ impl<W: Waits> Fair<W> {
     /// The same of all together.
     fn reserved(&self, scope: Scope) -> usize {
         // Nobody's fair share is a whole connection beside what it is promised.
-        if u64::from(HEAVIEST) * (scope.capacity as u64) < self.weight {
+        if u64::from(HEAVIEST * WHOLE) * (scope.capacity as u64) < self.weight {
             return 0;
         }
         self.active.iter().map(|id| self.reserve(&self.accounts[*id], scope)).sum()

@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::apportion::{Apportion, Claim, weights};
 use super::cut::Cut;
 use super::places::{Promises, Supply};
+use super::weight::Spread;
 
 /// What a pool has and wants of its host.
 #[derive(Debug, Clone)]
@@ -42,6 +43,8 @@ pub(super) struct Plan {
     pub close: Vec<(usize, Instant)>,
     /// As many as each pool may have; `usize::MAX` where nothing limits it.
     pub allowed: Vec<usize>,
+    /// Where something does, tenants have a part of their weight in each of their pools.
+    pub spread: Spread,
     /// As many as each pool is promised, as far as that can be kept.
     pub least: Vec<usize>,
     /// The same of all pools, where `all` is what could be kept without the services that there are.
@@ -72,9 +75,11 @@ impl Keeper {
                 None
             }
         };
+        let (allowed, spread) = allowed.unwrap_or_else(|| (vec![usize::MAX; wants.len()], Spread::default()));
         Plan {
             close: if is_short { unneeded(supply, &wants) } else { Vec::new() },
-            allowed: allowed.unwrap_or_else(|| vec![usize::MAX; wants.len()]),
+            allowed,
+            spread,
             least: wants.iter().map(|wants| wants.claim.least).collect(),
             promises: Promises { all, open },
             short: is_short,
@@ -82,14 +87,15 @@ impl Keeper {
     }
 
     /// `None` where all can have what they need.
-    fn apportion(&mut self, total: usize, wants: &[Wants], now: u64) -> Option<Vec<usize>> {
+    fn apportion(&mut self, total: usize, wants: &[Wants], now: u64) -> Option<(Vec<usize>, Spread)> {
         if wants.iter().map(Wants::needed).sum::<usize>() <= total {
             return None;
         }
         let active: Vec<_> = wants.iter().map(|wants| &*wants.active).collect();
         let claim = |(wants, weight): (&Wants, u64)| Claim { weight, ..wants.claim };
-        let claims: Vec<_> = wants.iter().zip(weights(&active)).map(claim).collect();
-        Some(self.apportion.give(total, &claims, now))
+        let spread = Spread::of(&active);
+        let claims: Vec<_> = wants.iter().zip(weights(&active, &spread)).map(claim).collect();
+        Some((self.apportion.give(total, &claims, now), spread))
     }
 }
 

@@ -20,6 +20,7 @@ mod probe;
 mod queue;
 mod seat;
 mod settings;
+mod weight;
 
 pub use budget::{Asking, Budget, Budgets, Place};
 pub use conn::{Conn, Sequences, Settings, Speaker};

@@ -12,6 +12,7 @@ use super::conn::{Conn, Sequences};
 use super::fair::{Fair, Party, Room, Terms};
 use super::lease::{Hold, Lease};
 use super::member::{Member, Waiter};
+use super::weight::Spread;
 use crate::config::{HostConfig, PoolSettings};
 use crate::metrics::HostMetrics;
 use crate::server::{ConnectError, Login, connect};
@@ -376,10 +377,11 @@ impl Pool {
         Wants { claim, active, open: state.open(), lacking, idle_since }
     }
 
-    /// There may be so many connections from now on, and so many are left to it.
-    pub(super) fn allow(self: &Arc<Self>, allowed: usize, least: usize) {
+    /// There may be so many connections from now on, and so many are left to it, while tenants' weights go to so many pools.
+    pub(super) fn allow(self: &Arc<Self>, allowed: usize, least: usize, spread: &Spread) {
         let mut state = self.state();
         state.least = least;
+        state.fair.spread(spread, self.micros(Instant::now()));
         let before = std::mem::replace(&mut state.allowed, allowed);
         // The end of the list is what is used next.
         while state.open() > state.capacity() && !state.idle.is_empty() {

@@ -12,6 +12,8 @@ use super::super::fair::ROTATION;
 use super::super::places::Supply;
 use super::*;
 
+mod shares;
+
 const MS: u64 = 1_000;
 const SECOND: u64 = 1_000 * MS;
 /// What a connection takes to be opened, and to be closed by the server.

@@ -500,6 +500,34 @@ fn who_may_have_no_more_does_not_count_until_there_is_more() {
     assert_eq!((fair.waiting(), fair.next(room(3), 0)), (3, Some(a)));
 }
 
+/// What it has used before it shared its weight among pools is as much as it was, also of what it still holds.
+#[test]
+fn a_part_of_a_weight_counts_from_then_on() {
+    let mut fair = Fair::<u32>::default();
+    let terms = Terms { weight: 16, least: 0 };
+    let [a, b] = ["a", "b"].map(|name| fair.join(&name.into(), terms));
+    let room = |free| Room { free, capacity: 6 };
+    assert!(fair.admits(a, room(6), 0) && fair.admits(b, room(6), 0));
+    (0..3).for_each(|_| fair.leases(a, 0));
+    let spread = Spread::of(&[vec![("a".into(), 16)], vec![("a".into(), 16), ("b".into(), 16)]]);
+    let spent = |fair: &Fair<u32>, now| fair.accounts[a.0].spent(now * MS);
+    assert_eq!(fair.weight, 32 * u64::from(WHOLE));
+    fair.spread(&spread, 10 * MS);
+    assert_eq!((fair.weight, [10, 20].map(|now| spent(&fair, now))), (24 * u64::from(WHOLE), [30 * MS, 90 * MS]));
+    (0..3).for_each(|_| fair.returns(a, 0, 20 * MS));
+    assert_eq!(spent(&fair, 30), 90 * MS);
+    fair.leases(a, 30 * MS);
+    fair.spread(&Spread::default(), 40 * MS);
+    assert_eq!((fair.weight, [40, 50].map(|now| spent(&fair, now))), (32 * u64::from(WHOLE), [110 * MS, 120 * MS]));
+    // Its share of the connections is another one, too.
+    fair.leases(a, 50 * MS);
+    assert_eq!(fair.active().map(|(_, weight)| weight).collect::<Vec<_>>(), [16, 16]);
+    (0..3).for_each(|_| fair.leases(b, 50 * MS));
+    assert!(fair.arrive(b, 0, 60, 50 * MS, 9, room(1)).1.is_none() && fair.admits(a, room(1), 50 * MS));
+    fair.spread(&spread, 50 * MS);
+    assert!(!fair.admits(a, room(1), 50 * MS));
+}
+
 #[test]
 fn promises_leave_one_to_everybody() {
     let mut fair = Fair::<u32>::default();

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::super::apportion::QUANTUM;
-use super::super::fair::HEAVIEST;
+use super::super::weight::HEAVIEST;
 use super::*;
 
 /// Of a host on which nothing is beside the pools.
