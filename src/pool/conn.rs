@@ -5,14 +5,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use super::budget::Place;
 use super::fence::{CancelTarget, Fence};
 use super::lease::Hold;
 use super::prepared::Prepared;
-use super::seat::Seat;
+use super::seat::{Seat, Seated};
 use crate::config::HostConfig;
 use crate::net::buffer::{ReadBuffer, WriteBuffer};
-use crate::server::connect::Connected;
 use crate::server::query::{Answer, QueryError, simple_query};
 use crate::tenant::Taken;
 use crate::wire::frame::{HEADER, backend, backend_header};
@@ -77,11 +75,11 @@ pub struct Conn {
 }
 
 impl Conn {
-    pub fn new(connected: Connected, host: Arc<HostConfig>, lifetime: Duration, place: Place) -> Self {
+    pub fn new(seated: Seated, host: Arc<HostConfig>, lifetime: Duration) -> Self {
         let now = Instant::now();
         let fence = Arc::new(Fence::default());
         Self {
-            stream: Seat::new(connected.stream, place),
+            stream: seated.stream,
             inbound: ReadBuffer::default(),
             outbound: WriteBuffer::default(),
             settings: Arc::default(),
@@ -89,8 +87,8 @@ impl Conn {
             sequences: Sequences::None,
             kept: None,
             speaker: None,
-            cancel: Arc::new(CancelTarget { host, pid: connected.pid, key: connected.key, fence }),
-            parameters: connected.parameters.into(),
+            cancel: Arc::new(CancelTarget { host, pid: seated.pid, key: seated.key, fence }),
+            parameters: seated.parameters.into(),
             opened: now,
             lifetime,
             idle_since: now,

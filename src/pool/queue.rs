@@ -15,7 +15,7 @@ use super::member::{Member, Waiter};
 use super::weight::Spread;
 use crate::config::{HostConfig, PoolSettings};
 use crate::metrics::HostMetrics;
-use crate::server::{ConnectError, Login, connect};
+use crate::server::{ConnectError, Login};
 use crate::tenant::{Count, Pass, Passes, Taken, Tenant};
 
 /// After a failed attempt to connect the next one waits this long, doubled each time up to
@@ -548,9 +548,9 @@ impl Pool {
         tokio::spawn(async move {
             let attempt = Attempt(Some(pool.clone()));
             tokio::time::sleep(wait).await;
-            let outcome = connect(&pool.host, &pool.login(), timeout).await;
+            let outcome = place.connect(&pool.host, &pool.login(), timeout).await;
             attempt.succeeds();
-            let conn = |connected| Box::new(Conn::new(connected, pool.host.clone(), spread(lifetime), place));
+            let conn = |seated| Box::new(Conn::new(seated, pool.host.clone(), spread(lifetime)));
             pool.opened(outcome.map(conn));
         });
         true

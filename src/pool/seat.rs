@@ -1,5 +1,6 @@
 //! A stream to a server and its place among the host's connections, which is given back when the server has closed its end:
-//! not when we have closed ours, since its process is there for a moment longer.
+//! not when we have closed ours, since its process is there for a moment longer. One that has been given up before it was
+//! logged in may yet get its process, and keeps its place for that moment, too.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -7,13 +8,14 @@ use std::time::Duration;
 
 use tokio::io::{AsyncWriteExt, copy, sink};
 use tokio::runtime::Handle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::budget::{Budget, Place};
 use super::places::Purpose;
 use super::queue::Pool;
 use crate::config::HostConfig;
 use crate::net::Stream;
+use crate::server::connect::Connected;
 use crate::server::{ConnectError, Login, connect};
 
 /// For the server to close its end. What runs there goes on in spite of it.
@@ -27,10 +29,6 @@ pub struct Seat {
 }
 
 impl Seat {
-    pub(super) fn new(stream: Stream, place: Place) -> Self {
-        Self { taken: Some((stream, place)) }
-    }
-
     /// Somebody lacks a place, and this one, if it is for errands, is to be let go where there is none to do.
     pub fn is_wanted_back(&self) -> bool {
         self.taken.as_ref().is_some_and(|(_, place)| place.budget().wants_errands_back())
@@ -63,8 +61,7 @@ impl DerefMut for Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         let Some((mut stream, mut place)) = self.taken.take() else { return };
-        // Where there is no limit nobody waits for it.
-        let Some(runtime) = place.leaves().then(Handle::try_current).and_then(Result::ok) else { return };
+        let Some(runtime) = place.leaves_later() else { return };
         runtime.spawn(async move {
             let closed = async {
                 // It may be gone already.
@@ -77,7 +74,22 @@ impl Drop for Seat {
     }
 }
 
-/// A connection of pgweir's own, logged in.
+/// The place of a connection that is being opened. When that is given up the server may begin a process for it all the same.
+#[derive(Debug)]
+struct Opening(Option<Place>);
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        let Some(mut place) = self.0.take() else { return };
+        let Some(runtime) = place.leaves_later() else { return };
+        runtime.spawn(async move {
+            sleep(PATIENCE).await;
+            drop(place);
+        });
+    }
+}
+
+/// A connection that is logged in, with its place.
 #[derive(Debug)]
 pub struct Seated {
     pub stream: Seat,
@@ -91,9 +103,24 @@ pub struct Seated {
 impl Place {
     /// Connects within `time`.
     pub async fn connect(self, host: &HostConfig, login: &Login, time: Duration) -> Result<Seated, ConnectError> {
-        let connected = connect(host, login, time).await?;
-        let stream = Seat::new(connected.stream, self);
-        Ok(Seated { stream, pid: connected.pid, key: connected.key, parameters: connected.parameters })
+        let mut opening = Opening(Some(self));
+        match connect(host, login, time).await {
+            Ok(Connected { stream, pid, key, parameters }) => {
+                let stream = Seat { taken: opening.0.take().map(|place| (stream, place)) };
+                Ok(Seated { stream, pid, key, parameters })
+            }
+            Err(error) => {
+                if error.leaves_nothing() {
+                    drop(opening.0.take());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Its connection is being closed: who sees to the rest. Where there is no limit nobody waits for it.
+    fn leaves_later(&mut self) -> Option<Handle> {
+        self.leaves().then(Handle::try_current).and_then(Result::ok)
     }
 }
 
@@ -131,12 +158,91 @@ impl Pool {
 
 #[cfg(test)]
 mod tests {
+    use bytes::BytesMut;
     use tokio::io::AsyncReadExt;
-    use tokio::net::UnixStream;
+    use tokio::net::{TcpListener, UnixStream};
+    use tokio::sync::oneshot;
 
     use super::super::budget::Budgets;
     use super::*;
-    use crate::config::HostAddress;
+    use crate::config::{HostAddress, ServerTls, SslMode};
+    use crate::wire::error::PgError;
+
+    /// A host with few connections.
+    struct Few {
+        host: HostConfig,
+        budget: Arc<Budget>,
+    }
+
+    impl Few {
+        fn at(listener: &TcpListener) -> Self {
+            let port = listener.local_addr().unwrap().port();
+            let address = HostAddress::Tcp { host: "127.0.0.1".to_owned(), port };
+            let budgets = Budgets::default();
+            let budget = budgets.of(&address);
+            budgets.limit([(&address, Some(4))]);
+            let tls = ServerTls { mode: SslMode::Disable, root_cert: None, cert: None, key: None };
+            Self { host: HostConfig { name: "db".to_owned(), address, tls, max_server_connections: None }, budget }
+        }
+
+        async fn fails(&self, time: Duration) -> ConnectError {
+            let (user, database, parameters) = ("u".to_owned(), "d".to_owned(), Vec::new());
+            let login = Login { user, database, password: None, scram_keys: None, parameters };
+            let place = self.budget.ask(Purpose::Errand).await;
+            place.connect(&self.host, &login, time).await.unwrap_err()
+        }
+
+        async fn has_its_places_back(&self) {
+            let given_back = async {
+                while self.budget.open() > 0 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            timeout(Duration::from_secs(20), given_back).await.unwrap();
+        }
+    }
+
+    /// It may begin a process for a connection all the same.
+    #[tokio::test]
+    async fn a_place_is_kept_for_a_moment_where_the_server_has_not_answered() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let few = Few::at(&silent);
+        let error = few.fails(Duration::from_millis(50)).await;
+        assert!(matches!(error, ConnectError::Timeout { .. }), "{error}");
+        assert_eq!(few.budget.open(), 1);
+        few.has_its_places_back().await;
+        // Nor does it know that nobody is interested any more.
+        assert!(timeout(Duration::from_millis(50), few.fails(Duration::from_secs(20))).await.is_err());
+        assert_eq!(few.budget.open(), 1);
+        few.has_its_places_back().await;
+        // Nobody is there.
+        drop(silent);
+        let error = few.fails(Duration::from_secs(20)).await;
+        assert!(matches!(error, ConnectError::Unreachable { .. }), "{error}");
+        assert_eq!(few.budget.open(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_login_that_is_refused_is_over_when_the_server_has_closed_its_end() {
+        let refusing = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let few = Few::at(&refusing);
+        let (close, closes) = oneshot::channel::<()>();
+        tokio::spawn(async move {
+            let (mut stream, _) = refusing.accept().await.unwrap();
+            let mut refusal = BytesMut::new();
+            PgError::fatal("3D000", "no such database").encode(&mut refusal);
+            assert!(stream.read(&mut [0; 1000]).await.unwrap() > 0);
+            stream.write_all(&refusal).await.unwrap();
+            closes.await.unwrap();
+        });
+        let mut fails = std::pin::pin!(few.fails(Duration::from_secs(20)));
+        assert!(timeout(Duration::from_millis(200), &mut fails).await.is_err());
+        assert_eq!(few.budget.open(), 1);
+        close.send(()).unwrap();
+        let error = fails.await;
+        assert!(matches!(error, ConnectError::Refused { .. }), "{error}");
+        assert_eq!(few.budget.open(), 0);
+    }
 
     #[tokio::test]
     async fn a_place_is_given_back_when_the_server_has_closed_its_end() {
@@ -146,7 +252,7 @@ mod tests {
         for silent in [false, true] {
             let (ours, mut server) = UnixStream::pair().unwrap();
             let place = budget.ask(Purpose::Errand).await;
-            drop(Seat::new(Stream::Unix(ours), place));
+            drop(Seat { taken: Some((Stream::Unix(ours), place)) });
             assert_eq!(server.read(&mut [0]).await.unwrap(), 0, "it is told");
             tokio::task::yield_now().await;
             assert_eq!(budget.open(), 1);

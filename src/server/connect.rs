@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, sink};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::{Instant, timeout_at};
 
@@ -19,6 +19,9 @@ use crate::wire::author;
 
 /// A silent server is probed after this (libpq leaves it to the system: two hours on Linux).
 const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// For a server that has refused a login to close its end.
+const CLOSING: Duration = Duration::from_secs(1);
 
 /// Who logs in, where, and with what settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,6 +109,11 @@ async fn attempt(
         Ok(session) => Ok(Connected { stream, pid: session.pid, key: session.key, parameters: session.parameters }),
         Err((error, stage)) => {
             let refused = matches!(error, ConnectError::Refused { .. });
+            if refused {
+                // Its process counts until then.
+                let closed = deadline.min(Instant::now() + CLOSING);
+                let _ = timeout_at(closed, copy(&mut stream, &mut sink())).await;
+            }
             Err(Failure { error, retry: may_retry && refused && stage == Stage::Unasked })
         }
     }

@@ -14,7 +14,7 @@ pub enum ConnectError {
     Unreachable { host: String, reason: String },
     #[error("server {host} was not ready within the connect timeout of {after:?}")]
     Timeout { host: String, after: Duration },
-    /// The server answered with an error of its own.
+    /// The server answered with an error of its own, and has closed its end, or has had time to.
     #[error("server {host} refused the login of user \"{user}\": {message} ({code})")]
     Refused { host: String, user: String, code: String, message: String },
     /// The login failed on our side: no password for the method asked for, or a server that could
@@ -45,6 +45,14 @@ impl ConnectError {
             Self::Unreachable { .. } | Self::Timeout { .. } | Self::NoPlace { .. } => true,
             Self::Refused { code, .. } => matches!(code.as_str(), "53300" | "57P03"),
             Self::Auth { .. } | Self::Tls { .. } | Self::Protocol { .. } => false,
+        }
+    }
+
+    /// The server has no process for it any more, nor will it have one.
+    pub fn leaves_nothing(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Refused { .. } | Self::NoPlace { .. } => true,
+            Self::Timeout { .. } | Self::Auth { .. } | Self::Tls { .. } | Self::Protocol { .. } => false,
         }
     }
 
