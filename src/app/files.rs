@@ -18,7 +18,7 @@ pub struct FilesNeeded {
 
 impl FilesNeeded {
     /// When every client and every pool is there that the configuration names. (One entry `*` counts
-    /// as one database: how many names clients ask for is not known.)
+    /// as one database, and tenants' own databases and clusters are not counted: how many clients ask for is not known.)
     pub fn of(config: &Config) -> Self {
         let mut pools = BTreeSet::new();
         let mut server_connections = 0;

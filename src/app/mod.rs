@@ -4,6 +4,7 @@
 mod census;
 mod error;
 mod files;
+mod layouts;
 mod readiness;
 mod reload;
 mod roles;

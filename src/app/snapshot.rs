@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::layouts::Layouts;
 use crate::auth::{AccountError, ScramKeys};
 use crate::client::{HandshakeContext, Lasting};
 use crate::cluster::{Cluster, Place};
 use crate::config::{
-    ClusterConfig, Config, Consistency, DEFAULT_TENANT, DatabaseConfig, HostConfig, PoolSettings, Roles, TenantConfig,
-    UserAuth, UserConfig,
+    ANY_DATABASE, ClusterConfig, Config, Consistency, DEFAULT_TENANT, DatabaseConfig, HostConfig, PoolSettings, Roles,
+    TenantConfig, UserAuth, UserConfig,
 };
 use crate::metrics::Metrics;
 use crate::net::tls::{Acceptor, TlsError};
@@ -16,9 +17,6 @@ use crate::pool::{Budgets, PoolKey};
 use crate::server::Login;
 use crate::tenant::{Tenant, Tenants};
 use crate::wire::error::PgError;
-
-/// The name in the configuration that serves every database without an entry of its own.
-const ANY_DATABASE: &str = "*";
 
 /// A configuration with what was made of it. Replaced as a whole by a reload; who holds one goes on
 /// with it to the end of its handshake.
@@ -107,11 +105,12 @@ impl Snapshot {
     /// servers have changed go on with its successor; those of a database or user that is gone are told
     /// so when they next need a server connection. What runs now may finish.
     pub fn succeed(&self, previous: &Self) {
+        let layouts = self.layouts();
         for (name, cluster) in &previous.clusters {
             match self.clusters.get(name) {
-                Some(kept) if Arc::ptr_eq(kept, cluster) => self.reconfigure(name, kept),
+                Some(kept) if Arc::ptr_eq(kept, cluster) => self.reconfigure(&layouts, name, kept),
                 Some(other) => {
-                    self.hand_over(name, cluster, other);
+                    self.hand_over(&layouts, name, cluster, other);
                     cluster.close();
                 }
                 None => cluster.close(),
@@ -124,10 +123,10 @@ impl Snapshot {
         *tenant.name == *DEFAULT_TENANT && self.config().tenancy.query.is_some() && self.queried.is_none()
     }
 
-    /// Does some tenant's `database` name it? Then its users are those of other databases.
-    fn serves_tenants(&self, database: &str) -> bool {
+    /// Where clients of all tenants are served.
+    fn layouts(&self) -> Layouts<'_> {
         let all = self.config().tenants.iter().chain(self.queried.iter().flat_map(|queried| queried.iter()));
-        all.into_iter().any(|tenant| tenant.limits.database.as_deref() == Some(database))
+        Layouts::new(self.config(), all.map(|tenant| &tenant.limits.layout))
     }
 
     pub fn config(&self) -> &Arc<Config> {
@@ -191,39 +190,40 @@ impl Snapshot {
     }
 
     /// Sends the sessions of a cluster's pools to those of the cluster that takes its place.
-    fn hand_over(&self, name: &str, from: &Cluster, to: &Arc<Cluster>) {
+    fn hand_over(&self, layouts: &Layouts, name: &str, from: &Cluster, to: &Arc<Cluster>) {
         for group in from.all_groups() {
             let keys = group.pool(Place::Primary).login().scram_keys;
-            if let Some((settings, login)) = self.settings_of(name, &group.key, keys) {
+            if let Some((settings, login)) = self.settings_of(layouts, name, &group.key, keys) {
                 group.succeed_with(to.group(&login, &settings));
             }
         }
     }
 
-    fn reconfigure(&self, name: &str, cluster: &Cluster) {
+    fn reconfigure(&self, layouts: &Layouts, name: &str, cluster: &Cluster) {
         let keys =
             |group: &Arc<crate::cluster::Group>| (group.key.clone(), group.pool(Place::Primary).login().scram_keys);
         let keys: HashMap<PoolKey, Option<ScramKeys>> = cluster.all_groups().iter().map(keys).collect();
-        cluster.reconfigure(|key| self.settings_of(name, key, keys.get(key).cloned().flatten()));
+        cluster.reconfigure(|key| self.settings_of(layouts, name, key, keys.get(key).cloned().flatten()));
     }
 
     /// What this configuration says of a pool that exists already; `None` when it has no use for it.
-    fn settings_of(&self, cluster: &str, key: &PoolKey, keys: Option<ScramKeys>) -> Option<(PoolSettings, Login)> {
-        let (config, server_database) = (self.config(), &key.database);
-        let on_server = |database: &DatabaseConfig| database.server_name.as_ref().unwrap_or(&database.name).clone();
-        let named =
-            config.databases.values().find(|entry| entry.cluster == cluster && on_server(entry) == *server_database);
-        let any = config.databases.get(ANY_DATABASE).filter(|any| {
-            any.cluster == cluster && any.server_name.is_none() && !config.databases.contains_key(server_database)
+    fn settings_of(
+        &self,
+        layouts: &Layouts,
+        cluster: &str,
+        key: &PoolKey,
+        keys: Option<ScramKeys>,
+    ) -> Option<(PoolSettings, Login)> {
+        let on_server = |user: &&Arc<UserConfig>| user.server_user.as_ref().unwrap_or(&user.name) == &key.user;
+        let users: Vec<_> = self.config().users.values().filter(on_server).collect();
+        let ways = layouts.ways(cluster, &key.database);
+        let found = ways.iter().find_map(|way| {
+            let may = |user: &&&Arc<UserConfig>| way.asked.as_ref().is_none_or(|asked| may_use(user, asked));
+            Some((&way.entry, *users.iter().find(may)?))
         });
-        let database = named.or(any)?;
-        let client_name = if database.name == ANY_DATABASE { server_database } else { &database.name };
-        let on_server = |user: &UserConfig| user.server_user.as_ref().unwrap_or(&user.name) == &key.user;
-        let all = self.serves_tenants(&database.name);
-        let may = |user: &UserConfig| on_server(user) && (all || may_use(user, client_name));
-        let user = config.users.values().find(|user| may(user))?;
+        let (entry, user) = found?;
         let keys = keys.filter(|_| matches!(user.auth, UserAuth::Scram(_)));
-        Some((database.pool.clone(), self.login(user, database, server_database, keys)))
+        Some((entry.pool.clone(), self.login(user, entry, &key.database, keys)))
     }
 }
 
@@ -261,7 +261,7 @@ fn may_use(user: &UserConfig, database: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Secret, from_env};
+    use crate::config::{Layout, Secret, Tier, from_env};
 
     fn config(size: usize) -> Config {
         let url = |name: &str| (name == "DATABASE_URL").then(|| "postgres://u:p@127.0.0.1:1/app".to_owned());
@@ -315,6 +315,51 @@ mod tests {
         let third = second.next(prepared(narrower).await, &metrics);
         third.succeed(&second);
         assert!(app.is_closed());
+    }
+
+    fn of_tenants(config: Config, layouts: &[(Option<&str>, Option<&str>)]) -> Config {
+        let tenant = |(cluster, database): &(Option<&str>, Option<&str>)| {
+            let layout = Layout { cluster: cluster.map(str::to_owned), database: database.map(str::to_owned) };
+            let limits = Arc::new(Tier { layout, ..Tier::unlimited("t") });
+            Arc::new(TenantConfig { name: format!("{cluster:?} {database:?}"), matches: Vec::new(), limits })
+        };
+        Config { tenants: layouts.iter().map(tenant).collect(), ..config }
+    }
+
+    #[tokio::test]
+    async fn pools_of_tenants_stay_where_their_layouts_lead_to_them_and_close_where_none_does() {
+        let base = |size| {
+            let mut config = config(size);
+            let eu = ClusterConfig { name: "eu".to_owned(), ..ClusterConfig::clone(&config.clusters["main"]) };
+            config.clusters.insert("eu".to_owned(), Arc::new(eu));
+            // Of its own accord this user comes to one database only.
+            Arc::make_mut(config.users.get_mut("u").unwrap()).databases = vec!["app".to_owned()];
+            config
+        };
+        let layouts = [(None, Some("acme")), (Some("eu"), None), (Some("eu"), Some("beta"))];
+        let (first, metrics) = first(of_tenants(base(5), &layouts)).await;
+        let pool = |cluster: &str, database: &str| {
+            let entry = first.config().database(database).unwrap();
+            let login = first.login(&first.config().users["u"], entry, database, None);
+            first.clusters[cluster].group(&login, &entry.pool)
+        };
+        let pools =
+            [("main", "app"), ("main", "acme"), ("eu", "app"), ("eu", "beta"), ("eu", "acme"), ("main", "beta")];
+        let groups = pools.map(|(cluster, database)| pool(cluster, database));
+        let open = || groups.each_ref().map(|group| !group.is_closed());
+        let next = first.next(prepared(of_tenants(base(7), &layouts)).await, &metrics);
+        next.succeed(&first);
+        assert_eq!(open(), [true, true, true, true, false, false]);
+        assert!(groups[..4].iter().all(|group| group.pool(Place::Primary).settings().size == 7));
+        let mut without_any = of_tenants(base(7), &layouts[1..]);
+        without_any.databases.remove("*");
+        let third = next.next(prepared(without_any).await, &metrics);
+        third.succeed(&next);
+        assert_eq!(open(), [true, false, true, true, false, false]);
+        assert_eq!(groups[3].pool(Place::Primary).settings().size, PoolSettings::default().size);
+        let last = third.next(prepared(base(7)).await, &metrics);
+        last.succeed(&third);
+        assert_eq!(open(), [true, false, false, false, false, false]);
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::Snapshot;
 use super::roles::Snapshots;
-use crate::config::{Config, DEFAULT_TENANT, TenantConfig, TenantsQuery, limited};
+use crate::config::{Config, DEFAULT_TENANT, Layout, TenantConfig, TenantsQuery, Tier, limited};
 use crate::listener::Door;
 use crate::pool::Purpose;
 use crate::server::simple_query;
@@ -48,9 +48,9 @@ pub async fn follow(door: Arc<Door>, snapshots: Arc<Snapshots>) {
 async fn ask(snapshot: &Snapshot, query: &TenantsQuery) -> Result<(Vec<Arc<TenantConfig>>, Vec<String>), String> {
     let config = snapshot.config();
     let missing = |what: &str, name: &str| format!("there is no {what} \"{name}\"");
-    let database = config.databases.get(&query.database).ok_or_else(|| missing("database", &query.database))?;
+    let database = config.database(&query.database).ok_or_else(|| missing("database", &query.database))?;
     let user = config.users.get(&query.user).ok_or_else(|| missing("user", &query.user))?;
-    let mut login = snapshot.login(user, database, &database.name, None);
+    let mut login = snapshot.login(user, database, &query.database, None);
     // Given up here, it is to end there.
     login.parameters.push(("statement_timeout".into(), PATIENCE.as_millis().to_string()));
     let cluster = snapshot.cluster(database).map_err(|error| error.message.to_string())?;
@@ -78,7 +78,7 @@ async fn ask(snapshot: &Snapshot, query: &TenantsQuery) -> Result<(Vec<Arc<Tenan
     Ok((tenants, errors))
 }
 
-/// One row as JSON: a name, a tier and a database, and limits as in the configuration. NULL is as if it were not there.
+/// One row as JSON: a name, a tier, a database and a cluster, and limits as in the configuration. NULL is as if it were not there.
 ///
 /// Errors: what is wrong with it, and its name.
 fn tenant(row: &str, config: &Config) -> Result<TenantConfig, (String, Option<String>)> {
@@ -102,15 +102,13 @@ fn limits(mut row: Map<String, Value>, config: &Config) -> Result<TenantConfig, 
         None => &config.default_tier,
         Some(tier) => config.tiers.get(&tier).ok_or(format!("tenant \"{name}\": there is no tier \"{tier}\""))?,
     };
-    let database = text("database")?;
-    if let Some(database) =
-        database.as_ref().filter(|database| *database == "*" || !config.databases.contains_key(*database))
-    {
-        return Err(format!("tenant \"{name}\": there is no database \"{database}\""));
+    let layout = Layout { cluster: text("cluster")?, database: text("database")? };
+    if let Some(missing) = config.missing(&layout) {
+        return Err(format!("tenant \"{name}\": there is no {missing}"));
     }
     let keys = toml::to_string(&row).map_err(|error| format!("tenant \"{name}\": {error}"))?;
     let limits = limited(tier, &keys).map_err(|errors| format!("tenant \"{name}\": {errors}"))?;
-    Ok(TenantConfig { name, matches: Vec::new(), limits: Arc::new(crate::config::Tier { database, ..limits }) })
+    Ok(TenantConfig { name, matches: Vec::new(), limits: Arc::new(Tier { layout, ..limits }) })
 }
 
 /// Clients who come from now on belong to these.
@@ -128,7 +126,7 @@ async fn take(door: &Door, snapshots: &Snapshots, query: &TenantsQuery, tenants:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Priority, Tier, from_env};
+    use crate::config::{Priority, from_env};
 
     #[test]
     fn a_row_is_a_tenant_with_limits_as_in_the_file() {
@@ -144,12 +142,19 @@ mod tests {
         assert_eq!((limits.priority, limits.queue_length), (Priority::High, Some(5)));
         assert_eq!((limits.rate_limits.len(), &*limits.settings["app.tenant"]), (1, "acme"));
         assert_eq!(limits.statement_timeout, Some(Duration::from_secs(30)));
+        let row = r#"{"name": "acme", "database": "acme_db", "cluster": "main"}"#;
+        let layout = Layout { cluster: Some("main".into()), database: Some("acme_db".into()) };
+        assert_eq!(tenant(row, &config).unwrap().limits.layout, layout);
+        config.databases.remove("*");
         for (row, error) in [
             ("{}", "no name"),
             (r#"{"name": 5}"#, "name is 5"),
             (r#"{"name": "default"}"#, "everybody"),
             (r#"{"name": "a", "tier": "lead"}"#, "no tier \"lead\""),
             (r#"{"name": "a", "database": "none"}"#, "no database \"none\""),
+            (r#"{"name": "a", "database": "*", "cluster": "main"}"#, "no database \"*\""),
+            (r#"{"name": "a", "database": "app", "cluster": "eu"}"#, "no cluster \"eu\""),
+            (r#"{"name": "a", "cluster": 5}"#, "cluster is 5"),
             (r#"{"name": "a", "max_clients": "many"}"#, "expected a whole number"),
             (r#"{"name": "a", "colour": "red"}"#, "colour"),
         ] {

@@ -152,13 +152,25 @@ fn shown_user(user: &UserConfig) -> String {
 fn shown_tenant(name: &str, limits: &Tier) -> String {
     let timeout = limits.statement_timeout.map_or_else(|| "none".to_owned(), |limit: Duration| show_duration(limit));
     let clients = limits.max_clients.map_or_else(|| "no limit".to_owned(), |limit| limit.to_string());
-    format!("{name}: tier {}; statement_timeout {timeout}; max_clients {clients}", limits.name)
+    let database = limits.layout.database.as_ref().map(|name| format!("; database {name}")).unwrap_or_default();
+    let cluster = limits.layout.cluster.as_ref().map(|name| format!("; cluster {name}")).unwrap_or_default();
+    format!("{name}: tier {}; statement_timeout {timeout}; max_clients {clients}{database}{cluster}", limits.name)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::load;
+    use crate::config::{Layout, load};
+
+    #[test]
+    fn a_tenants_place_is_shown() {
+        let layout = Layout { cluster: Some("eu".to_owned()), database: Some("acme_db".to_owned()) };
+        let shown = shown_tenant("acme", &Tier { layout, ..Tier::unlimited("gold") });
+        assert_eq!(
+            shown,
+            "acme: tier gold; statement_timeout none; max_clients no limit; database acme_db; cluster eu"
+        );
+    }
 
     #[test]
     fn the_summary_of_the_reference_file() {

@@ -105,7 +105,7 @@ impl<'a> Asked<'a> {
                 return Err(format!("say which database with --database: one of {}", names.join(", ")));
             }
         };
-        let database = config.databases.get(name).or_else(|| config.databases.get("*"));
+        let database = config.database(name);
         let database = database.ok_or_else(|| format!("the configuration has no database \"{name}\""))?;
         let cluster = config.clusters.get(&database.cluster);
         let cluster = cluster.ok_or_else(|| format!("the configuration has no cluster \"{}\"", database.cluster))?;

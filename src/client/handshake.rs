@@ -72,12 +72,16 @@ pub enum Accepted {
     },
 }
 
+/// The entry of a database, or what a client is told for which there is none.
+type Found = Result<Arc<DatabaseConfig>, Box<PgError>>;
+
 /// A client that has proved who it is.
 pub struct Authenticated {
     pub stream: Stream,
     pub user: Arc<UserConfig>,
-    /// The entry of the configuration, which may be that of `*`.
-    pub database: Arc<DatabaseConfig>,
+    /// The entry of the configuration, which may be that of `*`. Where there is none its tenant may have a database that is
+    /// served.
+    pub database: Found,
     /// As the client asked.
     pub database_name: String,
     /// The settings of the startup packet in the order in which PostgreSQL applies them: those from
@@ -282,7 +286,7 @@ fn repeated(request: &str) -> PgError {
 /// A client that may enter, before its connection is handed over.
 struct Entered {
     user: Arc<UserConfig>,
-    database: Arc<DatabaseConfig>,
+    database: Found,
     database_name: String,
     settings: Vec<(String, String)>,
     pgweir_options: Vec<(String, String)>,
@@ -341,7 +345,7 @@ async fn enter(
     let database_name = startup.get("database").filter(|name| !name.is_empty()).unwrap_or(account);
     let user = context.config.users.get(account).cloned().ok_or_else(|| authenticate::failed(name))?;
     let database = match replication.filter(|mode| !mode.eq_ignore_ascii_case("database")) {
-        Some(_) => whole_cluster(&context.config, database_name)?,
+        Some(_) => whole_cluster(&context.config, database_name),
         None => find_database(&context.config, &user, database_name)?,
     };
     if replication.is_some() && !user.replication {
@@ -413,37 +417,37 @@ fn tls_required(user: &str) -> PgError {
         .hint("Connect with sslmode=require or better.")
 }
 
-fn find_database(config: &Config, user: &UserConfig, name: &str) -> Result<Arc<DatabaseConfig>, PgError> {
+/// Errors: the outer one is for whichever tenant.
+fn find_database(config: &Config, user: &UserConfig, name: &str) -> Result<Found, PgError> {
     if name == CONSOLE && user.admin {
         let (name, cluster) = (name.to_owned(), String::new());
-        return Ok(Arc::new(DatabaseConfig { name, cluster, server_name: None, pool: config.pool.clone() }));
+        return Ok(Ok(Arc::new(DatabaseConfig { name, cluster, server_name: None, pool: config.pool.clone() })));
     }
     if !user.databases.is_empty() && !user.databases.iter().any(|allowed| allowed == name) {
         return Err(PgError::fatal("42501", format!("permission denied for database \"{name}\""))
             .detail("User does not have CONNECT privilege.")
             .hint("See databases in the user's entry of pgweir's configuration."));
     }
-    let found = config.databases.get(name).or_else(|| config.databases.get("*")).cloned();
-    found.ok_or_else(|| {
-        PgError::fatal("3D000", format!("database \"{name}\" does not exist"))
-            .hint("pgweir serves the databases that its configuration lists.")
-    })
+    Ok(config.database(name).cloned().ok_or_else(|| {
+        let error = PgError::fatal("3D000", format!("database \"{name}\" does not exist"));
+        error.hint("pgweir serves the databases that its configuration lists.").into()
+    }))
 }
 
 /// The database of the console, for users with `admin`.
 pub const CONSOLE: &str = "pgweir";
 
 /// Physical replication is of a whole server, whatever database is named: libpq names "replication".
-fn whole_cluster(config: &Config, name: &str) -> Result<Arc<DatabaseConfig>, PgError> {
-    let named = config.databases.get(name).or_else(|| config.databases.get("*"));
+fn whole_cluster(config: &Config, name: &str) -> Found {
     let only = || config.databases.values().next().filter(|_| config.clusters.len() == 1);
-    named.or_else(only).cloned().ok_or_else(|| {
-        PgError::fatal("3D000", format!("database \"{name}\" does not exist"))
+    config.database(name).or_else(only).cloned().ok_or_else(|| {
+        let error = PgError::fatal("3D000", format!("database \"{name}\" does not exist"))
             .detail(format!(
                 "There are {} clusters: the database says which one is to be replicated.",
                 config.clusters.len()
             ))
-            .hint("Name one of the cluster's databases (dbname in the connection string).")
+            .hint("Name one of the cluster's databases (dbname in the connection string).");
+        error.into()
     })
 }
 

@@ -77,7 +77,7 @@ fn sections(root: &Section, around: &Surroundings) -> Config {
     let default_tier = tiers.default_tier(root.get("default_tier"), root);
     let tenancy_item = root.get("tenancy");
     let identify = tenancy_item.iter().any(|item| item.keys().contains("identify"));
-    let names = Names { users: &user_names, databases: &database_names, identify };
+    let names = Names { users: &user_names, databases: &database_names, clusters: &cluster_names, identify };
     let tenants = root.get("tenants").map(|item| tenants(&item, &tiers, &default_tier, &names)).unwrap_or_default();
     let looks_at_suffixes =
         tenants.iter().flat_map(|tenant| &tenant.matches).any(|matches| matches.looks_at(Source::UserSuffix));

@@ -8,6 +8,7 @@ mod clusters;
 mod defaults;
 mod env;
 mod error;
+mod layout;
 mod listen;
 mod load;
 mod pools;
@@ -31,8 +32,10 @@ use std::time::Duration;
 
 pub use env::from_env;
 pub use error::{ConfigError, ConfigErrors};
+pub use layout::Layout;
 pub use listen::parse_address;
 pub use load::load;
+pub use pools::ANY_DATABASE;
 pub use rates::{Counted, Rate, RateLimit, show_wait};
 pub use tenancy::{Pattern, Source, Tenancy, TenantsQuery, Unknown};
 pub use tenants::{DEFAULT_TENANT, limited};
@@ -391,8 +394,7 @@ pub struct Tier {
     pub settings: BTreeMap<String, String>,
     /// Whatever could change those in a way that its text does not show is refused.
     pub strict: bool,
-    /// The entry of `[databases]` that serves a tenant, whichever its clients ask for.
-    pub database: Option<String>,
+    pub layout: Layout,
 }
 
 /// How much of the servers' time a tenant gets where others want it too.

@@ -9,7 +9,7 @@ use super::reader::{Item, Section, closest};
 use super::{DatabaseConfig, PoolMode, PoolSettings};
 
 /// A name without an entry of its own falls to this one.
-pub(super) const ANY_DATABASE: &str = "*";
+pub const ANY_DATABASE: &str = "*";
 
 /// The settings of `base` with what this section overrides.
 pub(super) fn pool(section: Section, base: &PoolSettings) -> PoolSettings {

@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
+use super::layout::one_database;
 use super::listen::{DAY, MILLISECOND};
 use super::pools::reference;
 use super::reader::{Item, Section, closest};
-use super::tenants::{Names, one_database};
+use super::tenants::Names;
 
 /// What a client brings that may say who it belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,12 +97,13 @@ pub struct Tenancy {
     pub query: Option<TenantsQuery>,
 }
 
-/// A query whose rows are tenants: `name`, `tier`, `database`, and the keys of a tier.
+/// A query whose rows are tenants: `name`, `tier`, `database`, `cluster`, and the keys of a tier.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TenantsQuery {
     pub sql: String,
-    /// Names of the entries of `[databases]` and `[[users]]` with which it is asked.
+    /// As clients ask for it.
     pub database: String,
+    /// The name of an entry of `[[users]]`.
     pub user: String,
     pub refresh: Duration,
 }
@@ -141,7 +143,7 @@ fn query(section: Section, names: &Names) -> Option<TenantsQuery> {
     let sql = section.require("query", "a query such as \"SELECT name, tier FROM tenants\"");
     let sql = sql.and_then(|item| item.string().map(|sql| sql.trim().trim_end_matches(';').to_owned()));
     let database = section.require("database", "the database in which it is asked");
-    let database = database.and_then(|item| one_database(&item, names));
+    let database = database.and_then(|item| one_database(&item, names.databases));
     let user = section.require("user", "the user as whom it is asked");
     let user = user.and_then(|item| reference(&item, names.users, "user"));
     let refresh = section.get("refresh").and_then(|item| item.duration(MILLISECOND * 100..=DAY));

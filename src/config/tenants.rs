@@ -8,6 +8,7 @@ use toml::de::DeTable;
 
 use super::defaults::DEFAULT_TIER;
 use super::error::ConfigErrors;
+use super::layout::{Layout, layout};
 use super::listen::MILLISECOND;
 use super::pools::{ANY_DATABASE, reference};
 use super::rates::rate_limits;
@@ -27,6 +28,7 @@ pub const DEFAULT_TENANT: &str = "default";
 pub(super) struct Names<'a> {
     pub(super) users: &'a BTreeSet<String>,
     pub(super) databases: &'a BTreeSet<String>,
+    pub(super) clusters: &'a BTreeSet<String>,
     /// Clients may be known by their tenant's name, so that it needs no `match`.
     pub(super) identify: bool,
 }
@@ -95,7 +97,7 @@ impl Tier {
             queue_length: None,
             settings: BTreeMap::new(),
             strict: false,
-            database: None,
+            layout: Layout::default(),
         }
     }
 }
@@ -165,14 +167,8 @@ fn tenant_name(item: &Item, seen: &mut BTreeSet<String>) -> Option<String> {
 fn overridden(section: &Section, tier: Arc<Tier>, names: &Names) -> Arc<Tier> {
     let mut limited = (*tier).clone();
     limits(section, &mut limited);
-    limited.database = section.get("database").and_then(|item| one_database(&item, names));
+    limited.layout = layout(section, names.clusters, names.databases);
     if limited == *tier { tier } else { Arc::new(limited) }
-}
-
-/// A database that there is, and not any.
-pub(super) fn one_database(item: &Item, names: &Names) -> Option<String> {
-    let name = reference(item, names.databases, "database")?;
-    if name == ANY_DATABASE { item.expected("a database with an entry of its own") } else { Some(name) }
 }
 
 fn limits(section: &Section, tier: &mut Tier) {

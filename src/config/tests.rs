@@ -258,7 +258,7 @@ fn a_small_file_serves_every_database_without_limits() {
             queue_length: None,
             settings: BTreeMap::new(),
             strict: false,
-            database: None,
+            layout: Layout::default(),
         }
     );
     assert_eq!(config.listen.addresses, ["127.0.0.1:6432".parse().unwrap()]);
@@ -400,6 +400,59 @@ fn zero_means_never_only_where_that_is_safe() {
         "password = { env = \"APP_PASSWORD\" }\n[pool]\nmax_lifetime = 0\nidle_timeout = \"0s\"\ncheck_after = \"0\"";
     let pool = load_text(&format!("{SMALL}{keys}")).unwrap().pool;
     assert_eq!((pool.max_lifetime, pool.idle_timeout, pool.check_after), (NEVER, NEVER, Duration::ZERO));
+}
+
+/// Two clusters, some databases, and one tenant with these keys.
+fn with_layout(databases: &str, keys: &str) -> Result<Config, String> {
+    load_text(&format!(
+        "[clusters.main]\nprimary = \"postgres://10.0.0.1\"\n[clusters.eu]\nprimary = \"postgres://10.0.0.2\"\n\
+         [pool]\nsize = 7\n[[users]]\nname = \"app\"\npassword = {{ env = \"APP_PASSWORD\" }}\n{databases}\
+         [[tenants]]\nname = \"acme\"\nmatch = {{ user = \"app\" }}\n{keys}\n"
+    ))
+}
+
+const ONE: &str = "[databases.app]\ncluster = \"main\"\nserver_name = \"production\"\npool = { size = 5 }\n";
+const ANY: &str = "[databases.\"*\"]\ncluster = \"main\"\npool = { size = 6 }\n";
+
+#[test]
+fn a_tenants_database_is_found_as_a_clients_and_its_cluster_takes_the_place_of_that() {
+    let both = &*format!("{ONE}{ANY}");
+    for (databases, keys, asked, expected) in [
+        (ONE, "", "app", Some("main production 5")),
+        (ONE, "", "acme", None),
+        (ONE, "database = \"app\"", "app", Some("main production 5")),
+        (both, "database = \"acme\"", "acme", Some("main - 6")),
+        (both, "database = \"app\"\ncluster = \"eu\"", "app", Some("eu production 5")),
+        (both, "cluster = \"eu\"", "acme", Some("eu - 6")),
+        (ONE, "cluster = \"eu\"", "acme", Some("eu - 7")),
+        (ONE, "database = \"acme\"\ncluster = \"eu\"", "acme", Some("eu - 7")),
+    ] {
+        let config = with_layout(databases, keys).unwrap();
+        let layout = &config.tenants[0].limits.layout;
+        assert_eq!(config.missing(layout), None);
+        let found = config.database_in(layout, asked).map(|database| {
+            let name = database.server_name.as_deref().unwrap_or("-");
+            format!("{} {name} {}", database.cluster, database.pool.size)
+        });
+        assert_eq!(found.as_deref(), expected, "{databases}{keys} {asked}");
+    }
+}
+
+#[test]
+fn a_tenants_cluster_and_database_are_known() {
+    for (databases, keys, expected) in [
+        (ONE, "database = \"ap\"", "tenants[0].database: there is no database \"ap\", did you mean \"app\"?"),
+        (ANY, "database = \"*\"", "tenants[0].database: expected the name of one database, found \"*\""),
+        (
+            ONE,
+            "cluster = \"eu\"\ndatabase = \"*\"",
+            "tenants[0].database: expected the name of one database, found \"*\"",
+        ),
+        (ONE, "cluster = \"ue\"", "tenants[0].cluster: there is no cluster \"ue\""),
+    ] {
+        let error = with_layout(databases, keys).map(|_| ()).unwrap_err();
+        assert!(error.ends_with(expected) && error.lines().count() == 1, "{error}");
+    }
 }
 
 mod from_environment {

@@ -14,7 +14,7 @@ use super::places::{Entry, UserPlace};
 use crate::app::Snapshot;
 use crate::client::{Accepted, Authenticated, CONSOLE, HandshakeError, accept};
 use crate::cluster::Group;
-use crate::config::{Consistency, DatabaseConfig};
+use crate::config::{Config, Consistency, DatabaseConfig, Layout};
 use crate::metrics::{Limit, Who};
 use crate::net::Stream;
 use crate::pool::Settings;
@@ -226,17 +226,11 @@ fn find_place(door: &Door, snapshot: &Snapshot, entry: &mut Entry, client: &Auth
     if snapshot.awaits(&tenant) {
         return Err(tenants_not_known().into());
     }
+    let (database, name) = serving(snapshot.config(), client, &tenant.limits.layout, &tenant.name)?;
     let user_place = door.places.admit(&client.user)?;
     let permit = tenant.admit().inspect_err(|_| tenant.refused(Limit::MaxClients))?;
-    let (database, name) = match &tenant.limits.database {
-        None => (&client.database, &client.database_name),
-        Some(name) => {
-            let own = snapshot.config().databases.get(name).ok_or_else(|| no_database(name, &tenant.name))?;
-            (own, &own.name)
-        }
-    };
-    let login = snapshot.login(&client.user, database, name, client.scram_keys.clone());
-    let cluster = snapshot.cluster(database)?;
+    let login = snapshot.login(&client.user, &database, name, client.scram_keys.clone());
+    let cluster = snapshot.cluster(&database)?;
     let group = cluster.group(&login, &database.pool);
     let settings = settings(client, &tenant).map_err(|error| {
         let limit = Limit::GuardedSetting;
@@ -245,7 +239,23 @@ fn find_place(door: &Door, snapshot: &Snapshot, entry: &mut Entry, client: &Auth
         door.shared.metrics.audit.limited(limit.name(), who);
         Refusal { error: error.into(), reason: limit.name() }
     })?;
-    Ok(Place { user: user_place, tenant, permit, group, login, settings, database: database.clone() })
+    Ok(Place { user: user_place, tenant, permit, group, login, settings, database })
+}
+
+/// The database that serves a client, and its name.
+fn serving<'a>(
+    config: &Config,
+    client: &'a Authenticated,
+    layout: &'a Layout,
+    tenant: &str,
+) -> Result<(Arc<DatabaseConfig>, &'a str), Refusal> {
+    if *layout == Layout::default() {
+        let own = client.database.clone().map_err(|error| PgError::clone(&error))?;
+        return Ok((own, &client.database_name));
+    }
+    let name = layout.database.as_ref().unwrap_or(&client.database_name);
+    let own = config.database_in(layout, name).ok_or_else(|| no_database(name, tenant))?;
+    Ok((own, name))
 }
 
 /// Settings of the startup packet, and those that its tenant's sessions have.

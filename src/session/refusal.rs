@@ -268,9 +268,9 @@ pub(super) fn unknown_tenant(name: &str) -> PgError {
         .hint("See [[tenants]] and tenants_query in pgweir's configuration.")
 }
 
-pub(super) fn tenant_of_another_database(name: &str, now: &str) -> PgError {
+pub(super) fn tenant_of_another_place(name: &str, now: &str) -> PgError {
     PgError::error("0A000", format!("a session of the tenant \"{now}\" cannot work for the tenant \"{name}\""))
-        .detail("That one has another database.")
+        .detail("That one has another database, or another cluster.")
         .hint("Connect as the other tenant.")
 }
 

@@ -13,6 +13,7 @@ use super::clock::Ceilings;
 use super::ledger::Status;
 use super::state::Covered;
 use super::{Leased, Opened, Session, refusal};
+use crate::config::Layout;
 use crate::metrics::Limit;
 use crate::pool::difference;
 use crate::sql::{TxControl, Verdict, commented, commented_before, first_statement, mentions, setting_names};
@@ -32,8 +33,8 @@ pub type FindTenant = Arc<dyn Fn(&str) -> Option<Tenant> + Send + Sync>;
 /// Of a session whose user may.
 pub struct Switching {
     find: FindTenant,
-    /// Where it is, if its tenant's clients have a database of their own.
-    database: Option<String>,
+    /// Where it is.
+    layout: Layout,
     /// As whom it has logged in.
     home: Tenant,
     /// For whom it works where a transaction does not say it.
@@ -82,8 +83,8 @@ impl Switching {
     pub fn new(find: FindTenant, home: Tenant) -> Box<Self> {
         let standing = Standing::at_home(&home);
         let (asked, covered, said) = Default::default();
-        let database = home.limits.database.clone();
-        Box::new(Self { find, database, home, standing, asked, covered, said })
+        let layout = home.limits.layout.clone();
+        Box::new(Self { find, layout, home, standing, asked, covered, said })
     }
 
     /// Another batch is gathered.
@@ -133,11 +134,11 @@ impl Switching {
 
     /// The tenant of this name, for a session that works for `now`.
     ///
-    /// Errors: 22023 where there is none, 0A000 where its sessions need another database.
+    /// Errors: 22023 where there is none, 0A000 where its sessions need another database or cluster.
     fn find(&self, name: &str, now: &Tenant) -> Result<Tenant, PgError> {
         let tenant = self.named(name).ok_or_else(|| refusal::unknown_tenant(name))?;
-        if tenant.limits.database != self.database {
-            return Err(refusal::tenant_of_another_database(&tenant.name, &now.name));
+        if tenant.limits.layout != self.layout {
+            return Err(refusal::tenant_of_another_place(&tenant.name, &now.name));
         }
         Ok(tenant)
     }
@@ -153,7 +154,7 @@ impl Session {
     /// The session works for the tenant whose the batch is.
     ///
     /// Errors: 22023 for a tenant that there is not, or is not written out, 25001 where several are named, 0A000 for one of
-    /// another database.
+    /// another database or cluster.
     pub(super) fn works_for_its_tenant(&mut self) -> Result<(), PgError> {
         let Some(switching) = &mut self.switching else { return Ok(()) };
         let name = switching.name_of(&switching.said).map_err(PgError::clone)?;

@@ -17,6 +17,7 @@ mod guarding;
 mod hostile;
 mod introductions;
 mod isolation;
+mod layouts;
 mod leaks;
 mod ledger_model;
 mod login;
