@@ -99,6 +99,8 @@ pub struct Authenticated {
     pub server_name: Option<String>,
     /// The common name of its certificate.
     pub certificate: Option<String>,
+    /// The whole subject of that.
+    pub certificate_subject: Option<String>,
     /// Learned where only a verifier of the user's password is known.
     pub scram_keys: Option<ScramKeys>,
     /// What the client sent after its last message of authentication.
@@ -294,6 +296,7 @@ struct Entered {
     user_suffix: Option<String>,
     server_name: Option<String>,
     certificate: Option<String>,
+    certificate_subject: Option<String>,
     scram_keys: Option<ScramKeys>,
 }
 
@@ -311,6 +314,7 @@ impl Entered {
             user_suffix: self.user_suffix,
             server_name: self.server_name,
             certificate: self.certificate,
+            certificate_subject: self.certificate_subject,
             scram_keys: self.scram_keys,
             unread: inbound.unread,
             out: inbound.out,
@@ -361,6 +365,7 @@ async fn enter(
         replication: replication.map(str::to_owned),
         user_suffix: suffix.map(str::to_owned),
         certificate: tls.as_ref().and_then(|tls| tls.common_name.clone()),
+        certificate_subject: tls.as_ref().and_then(|tls| tls.subject.clone()),
         server_name: tls.and_then(|tls| tls.server_name),
         scram_keys,
     })

@@ -23,11 +23,13 @@ pub enum Source {
     ServerName,
     /// The common name of the client's certificate.
     Certificate,
+    /// The whole subject of that, in the form of RFC 2253.
+    CertificateSubject,
 }
 
 impl Source {
     /// Every one, by its name in the configuration.
-    pub const NAMES: [(&'static str, Self); 7] = [
+    pub const NAMES: [(&'static str, Self); 8] = [
         ("user", Self::User),
         ("database", Self::Database),
         ("user_suffix", Self::UserSuffix),
@@ -35,6 +37,7 @@ impl Source {
         ("application_name", Self::ApplicationName),
         ("server_name", Self::ServerName),
         ("certificate", Self::Certificate),
+        ("certificate_subject", Self::CertificateSubject),
     ];
 }
 
@@ -182,6 +185,10 @@ fn source(item: &Item) -> Option<(Source, Pattern)> {
 pub(super) fn pattern(item: &Item, source: Source) -> Option<Pattern> {
     let text = item.name()?;
     let text = if source == Source::ServerName { text.to_ascii_lowercase() } else { text };
+    if source == Source::CertificateSubject && text.replace("\\,", "").contains(", ") {
+        return item
+            .expected("a subject as in RFC 2253, such as \"CN=app,OU=acme,O=customers\", without spaces between");
+    }
     Pattern::parse(&text).or_else(|| item.expected("a text with at most one `*`"))
 }
 

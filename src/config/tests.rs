@@ -197,7 +197,7 @@ pgweir.toml:47:1: users[2]: `password` is missing: expected { env = "NAME" }, { 
 pgweir.toml:52:21: tiers.silver.statement_timeout: expected a duration with a unit (us, ms, s, min, h, d) such as "15s", or 0 for no ceiling, found "15m30"
 pgweir.toml:55:8: tenants[0].name: expected another name: this is the one of clients that no tenant matches, found "default"
 pgweir.toml:56:8: tenants[0].tier: there is no tier "sliver", did you mean "silver"?
-pgweir.toml:57:9: tenants[0].match: expected at least one of `user`, `database`, `user_suffix`, `option`, `application_name`, `server_name` or `certificate`
+pgweir.toml:57:9: tenants[0].match: expected at least one of `user`, `database`, `user_suffix`, `option`, `application_name`, `server_name`, `certificate` or `certificate_subject`
 pgweir.toml:61:18: tenants[1].match.user: there is no user "nobody"
 pgweir.toml:61:28: tenants[1].match.databse: unknown key, did you mean `database`?
 "#;
@@ -436,6 +436,18 @@ fn a_tenants_database_is_found_as_a_clients_and_its_cluster_takes_the_place_of_t
         });
         assert_eq!(found.as_deref(), expected, "{databases}{keys} {asked}");
     }
+}
+
+#[test]
+fn a_subject_that_no_certificate_has_is_an_error() {
+    let subject = |text: &str| {
+        let tenant = format!("[[tenants]]\nname = \"t\"\nmatch = {{ certificate_subject = '{text}' }}\n");
+        load_text(&format!("{SMALL}password = {{ env = \"APP_PASSWORD\" }}\n{tenant}")).map(|_| ())
+    };
+    assert_eq!(subject("CN=app,OU=acme,O=customers"), Ok(()));
+    assert_eq!(subject("CN=*,O=Acme\\, Inc."), Ok(()));
+    assert!(subject("CN=app, OU=acme").unwrap_err().contains("RFC 2253"));
+    assert!(subject("CN=*,OU=*").unwrap_err().contains("at most one `*`"));
 }
 
 #[test]

@@ -301,6 +301,7 @@ fn traits<'a>(client: &'a Authenticated, option: Option<&'a str>) -> Traits<'a> 
         application_name: names.next().map(|(_, value)| value.as_str()),
         server_name: client.server_name.as_deref(),
         certificate: client.certificate.as_deref(),
+        certificate_subject: client.certificate_subject.as_deref(),
     }
 }
 

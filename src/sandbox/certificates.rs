@@ -5,8 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose,
 };
 
 use super::error::{Doing, SandboxError};
@@ -33,18 +33,23 @@ impl Certificates {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
-        let server = issue(&issuer, "localhost", &["localhost", "127.0.0.1"], ExtendedKeyUsagePurpose::ServerAuth)?;
+        let server = server(&issuer, &["localhost", "127.0.0.1"])?;
         Ok(Self { authority: issuer.pem(), issuer, server })
     }
 
     /// A server certificate for other names or addresses; the first is also the common name.
     pub fn server_for(&self, names: &[&str]) -> Result<Identity, SandboxError> {
-        issue(&self.issuer, names.first().unwrap_or(&""), names, ExtendedKeyUsagePurpose::ServerAuth)
+        server(&self.issuer, names)
     }
 
     /// A client certificate; PostgreSQL's `cert` method compares the common name with the user's.
     pub fn client(&self, common_name: &str) -> Result<Identity, SandboxError> {
-        issue(&self.issuer, common_name, &[], ExtendedKeyUsagePurpose::ClientAuth)
+        self.client_of(&[(DnType::CommonName, common_name)])
+    }
+
+    /// The same with more of a subject, its broadest part first.
+    pub fn client_of(&self, subject: &[(DnType, &str)]) -> Result<Identity, SandboxError> {
+        issue(&self.issuer, subject, &[], ExtendedKeyUsagePurpose::ClientAuth)
     }
 }
 
@@ -61,15 +66,23 @@ impl Identity {
     }
 }
 
+fn server(issuer: &CertifiedIssuer<'static, KeyPair>, names: &[&str]) -> Result<Identity, SandboxError> {
+    let subject = (DnType::CommonName, *names.first().unwrap_or(&""));
+    issue(issuer, &[subject], names, ExtendedKeyUsagePurpose::ServerAuth)
+}
+
 fn issue(
     issuer: &CertifiedIssuer<'static, KeyPair>,
-    common_name: &str,
+    subject: &[(DnType, &str)],
     names: &[&str],
     purpose: ExtendedKeyUsagePurpose,
 ) -> Result<Identity, SandboxError> {
     let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
     let mut params = CertificateParams::new(names)?;
-    params.distinguished_name.push(DnType::CommonName, common_name);
+    params.distinguished_name = DistinguishedName::new();
+    for (kind, name) in subject {
+        params.distinguished_name.push(kind.clone(), *name);
+    }
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![purpose];
     params.use_authority_key_identifier_extension = true;

@@ -44,6 +44,7 @@ pub use latencies::Latencies;
 pub use pgbench::{Load, PgbenchReport, Protocol, Script, Target};
 pub use port::ReservedPort;
 pub use postmaster::StopMode;
+pub use rcgen::DnType;
 pub use server::{SUPERUSER, Server};
 pub use statistics::StatementCount;
 pub use users::{Login, User};

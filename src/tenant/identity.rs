@@ -20,6 +20,8 @@ pub struct Traits<'a> {
     pub server_name: Option<&'a str>,
     /// The common name.
     pub certificate: Option<&'a str>,
+    /// In the form of RFC 2253.
+    pub certificate_subject: Option<&'a str>,
 }
 
 impl<'a> Traits<'a> {
@@ -32,14 +34,20 @@ impl<'a> Traits<'a> {
             Source::ApplicationName => self.application_name,
             Source::ServerName => self.server_name,
             Source::Certificate => self.certificate,
+            Source::CertificateSubject => self.certificate_subject,
         }
     }
 
+    /// What the `*` of a pattern stands for.
+    fn captured(&self, (source, pattern): &(Source, Pattern)) -> Option<&'a str> {
+        let found = pattern.captures(self.of(*source)?)?;
+        // What follows a backslash belongs to a value still, so that "CN=a\,OU=b" has no OU.
+        let torn = found.bytes().rev().take_while(|byte| *byte == b'\\').count() % 2 == 1;
+        (*source != Source::CertificateSubject || !torn).then_some(found)
+    }
+
     fn hold(&self, matches: &TenantMatch) -> bool {
-        let holds = |(source, pattern): &(Source, Pattern)| {
-            self.of(*source).is_some_and(|text| pattern.captures(text).is_some())
-        };
-        matches.conditions.iter().all(holds)
+        matches.conditions.iter().all(|condition| self.captured(condition).is_some())
     }
 }
 
@@ -88,7 +96,7 @@ impl Tenants {
     pub fn identify(&self, traits: &Traits) -> Result<Tenant, PgError> {
         let matched = self.matches.iter().find(|(matches, _)| traits.hold(matches)).map(|(_, tenant)| tenant);
         let named = || {
-            let names = self.identify.iter().filter_map(|(source, pattern)| pattern.captures(traits.of(*source)?));
+            let names = self.identify.iter().filter_map(|condition| traits.captured(condition));
             names.into_iter().find_map(|name| self.by_name.get(name))
         };
         match (matched.or_else(named), self.unknown) {
@@ -212,6 +220,7 @@ pub(super) mod tests {
                 "name" => traits.application_name = Some(value),
                 "host" => traits.server_name = Some(value),
                 "certificate" => traits.certificate = Some(value),
+                "subject" => traits.certificate_subject = Some(value),
                 other => panic!("{other}"),
             }
         }
@@ -227,6 +236,7 @@ pub(super) mod tests {
             ("option", &["option=x"], gold.clone()),
             ("late", &["user=a option=x"], gold.clone()),
             ("hosts", &["server_name=*.eu.example.com", "certificate=eu-*"], gold.clone()),
+            ("subjects", &["certificate_subject=CN=*,OU=eu,O=customers"], gold.clone()),
             ("programs", &["application_name=report* user_suffix=night"], gold),
         ]));
         for (traits, expected) in [
@@ -239,6 +249,9 @@ pub(super) mod tests {
             ("user=b database=app host=any.eu.example.com", "hosts"),
             ("user=b database=app host=any.us.example.com", "default"),
             ("user=b database=app certificate=eu-1", "hosts"),
+            ("user=b database=app subject=CN=a,OU=eu,O=customers", "subjects"),
+            ("user=b database=app subject=CN=a\\,OU=eu,O=customers", "default"),
+            ("user=b database=app subject=CN=a,OU=eu,O=customers,C=DE", "default"),
             ("user=b database=app name=reporter suffix=night", "programs"),
             ("user=b database=app name=reporter suffix=day", "default"),
             ("user=b database=app name=reporter", "default"),
@@ -255,7 +268,15 @@ pub(super) mod tests {
         let silver = tier("silver", 30, None);
         let config = Config {
             tenancy: Tenancy {
-                identify: ["option=*", "user_suffix=*", "server_name=*.example.com", "user=*"].map(condition).to_vec(),
+                identify: [
+                    "option=*",
+                    "user_suffix=*",
+                    "server_name=*.example.com",
+                    "certificate_subject=CN=*,O=c",
+                    "user=*",
+                ]
+                .map(condition)
+                .to_vec(),
                 separator: None,
                 unknown: Unknown::Refuse,
                 query: None,
@@ -268,6 +289,8 @@ pub(super) mod tests {
             // Nobody is called that: the next one may be.
             ("user=app database=app option=nobody suffix=beta", "beta"),
             ("user=app database=app host=beta.example.com", "beta"),
+            ("user=app database=app subject=CN=beta,O=c", "beta"),
+            ("user=acme database=app subject=CN=beta\\,O=c", "acme"),
             ("user=acme database=app", "acme"),
             ("user=s database=app option=acme", "special"),
         ] {

@@ -1,6 +1,6 @@
 //! Tenants: who belongs to which, and that nothing a client sends lifts the ceiling of its tier.
 
-use pgweir::sandbox::{SandboxOptions, User};
+use pgweir::sandbox::{DnType, SandboxOptions, User};
 
 use crate::support::primary_only::{config, proxy, sqlstate, value};
 use crate::support::proxy::Proxy;
@@ -93,6 +93,39 @@ async fn a_client_belongs_to_the_tenant_that_it_names() {
     // What stands behind an unknown user, or a wrong password, is answered as ever.
     for wrong in [url("nobody%2Bacme", "127.0.0.1", ""), url(&suffixed, "127.0.0.1", "").replace(":secret", ":wrong")] {
         assert_eq!(proxy.refusal(&wrong).await.code().code(), "28P01", "{wrong}");
+    }
+}
+
+/// All of its parts count, in their order, and none can be made up within another.
+#[tokio::test]
+async fn a_client_belongs_to_the_tenant_that_its_certificates_subject_says() {
+    let cluster = shared_cluster().await;
+    let certificates = cluster.certificates().unwrap();
+    let files = tempfile::tempdir().unwrap();
+    let more = format!(
+        "{}\n[[tenants]]\nname = \"acme\"\nstatement_timeout = \"1111ms\"\nmatch = {{ certificate_subject = \"CN=*,OU=acme,O=customers\" }}\n\
+         [[tenants]]\nname = \"beta\"\nstatement_timeout = \"2222ms\"\n\
+         [tenancy]\nidentify = [{{ certificate_subject = \"CN=app,OU=*,O=customers\" }}]\n",
+        listen_tls(cluster, files.path()),
+    );
+    let proxy = Proxy::start(&config(cluster, &more, &["postgres"])).await;
+    let url = format!("{}?sslmode=require", proxy.url(cluster, "postgres", "postgres"));
+    let (organization, unit, name) = (DnType::OrganizationName, DnType::OrganizationalUnitName, DnType::CommonName);
+    let customers = (organization.clone(), "customers");
+    for (subject, wanted) in [
+        (vec![customers.clone(), (unit.clone(), "acme"), (name.clone(), "robot")], "1111ms"),
+        (vec![customers.clone(), (unit.clone(), "beta"), (name.clone(), "app")], "2222ms"),
+        (vec![customers.clone(), (unit.clone(), "beta"), (name.clone(), "robot")], "0"),
+        (vec![(organization.clone(), "others"), (unit.clone(), "acme"), (name.clone(), "robot")], "0"),
+        (vec![(unit.clone(), "acme"), customers.clone(), (name.clone(), "robot")], "0"),
+        (vec![customers.clone(), (name.clone(), "robot,OU=acme")], "0"),
+        (vec![(name.clone(), "robot,OU=acme,O=customers")], "0"),
+        (vec![customers.clone(), (name.clone(), "app,OU=beta")], "0"),
+        (Vec::new(), "0"),
+    ] {
+        let identity = certificates.client_of(&subject).unwrap();
+        let client = Tls::trusting(certificates, Some(&identity)).connect(&url).await.unwrap();
+        assert_eq!(value(&client, SHOW).await, wanted, "{subject:?}");
     }
 }
 

@@ -8,6 +8,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 
+use super::subject::subject;
 use super::{ALPN, TlsError, certificate, certificates, private_key, provider, root_store};
 use crate::config::ListenTls;
 use crate::net::Stream;
@@ -28,6 +29,8 @@ pub struct ClientTls {
     pub alpn: bool,
     /// The common name of the client's certificate, verified against `client_ca`.
     pub common_name: Option<String>,
+    /// Its whole subject, in the form of RFC 2253.
+    pub subject: Option<String>,
     /// `tls-server-end-point` of our certificate, if it has one.
     pub end_point: Option<Vec<u8>>,
 }
@@ -69,6 +72,7 @@ impl Acceptor {
             server_name: session.server_name().map(str::to_ascii_lowercase),
             alpn: session.alpn_protocol() == Some(ALPN),
             common_name: leaf.and_then(|leaf| certificate::common_name(leaf)),
+            subject: leaf.and_then(|leaf| subject(leaf)),
             end_point: self.end_point.clone(),
         };
         Ok((Stream::TlsServerSide(Box::new(stream)), facts))

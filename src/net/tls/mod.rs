@@ -4,6 +4,7 @@
 mod acceptor;
 mod certificate;
 mod connector;
+mod subject;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
