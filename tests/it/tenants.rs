@@ -96,6 +96,56 @@ async fn a_client_belongs_to_the_tenant_that_it_names() {
     }
 }
 
+/// Whatever separates it from the name, which may have the separator in it; the server sees the user alone, also where
+/// its database is the one of that name.
+#[tokio::test]
+async fn what_stands_behind_a_users_name_is_for_pgweir_alone() {
+    let cluster = shared_cluster().await;
+    for (key, separator) in
+        [("", "@"), ("separator = \".\"", "."), ("separator = \"+\"", "+"), ("separator = \"--\"", "--")]
+    {
+        let user = format!("app_{}", unique());
+        let parted = format!("{user}{separator}night");
+        cluster.create_users(&[User::new(&user, "secret"), User::new(&parted, "secret")]).await.unwrap();
+        for name in [&user, &parted] {
+            cluster.primary().psql(&format!("CREATE DATABASE \"{name}\"")).await.unwrap();
+        }
+        let verifier = format!("SELECT rolpassword FROM pg_authid WHERE rolname = '{user}'");
+        let verifier = cluster.primary().psql(&verifier).await.unwrap();
+        let more = format!(
+            "[[tenants]]\nname = \"acme\"\nstatement_timeout = \"1111ms\"\nmatch = {{ user_suffix = \"ac*\" }}\n\
+             [[tenants]]\nname = \"beta\"\nstatement_timeout = \"2222ms\"\n[[tenants]]\nname = \"night\"\n\
+             [[tenants]]\nname = \"{parted}\"\nstatement_timeout = \"3333ms\"\n\
+             [tenancy]\nunknown = \"refuse\"\nidentify = [\"user_suffix\", \"user\"]\n{key}\n"
+        );
+        let text =
+            config(cluster, &more, &[&parted]) + &format!("[[users]]\nname = \"{user}\"\npassword = \"{verifier}\"\n");
+        let proxy = Proxy::start(&text).await;
+        let url = |name: &str, password: &str| {
+            let name = name.replace('@', "%40").replace('+', "%2B");
+            format!("postgres://{name}:{password}@127.0.0.1:{}", proxy.port)
+        };
+        for (user, suffix, wanted) in
+            [(&user, "acme", "1111ms"), (&user, "beta", "2222ms"), (&parted, "beta", "2222ms"), (&parted, "", "3333ms")]
+        {
+            let parting = if suffix.is_empty() { "" } else { separator };
+            let client = connect(&url(&format!("{user}{parting}{suffix}"), "secret")).await;
+            assert_eq!(value(&client, SHOW).await, wanted, "{user}{parting}{suffix}");
+            let seen = "SELECT concat_ws(' ', datname, usename, session_user, current_user) FROM pg_stat_activity \
+                WHERE pid = pg_backend_pid()";
+            assert_eq!(value(&client, seen).await, [&**user; 4].join(" "));
+        }
+        for (name, password, code) in [
+            (format!("{user}{separator}nobody"), "secret", "28000"),
+            (format!("{user}{separator}acme"), "wrong", "28P01"),
+            (format!("{user}{separator}"), "secret", "28P01"),
+            (format!("nobody{separator}acme"), "secret", "28P01"),
+        ] {
+            assert_eq!(proxy.refusal(&url(&name, password)).await.code().code(), code, "{name}");
+        }
+    }
+}
+
 /// All of its parts count, in their order, and none can be made up within another.
 #[tokio::test]
 async fn a_client_belongs_to_the_tenant_that_its_certificates_subject_says() {
