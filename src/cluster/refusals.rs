@@ -38,7 +38,8 @@ impl Default for Refusals {
 impl Refusals {
     pub fn add(&self, text: &[u8], generation: u64, by: i32) {
         let refusal = Refusal { generation, by };
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).put(fingerprint(text), refusal);
+        let fingerprint = fingerprint(text);
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).put(fingerprint, refusal);
         self.any.store(true, Ordering::Release);
     }
 
@@ -46,8 +47,10 @@ impl Refusals {
         if !self.any.load(Ordering::Acquire) {
             return false;
         }
+        // Before the lock: texts may be long.
+        let fingerprint = fingerprint(text);
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.get(&fingerprint(text)).is_some_and(|refusal| refusal.generation == generation)
+        kept.get(&fingerprint).is_some_and(|refusal| refusal.generation == generation)
     }
 
     /// The primary has refused what this session was refused by a replica: it was no replica's matter.

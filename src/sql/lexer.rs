@@ -428,13 +428,16 @@ impl<'a> Lexer<'a> {
     /// The longest run of operator characters that neither contains the start of a comment nor, unless it
     /// has one of ``~!@#%^&|`?``, ends in `+` or `-` (documentation 4.1.3).
     fn operator(&mut self) -> Kind {
+        // PostgreSQL takes none of more than 63 bytes.
         let rest = &self.sql[self.at..];
+        let rest = &rest[..rest.len().min(LONGEST_OPERATOR)];
         let mut length = rest.iter().position(|&b| !is_operator(b)).unwrap_or(rest.len());
         if let Some(comment) = rest[..length].windows(2).position(|w| w == b"--" || w == b"/*") {
             length = comment;
         }
         let loose = |b: &u8| matches!(b, b'~' | b'!' | b'@' | b'#' | b'%' | b'^' | b'&' | b'|' | b'`' | b'?');
-        while length > 1 && matches!(rest[length - 1], b'+' | b'-') && !rest[..length - 1].iter().any(loose) {
+        let loose = rest[..length].iter().position(loose).unwrap_or(length);
+        while length > 1 && matches!(rest[length - 1], b'+' | b'-') && loose >= length - 1 {
             length -= 1;
         }
         let kind = if &rest[..length] == b"=>" { Kind::Arrow } else { Kind::Operator };
@@ -460,6 +463,9 @@ impl Iterator for Lexer<'_> {
         Some(Token { kind, keyword, start, end: self.at as u32, hash })
     }
 }
+
+/// Bytes of a run of operator characters that are looked at.
+const LONGEST_OPERATOR: usize = 72;
 
 fn as_other(kind: Kind) -> Kind {
     if kind == Kind::Literal { Kind::OtherLiteral } else { kind }
