@@ -10,7 +10,7 @@ pub struct Batch {
     /// The worst of its statements.
     pub verdict: Option<Verdict>,
     /// Statements that it carries out: of a simple query those in its text, where anybody counts them.
-    pub statements: u16,
+    pub statements: u32,
     /// Something in it may call a function.
     pub calls: bool,
     /// Something in it needs a server: a batch of nothing but `Close` and `Sync` does not.

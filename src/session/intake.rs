@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::batch::Batch;
 use super::ledger::Status;
 use super::moving::belongs_on_primary;
-use super::request::{Malformed, Read, Request, read};
+use super::request::{LONGEST_QUERY, Malformed, Read, Request, is_long, read};
 use super::sending::FLUSH;
 use super::statements::Unnamed;
 use super::{Leased, Opened, Session, refusal};
@@ -194,7 +194,7 @@ impl Session {
     pub(super) fn refuse_batch(&mut self, batch: &Batch) -> bool {
         self.intake = Intake { skipping: !batch.simple, ..Intake::default() };
         if batch.simple
-            && let Ok(Read::Request { len, .. }) = read(self.inbound.data())
+            && let Ok(Read::Request { len, .. }) = read(self.inbound.data(), LONGEST_QUERY)
         {
             self.intake.streaming = Some(Streaming::dropped(len));
         }
@@ -305,7 +305,9 @@ impl Session {
 
     /// After an error of ours: drops messages up to `Sync`, as PostgreSQL does after one of its own.
     fn skip(&mut self) -> Result<Option<Step>, Malformed> {
-        let Read::Request { request, len } = read(self.inbound.data())? else { return Ok(self.partial(0)) };
+        let Read::Request { request, len } = read(self.inbound.data(), LONGEST_QUERY)? else {
+            return Ok(self.partial(0, LONGEST_QUERY));
+        };
         match request {
             Request::Terminate => return Ok(Some(Step::Left)),
             // The error is not out yet.
@@ -323,8 +325,8 @@ impl Session {
     }
 
     /// A message is not whole yet. `before`: bytes of the buffer that come before it.
-    fn partial(&mut self, before: usize) -> Option<Step> {
-        if let Ok(Read::Partial { reserve: Some(len) }) = read(&self.inbound.data()[before..]) {
+    fn partial(&mut self, before: usize, longest_query: usize) -> Option<Step> {
+        if let Ok(Read::Partial { reserve: Some(len) }) = read(&self.inbound.data()[before..], longest_query) {
             self.inbound.reserve_frame(before + len);
         } else if self.inbound.is_full() {
             self.inbound.reserve_frame(self.inbound.data().len() + HEADER);
@@ -343,7 +345,7 @@ impl Session {
         self.inbound = inbound;
         Ok(match gathered? {
             Gathered::Batch(batch) => self.place_batch(batch),
-            Gathered::Partial { before } => self.partial(before),
+            Gathered::Partial { before } => self.partial(before, self.longest_query),
             Gathered::Stray { len } => {
                 self.intake.streaming = Some(Streaming::dropped(len));
                 None
@@ -366,7 +368,7 @@ impl Session {
         }
         loop {
             let rest = &inbound.data()[batch.len..];
-            let Read::Request { request, len } = read(rest)? else {
+            let Read::Request { request, len } = read(rest, self.longest_query)? else {
                 // `COPY … FROM` is answered at its `Execute`, and its data come only then.
                 if batch.len > 0 && (inbound.data().len() >= LONGEST_BATCH || batch.executes_on_primary()) {
                     return Ok(Gathered::Batch(batch));
@@ -402,8 +404,8 @@ impl Session {
                 let verdict = self.classify(text);
                 self.switching.iter_mut().for_each(|switching| switching.gathered(text, verdict));
                 self.intake.verdicts.push_back(verdict);
-                batch.add(verdict);
-                batch.statements = self.counted(text).try_into().unwrap_or(u16::MAX);
+                batch.add(if is_long(text) { verdict.with(Verdict::opaque(verdict.reason).effects) } else { verdict });
+                batch.statements = self.counted(text);
                 batch.calls |= may_call(text, verdict);
                 batch.refused |= self.was_refused(text);
                 (batch.simple, batch.synced) = (true, true);
@@ -604,7 +606,7 @@ impl Session {
         }
         // Taken out while a request borrows from it.
         let inbound = std::mem::take(&mut self.inbound);
-        let sent = match read(inbound.data()) {
+        let sent = match read(inbound.data(), self.longest_query) {
             Ok(Read::Request { request, len }) => {
                 let sent = match self.lease.take() {
                     Some(mut leased) => {
@@ -638,7 +640,7 @@ impl Session {
             self.undo(&mut leased);
             self.lease = Some(leased);
         }
-        let Some((sent, len, begins)) = sent? else { return Ok(self.partial(0)) };
+        let Some((sent, len, begins)) = sent? else { return Ok(self.partial(0, self.longest_query)) };
         if self.intake.admitted == 0 {
             self.not_repeatable();
         }

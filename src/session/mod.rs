@@ -68,6 +68,7 @@ use intake::Intake;
 use ledger::Ledger;
 use listening::{Listening, Told};
 use own_names::Own;
+use request::{LONGEST_QUERY, LONGEST_WHOLE, is_long};
 use state::{OWN_SETTINGS, State};
 use statements::{Change, Names, Unnamed, Used};
 pub use switching::{FindTenant, Switching, TENANT};
@@ -140,6 +141,8 @@ pub struct Session {
     group: Arc<Group>,
     slot: Arc<Slot>,
     tenant: Tenant,
+    /// See [`longest_query`].
+    longest_query: usize,
     mode: PoolMode,
     /// What its reads have to see, and where its tenant says nothing of it.
     consistency: Consistency,
@@ -342,6 +345,7 @@ impl Session {
             slot,
             consistency: arrival.tenant.limits.consistency.unwrap_or(arrival.consistency),
             usual_consistency: arrival.consistency,
+            longest_query: longest_query(&arrival.tenant, arrival.switching.is_some()),
             tenant: arrival.tenant,
             mode: arrival.mode,
             intake: Intake::default(),
@@ -510,6 +514,19 @@ impl Session {
         Ok(())
     }
 
+    /// The same for a simple query, which may be read whole and be too long all the same for its effects to be known.
+    fn note_query(&mut self, leased: &mut Leased, verdict: Verdict, text: &[u8]) -> Result<(), PgError> {
+        let is_long = is_long(text) && verdict.class == Class::Primary;
+        if is_long {
+            self.guard_unseen()?;
+        }
+        self.note(leased, verdict, text)?;
+        if is_long {
+            self.note_unseen(leased);
+        }
+        Ok(())
+    }
+
     /// Says no to what is too long to be looked at, save its beginning, and is not wanted.
     fn may_run_unseen(&mut self, leased: &mut Leased, head: &[u8]) -> Result<(), PgError> {
         self.stays_with_tenant_of(leased, head)?;
@@ -640,6 +657,12 @@ impl Leased {
             self.has_unnamed = true;
         }
     }
+}
+
+/// Of a simple query that is read whole, in bytes: of a session that may say whose it is, or has settings that are held for
+/// its tenant, whatever stands in it.
+fn longest_query(tenant: &Tenant, switches: bool) -> usize {
+    if switches || !tenant.limits.settings.is_empty() { LONGEST_WHOLE } else { LONGEST_QUERY }
 }
 
 /// PostgreSQL's order: parameters, the key to cancel with, and the first `ReadyForQuery`.

@@ -69,7 +69,7 @@ impl Session {
     /// sent before.
     fn unpaid(&self, batch: &Batch, begins: bool) -> Use {
         let first = !self.intake.has_paid(1);
-        let statements = u32::from(batch.statements).saturating_sub(u32::from(!first));
+        let statements = batch.statements.saturating_sub(u32::from(!first));
         Use { statements, transactions: u32::from(begins && first) }
     }
 

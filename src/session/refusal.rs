@@ -44,14 +44,14 @@ pub(super) fn statement_exists(name: &[u8]) -> PgError {
 }
 
 pub(super) fn statement_too_long(len: usize) -> PgError {
-    let limit = super::request::LONGEST_PARSE;
+    let limit = super::request::LONGEST_WHOLE;
     PgError::error("54000", "prepared statement is too long")
         .detail(format!("Its message has {len} bytes; that of a statement with a name may have {limit}."))
         .hint("Use the unnamed statement, or send the text as a simple query.")
 }
 
 pub(super) fn unnamed_too_long() -> PgError {
-    let limit = super::request::LONGEST_PARSE;
+    let limit = super::request::LONGEST_WHOLE;
     PgError::error("54000", "the unnamed statement is too long to be kept beyond its batch")
         .detail(format!("Up to {limit} bytes are kept, for use on another server connection."))
         .hint("Send Parse, Bind and Execute before the next Sync, or within one transaction.")
@@ -215,7 +215,7 @@ pub(super) fn guards_code(tenant: &str) -> PgError {
             "Some have their values for every session of the tenant \"{tenant}\", which is \"strict\": nothing is run for it of \
              which pgweir cannot see that it leaves them alone."
         ))
-        .hint("Do without DO, CREATE FUNCTION, functions that set parameters and texts of more than 20 KiB, or take \"strict\" from the tenant.")
+        .hint("Do without DO, CREATE FUNCTION, functions that set parameters and simple queries of more than 20 KiB, or take \"strict\" from the tenant.")
 }
 
 /// For strict tenants.

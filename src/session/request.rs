@@ -6,9 +6,10 @@ use crate::wire::view::{self, BindHead, Head, Parse, Target};
 
 /// A `Query` up to this long, in bytes, is read whole before it is routed; a longer one is not
 /// classified and streams to the primary.
-const LONGEST_QUERY: usize = 20 * 1024;
-/// A `Parse` up to this long is read whole, so that it can be repeated on another connection.
-pub const LONGEST_PARSE: usize = 1 << 20;
+pub const LONGEST_QUERY: usize = 20 * 1024;
+/// A `Parse` up to this long is read whole, so that it can be repeated on another connection; and a `Query` of those whose
+/// every word counts.
+pub const LONGEST_WHOLE: usize = 1 << 20;
 /// Bytes of a longer one that are looked at.
 const LONG_HEAD: usize = 512;
 /// PostgreSQL has no limit of its own on a name in `Bind`; identifiers are 63 bytes.
@@ -52,14 +53,19 @@ pub enum Read<'a> {
     Partial { reserve: Option<usize> },
 }
 
-/// The request at the start of `data`.
-pub fn read(data: &[u8]) -> Result<Read<'_>, Malformed> {
+/// Is the text of a simple query too long for most to be read whole?
+pub fn is_long(text: &[u8]) -> bool {
+    text.len() + HEADER + 1 > LONGEST_QUERY
+}
+
+/// The request at the start of `data`. `longest_query`: of a `Query` that is read whole, in bytes, [`LONGEST_QUERY`] or more.
+pub fn read(data: &[u8], longest_query: usize) -> Result<Read<'_>, Malformed> {
     let Some(Header { tag, len }) = frontend_header(data)? else { return Ok(Read::Partial { reserve: None }) };
     let malformed = Malformed::Body(tag);
     let whole = data.get(..len);
     let wait = Ok(Read::Partial { reserve: Some(len) });
     let request = match tag {
-        frontend::QUERY if len > LONGEST_QUERY => match data.get(HEADER..HEADER + LONG_HEAD) {
+        frontend::QUERY if len > longest_query => match data.get(HEADER..HEADER + LONG_HEAD) {
             Some(head) => Request::LongQuery { head },
             None => return Ok(Read::Partial { reserve: None }),
         },
@@ -67,7 +73,7 @@ pub fn read(data: &[u8]) -> Result<Read<'_>, Malformed> {
             Some(frame) => Request::Query(view::query(frame).ok_or(malformed)?),
             None => return wait,
         },
-        frontend::PARSE if len > LONGEST_PARSE => match data.get(HEADER..HEADER + LONG_HEAD) {
+        frontend::PARSE if len > LONGEST_WHOLE => match data.get(HEADER..HEADER + LONG_HEAD) {
             Some([0, head @ ..]) => Request::LongParse { named: false, head },
             Some(_) => Request::LongParse { named: true, head: &[] },
             None => return Ok(Read::Partial { reserve: None }),
@@ -138,6 +144,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn read(data: &[u8]) -> Result<Read<'_>, Malformed> {
+        super::read(data, LONGEST_QUERY)
+    }
+
     fn frame(tag: u8, body: &[u8]) -> Vec<u8> {
         let mut frame = vec![tag];
         frame.extend((body.len() as u32 + 4).to_be_bytes());
@@ -174,6 +184,19 @@ mod tests {
         let unnamed = long(b'P', &[&[0], &text[1..]].concat());
         let request = Request::LongParse { named: false, head: &text[1..] };
         assert_eq!(read(&unnamed), Ok(Read::Request { request, len }));
+    }
+
+    #[test]
+    fn a_query_is_read_as_far_as_its_session_has_to_be_heard() {
+        let text = vec![b'x'; LONGEST_QUERY];
+        let whole = frame(b'Q', &[&text[..], b"\0"].concat());
+        let (len, longest) = (whole.len(), whole.len());
+        assert!(is_long(&text) && !is_long(&text[HEADER + 1..]));
+        assert_eq!(read(&whole), Ok(Read::Request { request: Request::LongQuery { head: &text[..LONG_HEAD] }, len }));
+        assert_eq!(super::read(&whole, longest), Ok(Read::Request { request: Request::Query(&text), len }));
+        assert_eq!(super::read(&whole[..len - 1], longest), Ok(Read::Partial { reserve: Some(len) }));
+        let request = Request::LongQuery { head: &text[..LONG_HEAD] };
+        assert_eq!(super::read(&whole, longest - 1), Ok(Read::Request { request, len }));
     }
 
     #[test]

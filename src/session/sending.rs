@@ -154,7 +154,7 @@ impl Session {
             self.intake.judged(verdict);
             return Done(Sent::Not(Step::Stalled));
         }
-        if let Err(error) = self.note(leased, verdict, text) {
+        if let Err(error) = self.note_query(leased, verdict, text) {
             return Done(self.poison_query(leased, error));
         }
         let change = self.drop_unnamed(leased);

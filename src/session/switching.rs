@@ -12,7 +12,7 @@ use super::batch::Batch;
 use super::clock::Ceilings;
 use super::ledger::Status;
 use super::state::Covered;
-use super::{Leased, Opened, Session, refusal};
+use super::{Leased, Opened, Session, longest_query, refusal};
 use crate::config::Layout;
 use crate::metrics::Limit;
 use crate::pool::difference;
@@ -331,6 +331,7 @@ impl Session {
     fn is_held_to(&mut self, tenant: Tenant) {
         self.consistency = tenant.limits.consistency.unwrap_or(self.usual_consistency);
         self.slot.belongs_to(tenant.name.clone(), Ceilings::of(&tenant.limits));
+        self.longest_query = longest_query(&tenant, self.switching.is_some());
         self.tenant = tenant;
         self.joins();
     }

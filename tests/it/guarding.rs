@@ -405,7 +405,7 @@ async fn what_is_hidden_lasts_no_longer_than_its_message() {
     // Whoever may have made settings that nobody sees keeps his connection.
     let proxy = stage.proxy("size = 2", false).await;
     let [acme, beta] = stage.both(&proxy).await;
-    let long = format!("SELECT set_config('app.tenant', 'beta', false) /* {} */", "x".repeat(30_000));
+    let long = format!("SELECT set_config('app.tenant', 'beta', false) /* {} */", "x".repeat(1 << 20));
     let text = "SELECT query_to_xml('SELECT set_config(''app.tenant'', ''beta'', false)', true, false, '')";
     let hidden =
         [text, "DO $$ BEGIN PERFORM set_config('app.tenant', 'beta', false); END $$", "SELECT hides('beta')", &long];
@@ -445,6 +445,93 @@ async fn what_is_hidden_lasts_no_longer_than_its_message() {
         assert_eq!(value(&acme, SEEN).await, "acme acme", "{sql}");
     }
     assert_eq!(value(&acme, "SELECT harmless() + count(*) FROM rows").await, "6");
+}
+
+/// What would change a setting is found however much stands beside it, up to 1 MiB.
+#[tokio::test]
+async fn what_is_guarded_is_so_in_long_texts() {
+    let stage = Stage::set().await;
+    for strict in [false, true] {
+        let proxy = stage.proxy("size = 1", strict).await;
+        let [acme, beta] = stage.both(&proxy).await;
+        for length in [30_000, 900_000] {
+            let padding = "x".repeat(length);
+            for sql in [
+                "SET app.tenant = 'beta'",
+                "SET LOCAL \"app\".tenant TO beta",
+                "RESET app.tenant",
+                "RESET ALL",
+                "DISCARD ALL",
+                "SELECT set_config('app.tenant', 'beta', false)",
+                "SELECT set_config('app.' || 'tenant', 'beta', false)",
+                "PREPARE p AS SELECT set_config('app.tenant', 'beta', false)",
+            ] {
+                let select = "SELECT * FROM rows";
+                for text in [
+                    format!("{sql}; {select} /* {padding} */"),
+                    format!("/* {padding} */ {sql}; {select}"),
+                    format!("SELECT length('{padding}'); {sql}"),
+                    format!("SELECT {} 1; {sql}", "1, ".repeat(length / 3)),
+                ] {
+                    let what = || format!("strict: {strict}, {sql}, {}", text.len());
+                    let error = acme.batch_execute(&text).await.expect_err(&what());
+                    assert_eq!(sqlstate(&error), "42501", "{}: {error:?}", what());
+                    assert_eq!(value(&acme, SEEN).await, "acme acme", "{}", what());
+                    assert_eq!(value(&beta, SEEN).await, "beta beta", "{}", what());
+                }
+            }
+            acme.batch_execute("BEGIN").await.unwrap();
+            let error = acme.batch_execute(&format!("SET app.tenant = 'beta' /* {padding} */")).await.unwrap_err();
+            assert_eq!(sqlstate(&error), "42501");
+            assert_eq!(sqlstate(&acme.batch_execute("SELECT 1").await.unwrap_err()), "25P02");
+            acme.batch_execute("ROLLBACK").await.unwrap();
+        }
+    }
+    // What they only say in passing, or for themselves.
+    let proxy = stage.proxy("size = 1", false).await;
+    let [acme, beta] = stage.both(&proxy).await;
+    for length in [500_000, 3_000_000] {
+        let words = "SET app.tenant = beta; ".repeat(length / 23);
+        for text in [
+            format!("INSERT INTO rows (id) SELECT 1 FROM (SELECT '{words}') s"),
+            format!("INSERT INTO rows (id) VALUES (1){}", ", (2)".repeat(length / 5)),
+            format!("SET work_mem = '5MB'; SET app.other = 'x'; SELECT '{words}'"),
+        ] {
+            acme.batch_execute(&text).await.unwrap_or_else(|error| panic!("{length}: {error:?}"));
+            assert_eq!(value(&acme, SEEN).await, "acme acme");
+            assert_eq!(value(&beta, SEEN).await, "beta beta");
+        }
+        let own = "SELECT current_setting('work_mem') || coalesce(current_setting('app.other', true), '')";
+        assert_eq!((value(&acme, own).await, value(&beta, own).await), ("5MBx".into(), "4MB".into()));
+        acme.batch_execute("RESET work_mem; SET app.other = ''").await.unwrap();
+    }
+    assert_eq!(value(&beta, "SELECT count(*) FROM rows").await, "5");
+    // Code that the text does not show, up to the end of its message.
+    let proxy = stage.proxy("size = 2", false).await;
+    let [acme, beta] = stage.both(&proxy).await;
+    let code = "DO $$ BEGIN PERFORM set_config('app.tenant', 'beta', false); END $$";
+    acme.batch_execute(&format!("{code} /* {} */", "x".repeat(900_000))).await.unwrap();
+    assert_eq!(value(&acme, SEEN).await, "acme acme");
+    assert_eq!(value(&beta, SEEN).await, "beta beta");
+}
+
+/// The same of the role.
+#[tokio::test]
+async fn a_role_is_guarded_in_long_texts() {
+    let cluster = shared_cluster().await;
+    let (user, role) = (format!("app_{}", unique()), format!("own_{}", unique()));
+    cluster.create_users(&[User::new(&user, "secret")]).await.unwrap();
+    let database = fresh_database(&format!("CREATE ROLE {role}; GRANT {role} TO {user}")).await;
+    let more = format!("[tiers.standard]\nsettings = {{ role = \"{role}\" }}\n[pool]\nsize = 1\n");
+    let proxy = Proxy::start(&config(cluster, &more, &[&user])).await;
+    let client = connect(&proxy.url(cluster, &user, &database.name)).await;
+    for sql in ["SET ROLE none", "RESET ROLE", "SET SESSION AUTHORIZATION DEFAULT", "DISCARD ALL"] {
+        for length in [30_000, 900_000] {
+            let error = client.batch_execute(&format!("{sql} /* {} */", "x".repeat(length))).await.unwrap_err();
+            assert_eq!(sqlstate(&error), "42501", "{sql}: {error:?}");
+            assert_eq!(value(&client, "SELECT current_user").await, role, "{sql}");
+        }
+    }
 }
 
 /// A schema, a role, or a database for each tenant.

@@ -109,6 +109,21 @@ async fn every_way_counts() {
     }
 }
 
+/// Where long texts are read for what they may set, their statements are known before they run.
+#[tokio::test]
+async fn a_long_text_counts_before_it_runs_where_it_is_read() {
+    let text = format!("SELECT '{}'{}", "a".repeat(500_000), "; SELECT 1".repeat(5));
+    for (settings, refused) in [("", None), ("settings = { work_mem = \"5MB\" }\n", Some("53400"))] {
+        let proxy = proxy(&format!("[tiers.standard]\nrate_limits = [\"10/h\"]\n{settings}")).await;
+        let client = proxy.connect("postgres").await;
+        client.batch_execute(&text).await.unwrap();
+        let outcome = client.batch_execute(&text).await;
+        assert_eq!(outcome.as_ref().err().map(sqlstate), refused, "{settings}");
+        let left = if settings.is_empty() { 0 } else { 4 };
+        assert_eq!(let_through(&client, 20).await, left, "{settings}");
+    }
+}
+
 /// A statement too many fails its transaction, which can be ended all the same; and so can one of a session that keeps
 /// its connection.
 #[tokio::test]

@@ -245,9 +245,6 @@ async fn a_transaction_is_of_the_tenant_that_its_first_statement_names() {
     assert_eq!(sqlstate(&client.batch_execute(slow).await.unwrap_err()), "57014");
     let guarded = "SET app.tenant = 'x' /*tenant='acme'*/";
     assert_eq!(sqlstate(&client.batch_execute(guarded).await.unwrap_err()), "42501");
-    // What is too long to be looked at is of the tenant that its beginning names.
-    let long = format!("/*tenant='acme'*/ SELECT current_setting('app.tenant') AS x{}", " ".repeat(30_000));
-    assert_eq!(value(&client, &long).await, "acme");
     // Everything at once: each batch waits until it is known whose it is.
     let mut raw = RawClient::welcome(&stage.endpoint(proxy.port)).await;
     let messages = [
@@ -291,6 +288,126 @@ async fn a_transaction_is_of_the_tenant_that_its_first_statement_names() {
     ] {
         assert_eq!(code(&mut raw, messages, answers).await.as_deref(), expected);
     }
+}
+
+/// Whatever its length, up to 1 MiB; of what is longer its beginning counts.
+#[tokio::test]
+async fn long_texts_say_whose_they_are() {
+    let stage = Stage::set("").await;
+    let text = format!(
+        "{}may_set_tenant = true\n",
+        stage.config(&of_user(&stage.user, &format!("{TENANTS}[pool]\nsize = 1\n"))).await
+    );
+    let proxy = Proxy::start(&text).await;
+    let url = format!("postgres://{}@127.0.0.1:{}/{}", stage.user, proxy.port, stage.database.name);
+    let (client, other) = (connect(&url).await, connect(&url).await);
+    let seen = async |sql: &str| Some(value(&client, sql).await).filter(|seen| seen != "NULL").unwrap_or_default();
+    client
+        .batch_execute("CREATE TABLE t (who text DEFAULT current_setting('app.tenant', true), x text)")
+        .await
+        .unwrap();
+    for length in [10, 30_000, 900_000] {
+        let padding = "x".repeat(length);
+        let (insert, acme) = (format!("INSERT INTO t (x) VALUES ('{padding}')"), "/*tenant='acme'*/");
+        let local = "SET LOCAL pgweir.tenant = 'acme'";
+        for sql in [
+            format!("{insert} {acme}"),
+            format!("{acme} {insert}"),
+            format!("/* {padding} */ {acme} INSERT INTO t DEFAULT VALUES"),
+            format!("BEGIN; {local}; {insert}; COMMIT"),
+            format!("BEGIN /* {padding} */; {local}; INSERT INTO t DEFAULT VALUES; COMMIT"),
+            format!("{local}; {insert}"),
+            format!("SET pgweir.tenant = 'acme'; {insert}; RESET pgweir.tenant"),
+        ] {
+            let what = format!("{length}: {}", &sql[..sql.len().min(60)]);
+            let refused = sql.contains("RESET").then_some("25001");
+            let done = client.batch_execute(&sql).await;
+            assert_eq!(done.as_ref().err().map(sqlstate), refused, "{what}: {done:?}");
+            let rows =
+                "WITH gone AS (DELETE FROM t RETURNING coalesce(who, '')) SELECT string_agg(coalesce, ',') FROM gone";
+            assert_eq!(seen(rows).await, if refused.is_some() { "" } else { "acme" }, "{what}");
+            assert_eq!(seen(SEEN).await, "", "{what}");
+            assert_eq!(value(&other, &format!("{SEEN} /*tenant='beta'*/")).await, "beta", "{what}");
+        }
+        for (sql, code) in [
+            (format!("{acme} {insert} /*tenant='beta'*/"), "25001"),
+            (format!("{insert} /*tenant='nobody'*/"), "22023"),
+            (format!("{insert}; SET pgweir.tenant = 'acme'"), "25001"),
+            (format!("{insert}; SET app.tenant = 'x' {acme}"), "42501"),
+            (format!("SELECT pg_sleep(60), '{padding}' {acme}"), "57014"),
+        ] {
+            assert_eq!(sqlstate(&client.batch_execute(&sql).await.unwrap_err()), code, "{length}");
+            client.batch_execute("BEGIN").await.unwrap();
+            client.batch_execute("SELECT 1").await.unwrap();
+            let late = if code == "22023" { code } else { "25001" };
+            assert_eq!(sqlstate(&client.batch_execute(&sql).await.unwrap_err()), late, "{length}, in a transaction");
+            client.batch_execute("ROLLBACK").await.unwrap();
+        }
+        client.batch_execute("BEGIN").await.unwrap();
+        client.batch_execute(&format!("{insert} {acme}")).await.unwrap();
+        assert_eq!(seen(SEEN).await, "acme", "{length}");
+        client.batch_execute("ROLLBACK").await.unwrap();
+        client.batch_execute(&format!("SET pgweir.tenant = 'acme' /* {padding} */")).await.unwrap();
+        assert_eq!(seen(SEEN).await, "acme", "{length}");
+        client.batch_execute(&format!("RESET pgweir.tenant /* {padding} */")).await.unwrap();
+        assert_eq!(seen(SEEN).await, "", "{length}");
+    }
+    let longer = format!("SELECT current_setting('app.tenant', true) AS x{}", " ".repeat(3_000_000));
+    assert_eq!(seen(&format!("/*tenant='acme'*/ {longer}")).await, "acme");
+    assert_eq!(seen(&format!("{longer} /*tenant='acme'*/")).await, "");
+}
+
+/// Sent at once, and by pieces: a server connection waits for none of them.
+#[tokio::test]
+async fn long_texts_are_whole_before_they_are_anybodys() {
+    let stage = Stage::set("").await;
+    let text = format!(
+        "{}may_set_tenant = true\n",
+        stage.config(&of_user(&stage.user, &format!("{TENANTS}[pool]\nsize = 1\n"))).await
+    );
+    let proxy = Proxy::start(&text).await;
+    let endpoint = stage.endpoint(proxy.port);
+    let (mut one, mut other) = (RawClient::welcome(&endpoint).await, RawClient::welcome(&endpoint).await);
+    let long = |length: usize, tenant: &str| format!("{SEEN} /* {} */ /*tenant='{tenant}'*/", "x".repeat(length));
+    let texts = [
+        (long(900_000, "acme"), "acme"),
+        (SEEN.to_owned(), ""),
+        (long(30_000, "beta"), "beta"),
+        (format!("{SEEN} /*tenant='acme'*/"), "acme"),
+        ("BEGIN".to_owned(), ""),
+        (long(500_000, "acme"), "acme"),
+        (SEEN.to_owned(), "acme"),
+        (long(1 << 20, "acme"), "acme"),
+        (SEEN.to_owned(), "acme"),
+        ("COMMIT".to_owned(), ""),
+        (SEEN.to_owned(), ""),
+    ];
+    let messages: Vec<u8> = texts.iter().flat_map(|(sql, _)| say::query(sql)).collect();
+    let expected: Vec<_> = texts.iter().filter(|(sql, _)| sql.contains("SELECT")).map(|(_, seen)| *seen).collect();
+    for pieces in [1, 7] {
+        for piece in messages.chunks(messages.len().div_ceil(pieces)) {
+            one.send(piece).await.unwrap();
+            if pieces > 1 {
+                // Unless a transaction is open this has a server connection at once.
+                other.send(&say::query("SELECT 1 /*tenant='beta'*/")).await.unwrap();
+            }
+        }
+        let (frames, end) = one.until_ready(texts.len()).await;
+        assert!(end.is_none());
+        let rows = frames.iter().filter(|frame| frame.tag == b'D');
+        let seen: Vec<_> = rows.map(|frame| frame.values()[0].clone().unwrap_or_default()).collect();
+        let errors: Vec<_> = frames.iter().filter_map(|frame| frame.sqlstate()).collect();
+        assert_eq!((seen, errors), (expected.iter().map(ToString::to_string).collect(), Vec::<String>::new()));
+    }
+    assert!(other.until_ready(7).await.1.is_none());
+    let half = say::query(&long(900_000, "acme"));
+    one.send(&half[..half.len() / 2]).await.unwrap();
+    assert_eq!(other.rows(&long(30_000, "beta")).await, ["beta"]);
+    one.send(&half[half.len() / 2..]).await.unwrap();
+    let (frames, end) = one.until_ready(1).await;
+    assert!(end.is_none());
+    assert!(frames.iter().any(|frame| frame.tag == b'D' && frame.values()[0].as_deref() == Some("acme")));
+    assert_eq!(one.rows(SEEN).await, [""]);
 }
 
 /// A session's own settings are its own again behind another tenant's transaction, and what it makes in that stays.
