@@ -522,8 +522,22 @@ async fn a_role_is_guarded_in_long_texts() {
     let (user, role) = (format!("app_{}", unique()), format!("own_{}", unique()));
     cluster.create_users(&[User::new(&user, "secret")]).await.unwrap();
     let database = fresh_database(&format!("CREATE ROLE {role}; GRANT {role} TO {user}")).await;
-    let more = format!("[tiers.standard]\nsettings = {{ role = \"{role}\" }}\n[pool]\nsize = 1\n");
-    let proxy = Proxy::start(&config(cluster, &more, &[&user])).await;
+    let with = |settings: &str| config(cluster, &format!("[tiers.standard]\n{settings}\n[pool]\nsize = 1\n"), &[&user]);
+    let (free, held) = (with(""), with(&format!("settings = {{ role = \"{role}\" }}")));
+    // From the first statement on that comes after a reload.
+    let proxy = Proxy::start(&free).await;
+    for length in [25_000, 900_000] {
+        let client = connect(&proxy.url(cluster, &user, &database.name)).await;
+        let set = format!("SET ROLE none /* {} */", "x".repeat(length));
+        client.batch_execute(&set).await.unwrap();
+        proxy.reload(&held).await.unwrap();
+        assert_eq!(sqlstate(&client.batch_execute(&set).await.unwrap_err()), "42501", "{length}");
+        assert_eq!(value(&client, "SELECT current_user").await, role, "{length}");
+        proxy.reload(&free).await.unwrap();
+        client.batch_execute(&set).await.unwrap();
+        assert_eq!(value(&client, "SELECT current_user").await, user, "{length}");
+    }
+    let proxy = Proxy::start(&held).await;
     let client = connect(&proxy.url(cluster, &user, &database.name)).await;
     for sql in ["SET ROLE none", "RESET ROLE", "SET SESSION AUTHORIZATION DEFAULT", "DISCARD ALL"] {
         for length in [30_000, 900_000] {
