@@ -363,6 +363,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_pool_stays_for_a_user_who_comes_to_it_by_one_of_two_names() {
+        let base = || {
+            let mut config = config(5);
+            for name in ["one", "two"] {
+                let entry = DatabaseConfig::clone(&config.databases["app"]);
+                let entry = DatabaseConfig { name: name.to_owned(), server_name: Some("real".to_owned()), ..entry };
+                config.databases.insert(name.to_owned(), entry.into());
+            }
+            Arc::make_mut(config.users.get_mut("u").unwrap()).databases = vec!["two".to_owned()];
+            config
+        };
+        let (first, metrics) = first(base()).await;
+        let two = group(&first, "two");
+        first.next(prepared(base()).await, &metrics).succeed(&first);
+        assert!(!two.is_closed());
+    }
+
+    #[tokio::test]
     async fn a_primary_that_was_found_stays_when_the_file_is_read_again() {
         let mut config = config(5);
         let cluster = Arc::make_mut(config.clusters.get_mut("main").unwrap());
