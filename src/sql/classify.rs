@@ -181,11 +181,24 @@ impl Whole {
     }
 }
 
-/// A text too long to be a read: its statements' first words and the functions it names tell the effects,
-/// without keeping its tokens.
+/// A text too long to be a read, in every way in which PostgreSQL might read it.
 fn oversized(sql: &[u8], catalog: &Catalog) -> Verdict {
+    let (mut verdict, ambiguous) = oversized_by(sql, catalog, Reading::USUAL);
+    for reading in Reading::OTHERS.into_iter().filter(|_| ambiguous) {
+        let (other, _) = oversized_by(sql, catalog, reading);
+        verdict.reason = verdict.reason.worse(other.reason);
+        verdict.tx = if verdict.tx == other.tx { verdict.tx } else { TxControl::Mixed };
+        verdict.effects |= other.effects;
+    }
+    verdict
+}
+
+/// Its statements' first words and the functions it names tell the effects, without keeping its tokens. Also: would
+/// another reading split it differently?
+fn oversized_by(sql: &[u8], catalog: &Catalog, reading: Reading) -> (Verdict, bool) {
     const HEAD: usize = 32;
-    let mut lexer = Lexer::new(sql, Reading::USUAL);
+    let mut lexer = Lexer::new(sql, reading);
+    let mut unterminated = false;
     let mut whole = Whole::default();
     let mut head: Vec<Token> = Vec::with_capacity(HEAD);
     let mut effects = Effects::NONE;
@@ -193,7 +206,8 @@ fn oversized(sql: &[u8], catalog: &Catalog) -> Verdict {
     for token in lexer.by_ref() {
         match token.kind {
             Kind::Semicolon => whole.close(sql, &mut head),
-            Kind::Malformed | Kind::Unterminated | Kind::UnicodeEscape => effects |= ANYTHING,
+            Kind::Malformed | Kind::UnicodeEscape => effects |= ANYTHING,
+            Kind::Unterminated => unterminated = true,
             Kind::Word if matches!(token.keyword, Keyword::Temp | Keyword::Temporary) => {
                 effects |= Effects::STATE | Effects::MAYBE_DDL
             }
@@ -208,13 +222,17 @@ fn oversized(sql: &[u8], catalog: &Catalog) -> Verdict {
         last_name = token.is_name().then_some(token);
     }
     whole.close(sql, &mut head);
-    if lexer.ambiguous() || sql.len() > u32::MAX as usize {
+    if sql.len() > u32::MAX as usize {
         effects |= ANYTHING;
     }
     let mut judgement = whole.judgement();
+    if unterminated {
+        // The server refuses such a text whole.
+        (judgement.effects, effects) = (Effects::NONE, Effects::NONE);
+    }
     judgement.reason = judgement.reason.worse(Reason::Oversized);
     judgement.effects |= effects;
-    judgement.verdict(lexer.hints())
+    (judgement.verdict(lexer.hints()), lexer.ambiguous())
 }
 
 impl Whole {
@@ -403,6 +421,15 @@ mod tests {
         let first = classifier.classify(b"SELECT a FROM t WHERE b = 1", catalog, None);
         assert_eq!(classifier.classify(b"SELECT a FROM t WHERE b = 2", catalog, None), first);
         assert_eq!(classifier.parsed.len(), 1);
+    }
+
+    #[test]
+    fn so_it_is_in_a_text_that_is_too_long_to_be_a_read() {
+        let effects = |sql: &str| verdict(&format!("{sql} /* {} */", "x".repeat(MAX_TEXT))).effects;
+        let pins = Effects::STATE | Effects::PINS;
+        assert_eq!(effects(r"INSERT INTO t VALUES ('C:\'), ('it\''s')"), Effects::NONE);
+        assert_eq!(effects("INSERT INTO t SELECT '\\', pg_advisory_lock(1) --'\n"), pins);
+        assert_eq!(effects("INSERT INTO t SELECT '\\', ', pg_advisory_lock(1) --'\n"), pins);
     }
 
     #[test]

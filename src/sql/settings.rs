@@ -1,9 +1,10 @@
 //! Settings: which of them read the same on every server, and which a statement changes.
 
 use super::keyword::Keyword;
-use super::lexer::{Kind, Lexer, Reading, Token};
+use super::lexer::{Kind, Reading, Token};
 use super::name;
 use super::statement::places;
+use super::tokens::Tokens;
 
 /// The settings that a query string may change, by `SET`, `RESET`, `DISCARD` or `set_config()`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,11 +30,16 @@ pub struct SettingNames {
 /// Finds the names of the settings that `sql` mentions in order to change them, `SET LOCAL` included. Not for
 /// the hot path.
 pub fn setting_names(sql: &[u8]) -> SettingNames {
-    let mut lexer = Lexer::new(sql, Reading::USUAL);
-    let tokens: Vec<Token> = lexer.by_ref().collect();
-    let mut found = SettingNames { unknown: lexer.ambiguous(), ..SettingNames::default() };
-    for statement in tokens.split(|token| token.kind == Kind::Semicolon) {
-        found.statement(sql, statement);
+    let usual = Tokens::read(sql, Reading::USUAL);
+    let mut found = SettingNames::default();
+    if !usual.ambiguous {
+        found.text(sql, &usual);
+    } else {
+        // In each way that PostgreSQL might take. What has no end is refused by it whole.
+        let others = Reading::OTHERS.map(|reading| Tokens::read(sql, reading));
+        let readings = || std::iter::once(&usual).chain(&others).filter(|tokens| !tokens.unterminated);
+        readings().for_each(|tokens| found.text(sql, tokens));
+        found.unknown |= readings().next().is_none();
     }
     for name in found.names.iter_mut().chain(found.values.iter_mut().map(|(name, _)| name)) {
         if let Some(now) = renamed(name) {
@@ -58,6 +64,12 @@ pub fn custom_settings(body: &[u8]) -> impl Iterator<Item = String> {
 }
 
 impl SettingNames {
+    fn text(&mut self, sql: &[u8], tokens: &[Token]) {
+        for statement in tokens.split(|token| token.kind == Kind::Semicolon) {
+            self.statement(sql, statement);
+        }
+    }
+
     fn statement(&mut self, sql: &[u8], tokens: &[Token]) {
         let Some(first) = tokens.first() else { return };
         self.resets |= matches!(first.keyword, Keyword::Reset | Keyword::Discard)
@@ -381,6 +393,14 @@ mod tests {
         ] {
             assert!(setting_names(sql.as_bytes()).unknown, "{sql}");
         }
+    }
+
+    #[test]
+    fn a_literal_that_ends_elsewhere_under_other_settings_is_read_both_ways() {
+        assert_eq!(names(r"INSERT INTO t VALUES ('C:\'), ('it\''s set'); SET a.b = 1"), ["a.b"]);
+        assert_eq!(names(r"SELECT '\'; SET a.b = 1 --'"), ["a.b"]);
+        assert_eq!(names(r"SELECT '\', set_config('a', 'b', true) --'), set_config('c', 'd', true) --'"), ["a", "c"]);
+        assert!(setting_names(br"SELECT '\' || set_config($1, 'x', false) --'").unknown);
     }
 
     #[test]

@@ -495,6 +495,7 @@ async fn what_is_guarded_is_so_in_long_texts() {
         for text in [
             format!("INSERT INTO rows (id) SELECT 1 FROM (SELECT '{words}') s"),
             format!("INSERT INTO rows (id) VALUES (1){}", ", (2)".repeat(length / 5)),
+            format!(r"INSERT INTO rows (id) SELECT length('C:\set\') + length('it\''s{}')", " set".repeat(length / 4)),
             format!("SET work_mem = '5MB'; SET app.other = 'x'; SELECT '{words}'"),
         ] {
             acme.batch_execute(&text).await.unwrap_or_else(|error| panic!("{length}: {error:?}"));
