@@ -56,7 +56,8 @@
 //! - **A server connection's books are true.** [`pool::Conn::settings`] is what the server session has.
 //!   Whatever a statement may have done to it, by whatever means, the server is asked
 //!   ([`pool::probe`]) before anybody else gets the connection; for all that it holds, unless the statement can only
-//!   have made settings whose names it says. What only this connection can have
+//!   have made settings whose names it says. Where there may be settings that nothing shows, all are reset
+//!   ([`pool::Unlisted`]). What only this connection can have
 //!   (a temporary table, an advisory lock …) pins the session to it ([`pool::Held`]).
 //! - **A client's names never reach a server connection that others use.** Named statements are shared under names of
 //!   ours, and only among those for whom they mean the same ([`pool::Environment`]). For SQL that speaks of prepared

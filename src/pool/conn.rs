@@ -40,6 +40,14 @@ impl Sequences {
     }
 }
 
+/// Custom settings (`app.tenant`) of a server session that its books do not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unlisted {
+    None,
+    /// Code may have made some under names of its own making, which nothing shows.
+    Any,
+}
+
 /// A session that has introduced itself to those who listen: notifications of this server process are known to be its.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Speaker {
@@ -58,6 +66,7 @@ pub struct Conn {
     pub outbound: WriteBuffer,
     /// What `SET` has done in this server session, as far as it differs from its defaults.
     pub settings: Arc<Settings>,
+    pub unlisted: Unlisted,
     pub prepared: Prepared,
     pub sequences: Sequences,
     /// Its place among those that are kept for the values of their sequences, where it has one.
@@ -83,6 +92,7 @@ impl Conn {
             inbound: ReadBuffer::default(),
             outbound: WriteBuffer::default(),
             settings: Arc::default(),
+            unlisted: Unlisted::None,
             prepared: Prepared::default(),
             sequences: Sequences::None,
             kept: None,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::conn::Conn;
+use super::conn::{Conn, Unlisted};
 use super::fair::Party;
 use super::queue::Pool;
 use crate::tenant::{Pass, Passes};
@@ -49,8 +49,11 @@ impl Lease {
     }
 
     /// Makes the connection available to the longest waiting client, or idle. While a cancel request
-    /// for it is under way, that happens when the request is over.
+    /// for it is under way, that happens when the request is over. One that has settings of which nobody knows is closed.
     pub fn hand_back(mut self) {
+        if self.unlisted == Unlisted::Any {
+            return;
+        }
         let Some(conn) = self.conn.take() else { return };
         let fence = &conn.cancel.fence;
         if !fence.is_raised() && !fence.is_broken() {

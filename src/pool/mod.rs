@@ -23,7 +23,7 @@ mod settings;
 mod weight;
 
 pub use budget::{Asking, Budget, Budgets, Place};
-pub use conn::{Conn, Sequences, Settings, Speaker};
+pub use conn::{Conn, Sequences, Settings, Speaker, Unlisted};
 pub use fair::{ROTATION, Terms};
 pub use fence::{CancelTarget, Fence, FenceGuard};
 pub use lease::Lease;

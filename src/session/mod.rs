@@ -53,7 +53,7 @@ use crate::config::{Consistency, PoolMode};
 use crate::metrics::{Limit, Metrics, PoolMetrics, Who};
 use crate::net::buffer::{ReadBuffer, WriteBuffer};
 use crate::net::stream::Stream;
-use crate::pool::{Lease, Member, Sequences};
+use crate::pool::{Lease, Member, Sequences, Unlisted};
 use crate::router::RouteReason;
 use crate::sql::{
     Catalog, Class, Classifier, Effects, Reason, SettingNames, TxControl, Verdict, custom_settings, databases_named,
@@ -438,6 +438,7 @@ impl Session {
         self.may_run(leased, verdict)?;
         let implied = self.implied_effects(leased, text, verdict);
         self.guard(text, verdict, unknown, !implied.is_empty())?;
+        self.note_unlisted(leased, verdict, unknown);
         let (said, verdict) = (verdict.effects, verdict.with(implied));
         self.forget_sequences(leased, verdict.effects);
         if leased.place == Place::Primary {
@@ -543,6 +544,7 @@ impl Session {
         self.effects |= effects;
         self.state.ask_everything();
         self.state.note_environment(&SettingNames::default(), effects);
+        leased.lease.unlisted = Unlisted::Any;
         leased.writes = true;
         leased.schema = leased.schema.max(Schema::Suspected);
     }

@@ -13,7 +13,7 @@ use super::{Again, Leased, Session, refusal};
 use crate::cluster::Place;
 use crate::config::PoolMode;
 use crate::metrics::Limit;
-use crate::pool::{Held, Lease, Sequences, difference, probe, settings_now};
+use crate::pool::{Held, Lease, Sequences, Unlisted, difference, probe, settings_now};
 use crate::server::QueryError;
 use crate::sql::Effects;
 use crate::wire::error::{PgError, Severity};
@@ -76,10 +76,10 @@ impl Session {
             return Settled::Fine;
         }
         self.slot.rests();
-        if self.state.has_short_timeout() {
-            leave_no_timeout(leased.lease).await;
-        } else {
-            leased.lease.hand_back();
+        match leased.lease.unlisted {
+            Unlisted::Any => Box::pin(leave_nothing_unlisted(leased.lease)).await,
+            Unlisted::None if self.state.has_short_timeout() => leave_no_timeout(leased.lease).await,
+            Unlisted::None => leased.lease.hand_back(),
         }
         Settled::Fine
     }
@@ -320,6 +320,7 @@ impl Session {
             };
             if let Ok(Ok(_)) = tokio::time::timeout(RESET_TIMEOUT, reset).await {
                 leased.lease.settings = Default::default();
+                leased.lease.unlisted = Unlisted::None;
                 leased.lease.prepared.clear();
                 leased.lease.sequences = Sequences::None;
                 leased.lease.hand_back();
@@ -349,6 +350,16 @@ async fn leave_no_timeout(mut lease: Lease) {
     lease.cancel.fence.lowered().await;
     if lease.ask("RESET statement_timeout").await.is_ok() {
         Arc::make_mut(&mut lease.settings).remove("statement_timeout");
+        lease.hand_back();
+    }
+}
+
+/// Hands a connection back without any settings, as some of them nobody could name.
+async fn leave_nothing_unlisted(mut lease: Lease) {
+    lease.cancel.fence.lowered().await;
+    if lease.ask("RESET ROLE; RESET ALL").await.is_ok() {
+        lease.settings = Default::default();
+        lease.unlisted = Unlisted::None;
         lease.hand_back();
     }
 }

@@ -3,6 +3,7 @@
 
 use super::{Leased, Schema, Session, intake, state};
 use crate::cluster::Place;
+use crate::pool::Unlisted;
 use crate::sql::{Class, Effects, Reason, Verdict, mentions, statements};
 
 impl Session {
@@ -34,7 +35,7 @@ impl Session {
 
     /// What a write may do to the session by what it runs without naming it: triggers, defaults, checks, rules. The catalog
     /// knows of them, save of those that are new or the session's own.
-    pub(super) fn implied_effects(&mut self, leased: &Leased, text: &[u8], verdict: Verdict) -> Effects {
+    pub(super) fn implied_effects(&mut self, leased: &mut Leased, text: &[u8], verdict: Verdict) -> Effects {
         if leased.place != Place::Primary || !verdict.may_write() {
             return Effects::NONE;
         }
@@ -47,7 +48,21 @@ impl Session {
             Reason::Ddl => catalog.ddl_changes_state(),
             _ => catalog.writes_change_state() || self.makes_code || new,
         };
-        if changes { Effects::STATE } else { Effects::NONE }
+        if !changes {
+            return Effects::NONE;
+        }
+        if catalog.makes_up_settings() || self.makes_code || new {
+            leased.lease.unlisted = Unlisted::Any;
+        }
+        Effects::STATE
+    }
+
+    /// A statement may run code that no catalog knows: it may make settings whose names nobody knows.
+    pub(super) fn note_unlisted(&self, leased: &mut Leased, verdict: Verdict, unknown: Effects) {
+        let makes_and_calls = verdict.effects.contains(Effects::DDL) && verdict.reason != Reason::Ddl;
+        if makes_and_calls || !unknown.is_empty() {
+            leased.lease.unlisted = Unlisted::Any;
+        }
     }
 
     /// May it run code that catches its own cancellation? Blocks are not looked into.

@@ -622,3 +622,72 @@ async fn a_strict_tenant_is_refused_what_hides_settings_and_nothing_else() {
     }
     changes.await.unwrap();
 }
+
+/// Code that makes up the name of a custom setting: nothing shows that there is one, and the next client does not find it.
+#[tokio::test]
+async fn what_code_sets_under_a_name_of_its_own_making_is_nobody_elses() {
+    let stage = Stage::set().await;
+    let sets = "BEGIN EXECUTE format('SET audit.%I = %L', NEW.a, NEW.b); RETURN NEW; END";
+    let keeps = "BEGIN PERFORM set_config('audit.' || NEW.a, NEW.b, false); RETURN NEW; END";
+    stage
+        .database
+        .sql(&format!(
+            "CREATE TABLE noted (a text, b text); CREATE TABLE kept (a text, b text); \
+             CREATE FUNCTION sets() RETURNS trigger LANGUAGE plpgsql AS $f${sets}$f$; \
+             CREATE TRIGGER sets BEFORE INSERT ON noted FOR EACH ROW EXECUTE FUNCTION sets(); \
+             CREATE FUNCTION keeps() RETURNS trigger LANGUAGE plpgsql AS $f${keeps}$f$; \
+             CREATE TRIGGER keeps BEFORE INSERT ON kept FOR EACH ROW EXECUTE FUNCTION keeps(); \
+             CREATE TABLE given (a text, b text DEFAULT set_config('audit.' || 'd', 'v', false)); \
+             CREATE FUNCTION called(a text) RETURNS void LANGUAGE plpgsql AS \
+             $f$BEGIN EXECUTE format('SET audit.%I = 1', a); END$f$; \
+             GRANT ALL ON noted, kept, given TO PUBLIC"
+        ))
+        .await;
+    let proxy = stage.proxy("size = 1", false).await;
+    let [acme, beta] = stage.both(&proxy).await;
+    let made = |body: &str| {
+        format!(
+            "CREATE FUNCTION new() RETURNS text LANGUAGE plpgsql AS $f$BEGIN {body} RETURN ''; END$f$; \
+             SELECT new(); DROP FUNCTION new()"
+        )
+    };
+    let own = format!("{} /* {} */", "DO $$ BEGIN EXECUTE 'SET ' || 'audit.l = 1'; END $$", "x".repeat(30_000));
+    for (name, messages) in [
+        ("t", vec!["INSERT INTO noted VALUES ('t', 'v')".to_owned()]),
+        ("k", vec!["INSERT INTO kept VALUES ('k', 'v') RETURNING a".to_owned()]),
+        ("d", vec!["INSERT INTO given (a) VALUES ('d')".to_owned()]),
+        ("i", vec!["BEGIN".into(), "INSERT INTO noted VALUES ('i', 'v')".into(), "SELECT 1".into(), "COMMIT".into()]),
+        ("b", vec!["DO $$ BEGIN INSERT INTO noted VALUES ('b', 'v'); END $$".into()]),
+        ("n", vec!["BEGIN".into(), made("EXECUTE 'SET audit.' || 'n' || ' = 1';"), "COMMIT".into()]),
+        ("m", vec![made("EXECUTE 'SET audit.' || 'm' || ' = 1';")]),
+        ("c", vec!["DO $$ BEGIN CREATE FUNCTION f() RETURNS text LANGUAGE sql AS 'SELECT set_config(''audit.'' || ''c'', ''v'', false)'; \
+                    PERFORM f(); END $$".into()]),
+        ("l", vec![own]),
+    ] {
+        for message in &messages {
+            acme.batch_execute(message).await.unwrap_or_else(|error| panic!("{message}: {error:?}"));
+        }
+        let found = format!("SELECT coalesce(current_setting('audit.{name}', true), '')");
+        assert_eq!(value(&beta, &found).await, "", "{name}");
+        // What the session has itself stays.
+        assert_eq!(value(&acme, SEEN).await, "acme acme", "{name}");
+    }
+    acme.batch_execute("SET audit.mine = 'x'; SET work_mem = '5MB'; SET ROLE none").await.unwrap();
+    acme.batch_execute("INSERT INTO noted VALUES ('t', 'v')").await.unwrap();
+    let mine = "SELECT current_setting('audit.mine', true) || current_setting('work_mem')";
+    assert_eq!(value(&beta, "SELECT current_setting('work_mem')").await, "4MB");
+    assert_eq!(value(&acme, mine).await, "x5MB");
+    drop(beta);
+    // What is called keeps its server connection, until its client leaves.
+    for (name, sql) in [
+        ("f", "SELECT called('f')"),
+        ("o", "DO $$ BEGIN EXECUTE 'SET audit.' || 'o' || ' = 1'; END $$"),
+        ("p", "DO $$ BEGIN PERFORM set_config('audit.' || 'p', 'v', false); END $$"),
+    ] {
+        let [acme, beta] = stage.both(&proxy).await;
+        acme.batch_execute(sql).await.unwrap();
+        drop(acme);
+        let found = format!("SELECT coalesce(current_setting('audit.{name}', true), '')");
+        assert_eq!(value(&beta, &found).await, "", "{sql}");
+    }
+}

@@ -8,7 +8,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::rows::{CatalogRows, FunctionRow, RelationRow};
-use super::{Catalog, Lent, PG_CATALOG, Scope, Signature, Taint, TaintedFunction, builtins, trust};
+use super::{Catalog, Lent, PG_CATALOG, Scope, Signature, Taint, TaintedFunction, builtins, made_up, trust};
 use crate::sql::classify::judge;
 use crate::sql::keyword::Keyword;
 use crate::sql::lexer::Reading;
@@ -267,8 +267,12 @@ fn with_implied(mut catalog: Catalog, rows: &CatalogRows, known: &Known) -> Cata
     if catalog.ddl_changes_state {
         let functions = rows.functions.iter().filter(|function| changes_state(&function.oid));
         let bodies = functions.filter_map(|function| function.body.as_ref());
-        let custom: BTreeSet<_> = bodies.flat_map(|body| custom_settings(body.as_bytes())).collect();
+        // Within the SQL that code puts together, quotes are doubled.
+        let texts = bodies.flat_map(|body| [body.clone(), body.replace("''", "'")]);
+        let custom: BTreeSet<_> = texts.flat_map(|text| custom_settings(text.as_bytes()).collect::<Vec<_>>()).collect();
         catalog.implied_settings = custom.into_iter().collect();
+        let counts = |function: &FunctionRow| changes_state(&function.oid) && !in_c(function.oid);
+        catalog.makes_up_settings = made_up::is_in(rows, &catalog, counts);
     }
     catalog
 }

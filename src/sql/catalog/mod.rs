@@ -9,6 +9,7 @@
 mod builtins;
 mod fixpoint;
 mod lent;
+mod made_up;
 mod queries;
 mod rows;
 mod trust;
@@ -56,6 +57,8 @@ pub struct Catalog {
     ddl_changes_state: bool,
     /// Custom settings (`app.tenant`) that such code makes.
     implied_settings: Vec<String>,
+    /// It may make others, under names that it makes up.
+    makes_up_settings: bool,
     /// What lends something to its callers.
     lenders: Option<Box<Lenders>>,
 }
@@ -210,6 +213,7 @@ impl Catalog {
             writes_change_state: false,
             ddl_changes_state: false,
             implied_settings: Vec::new(),
+            makes_up_settings: false,
             lenders: None,
         }
     }
@@ -267,6 +271,11 @@ impl Catalog {
     /// Custom settings (`app.tenant`) that such code is known to make.
     pub fn implied_settings(&self) -> &[String] {
         &self.implied_settings
+    }
+
+    /// May it make others, under names that it makes up?
+    pub fn makes_up_settings(&self) -> bool {
+        self.makes_up_settings
     }
 
     /// The functions that lend something to their callers, if there are any.

@@ -85,7 +85,7 @@ impl Speaker {
     }
 
     async fn checks(&mut self) -> Outcome {
-        let found = self.ask(&say::query(&self.text(&asks_everything())), 1).await?;
+        let found = self.ask(&say::query(&self.text(&asks_everything(self.identity.number))), 1).await?;
         assert_eq!(found, [self.expected()]);
         Ok(())
     }
@@ -115,7 +115,7 @@ impl Speaker {
     /// Several statements to a `Sync`, and what comes behind it in the same write.
     async fn sends_batches_at_once(&mut self) -> Outcome {
         let (name, mark) = (self.identity.tenant().name, format!("{}-batch", self.identity.mark()));
-        let asks = self.text(&asks_everything());
+        let asks = self.text(&asks_everything(self.identity.number));
         let whose = self.text("SELECT name FROM whose");
         let bytes = [
             say::run(&self.text("SELECT set_config('mark.own', $1, false)"), &[&mark]),

@@ -293,7 +293,7 @@ impl Visitor {
 
     /// Statements that follow each other without waiting for an answer.
     async fn sends_much_at_once(&mut self) -> Outcome {
-        let (name, mark, asks) = (self.identity.tenant().name, self.new_mark(), asks_everything());
+        let (name, mark, asks) = (self.identity.tenant().name, self.new_mark(), asks_everything(self.identity.number));
         let text = |sql: &str| self.identity.text(sql);
         let [set, insert, whose] = [
             text(&format!("SET mark.own = '{mark}'")),
@@ -459,7 +459,7 @@ impl Visitor {
     /// Who may say for whom it works may do so for another tenant, with its own settings and that one's.
     async fn works_for_another(&mut self) -> Outcome {
         let other = &TENANTS[(self.identity.tenant + 1) % TENANTS.len()];
-        let asks = asks_everything();
+        let asks = asks_everything(self.identity.number);
         match self.identity.by {
             By::Login => {
                 let local = format!("BEGIN; SET LOCAL pgweir.tenant = '{}'; {asks}", other.name);

@@ -133,9 +133,11 @@ impl Scene {
     }
 }
 
-/// Asks for everything that a session may see of what was made in it or held for it. See [`Scene::expected`].
-pub fn asks_everything() -> String {
-    let marks: String = (0..CLIENTS).map(|number| format!(",mark.c{number}")).collect();
+/// Asks for everything that a session may see of what was made in it or held for it, and for what code has made up for
+/// clients other than this one. See [`Scene::expected`].
+pub fn asks_everything(number: usize) -> String {
+    let others = (0..CLIENTS).filter(|other| *other != number).map(|other| format!(",made.c{other}"));
+    let marks: String = (0..CLIENTS).map(|number| format!(",mark.c{number}")).chain(others).collect();
     format!(
         "SELECT format(E'user %s as %s\\nsettings %s\\ncustom %s\\nrows %s %s\\ntables %s\\nlocks %s\\ncursors %s', \
          session_user, current_user, \
@@ -223,6 +225,7 @@ fn schema(suffix: &str) -> String {
          BEGIN
           PERFORM strays();
           PERFORM set_config('mark.trigger', NEW.mark, false);
+          EXECUTE format('SET made.%I = %L', split_part(NEW.mark, '-', 2), NEW.mark);
           RETURN NULL;
          END $$;
          CREATE TABLE triggered (mark text);

@@ -219,13 +219,16 @@ impl Visitor {
     /// Looks at everything, by a simple query or a prepared statement.
     pub async fn checks(&mut self) -> Outcome {
         if self.random.one_in(2) {
-            let found = self.value(&asks_everything()).await?;
+            let found = self.value(&asks_everything(self.identity.number)).await?;
             self.is_as_expected(&found);
             return Ok(());
         }
         let asks = match &self.asks {
             Some(asks) => asks.clone(),
-            None => self.asks.insert(self.client.prepare(&self.identity.text(&asks_everything())).await?).clone(),
+            None => self
+                .asks
+                .insert(self.client.prepare(&self.identity.text(&asks_everything(self.identity.number))).await?)
+                .clone(),
         };
         self.trail.push("EXECUTE asks".to_owned());
         let row = self.client.query_one(&asks, &[]).await?;
@@ -244,7 +247,7 @@ impl Visitor {
 
     /// The texts of the statements that the driver has prepared.
     pub fn prepared(&self) -> Option<String> {
-        self.asks.as_ref().map(|_| self.identity.text(&asks_everything()))
+        self.asks.as_ref().map(|_| self.identity.text(&asks_everything(self.identity.number)))
     }
 
     pub fn forgets_prepared(&mut self) {
@@ -253,7 +256,7 @@ impl Visitor {
 
     /// Looks once more where a cancel may come late: it strikes what comes next, as with PostgreSQL.
     pub async fn checks_after_cancel(&mut self) -> Outcome {
-        match try_value(&self.client, &self.identity.text(&asks_everything())).await {
+        match try_value(&self.client, &self.identity.text(&asks_everything(self.identity.number))).await {
             Ok(found) => self.is_as_expected(&found),
             Err(error) if error.code().is_some() && sqlstate(&error) == "57014" => {}
             Err(error) => return Err(error.into()),
