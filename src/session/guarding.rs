@@ -14,13 +14,15 @@ use super::state::SEARCH_PATH;
 use super::{Leased, Session, refusal};
 use crate::config::Tier;
 use crate::metrics::Limit;
-use crate::sql::{Borrowed, Effects, Scope, SettingNames, Verdict, borrows, mentions, prepared_names, setting_names};
+use crate::sql::{
+    Borrowed, Effects, Reason, Scope, SettingNames, Verdict, borrows, mentions, prepared_names, setting_names,
+};
 use crate::wire::error::PgError;
 
 impl Session {
     /// Before a statement is sent, whatever it is. `unknown`: what the functions that it may call do as far as anybody knows
     /// while the catalog is being read; `implied`: it may run code that it does not name (triggers, defaults), which those
-    /// have allowed who made it.
+    /// have allowed who made it, save what it sets by name where the tenant is strict.
     ///
     /// Errors: 42501.
     pub(super) fn guard(
@@ -41,7 +43,8 @@ impl Session {
         let is_known = || !may_call(text, verdict) || self.group.last_catalog().is_loaded();
         let was_harmless = || !unknown.contains(Effects::HIDDEN) && is_known();
         let code = (limits.strict && !unknown.is_empty() && !was_harmless()).then_some(Touches::Code);
-        let touches = guarded(limits, text, verdict, names).or(code);
+        let unasked = implied.then(|| self.set_unasked(text, verdict)).flatten();
+        let touches = guarded(limits, text, verdict, names).or(code).or(unasked);
         let error = match touches.or_else(|| self.borrows(text, verdict).map(Touches::Borrowed)) {
             None => {
                 self.state.guards |= hides;
@@ -51,6 +54,7 @@ impl Session {
             Some(Touches::All) => refusal::guards_all(&self.tenant.name),
             Some(Touches::Unknown) => refusal::guards_unknown(&self.tenant.name),
             Some(Touches::Code) => refusal::guards_code(&self.tenant.name),
+            Some(Touches::Unasked(name)) => refusal::guards_unasked(name.as_deref(), &self.tenant.name),
             Some(Touches::Borrowed(borrowed)) => refusal::borrows(&borrowed, &self.tenant.name),
         };
         self.limited(Limit::GuardedSetting);
@@ -78,6 +82,22 @@ impl Session {
         let executed = executes.then(executed).unwrap_or_default();
         let mut executed = executed.iter().filter_map(|name| self.names.get(name));
         borrowed(text).or_else(|| executed.find_map(|named| borrowed(named.statement.text())))
+    }
+
+    /// Where the tenant is strict: may a write, by code that it does not name, set what is held, as the catalog was read last?
+    fn set_unasked(&self, text: &[u8], verdict: Verdict) -> Option<Touches> {
+        const WRITES: [&[u8]; 4] = [b"insert", b"update", b"delete", b"merge"];
+        let limits = &self.tenant.limits;
+        // What these two run was judged when it was declared or prepared.
+        let writes = !matches!(verdict.reason, Reason::Cursor | Reason::PreparedStatement)
+            || WRITES.iter().any(|word| mentions(text, word));
+        if !limits.strict || !writes {
+            return None;
+        }
+        self.group.relies_on_catalog();
+        let catalog = self.group.last_catalog();
+        let name = catalog.set_unasked(self.makes_code, |name| is_held(limits, name))?;
+        Some(Touches::Unasked(name.map(str::to_owned)))
     }
 
     /// The same for a call of the function with this OID, without any text.
@@ -124,6 +144,8 @@ enum Touches {
     Unknown,
     /// It carries code, makes some, or calls some that cannot be read.
     Code,
+    /// It may run some unasked that sets this; `None`: any.
+    Unasked(Option<String>),
     /// It calls some that lends it something.
     Borrowed(Borrowed),
 }

@@ -218,6 +218,17 @@ pub(super) fn guards_code(tenant: &str) -> PgError {
         .hint("Do without DO, CREATE FUNCTION, functions that set parameters and simple queries of more than 20 KiB, or take \"strict\" from the tenant.")
 }
 
+/// For strict tenants. `name` is `None` where it may be any.
+pub(super) fn guards_unasked(name: Option<&str>, tenant: &str) -> PgError {
+    let what = name.map_or_else(|| "any parameter".to_owned(), |name| format!("parameter \"{name}\""));
+    PgError::error("42501", format!("permission denied to write where code that runs unasked may set {what}"))
+        .detail(format!(
+            "A trigger, default, check or rule of this database does so, or a function that it calls, and the tenant \"{tenant}\" \
+             is \"strict\": what follows would run under another value than that which its sessions have."
+        ))
+        .hint("Take set_config() or SET out of that code (a SET clause of the function is undone with it), or take \"strict\" from the tenant.")
+}
+
 /// For strict tenants.
 pub(super) fn borrows(Borrowed { by, what }: &Borrowed, tenant: &str) -> PgError {
     let reaches = format!("permission denied for \"{by}\", which is or calls a function that");

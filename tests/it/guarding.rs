@@ -6,7 +6,7 @@ use tokio_postgres::Client;
 
 use crate::support::primary_only::{config, sqlstate, value};
 use crate::support::proxy::Proxy;
-use crate::support::{TestDatabase, connect, fresh_database, shared_cluster, unique};
+use crate::support::{TestDatabase, connect, eventually, fresh_database, shared_cluster, unique};
 
 /// One table of all tenants' rows, whose policy reads a setting, and a user whom it binds.
 pub struct Stage {
@@ -651,7 +651,7 @@ async fn what_code_sets_under_a_name_of_its_own_making_is_nobody_elses() {
              SELECT new(); DROP FUNCTION new()"
         )
     };
-    let own = format!("{} /* {} */", "DO $$ BEGIN EXECUTE 'SET ' || 'audit.l = 1'; END $$", "x".repeat(30_000));
+    let long = format!("{} /* {} */", "DO $$ BEGIN EXECUTE 'SET ' || 'audit.l = 1'; END $$", "x".repeat(30_000));
     for (name, messages) in [
         ("t", vec!["INSERT INTO noted VALUES ('t', 'v')".to_owned()]),
         ("k", vec!["INSERT INTO kept VALUES ('k', 'v') RETURNING a".to_owned()]),
@@ -662,7 +662,7 @@ async fn what_code_sets_under_a_name_of_its_own_making_is_nobody_elses() {
         ("m", vec![made("EXECUTE 'SET audit.' || 'm' || ' = 1';")]),
         ("c", vec!["DO $$ BEGIN CREATE FUNCTION f() RETURNS text LANGUAGE sql AS 'SELECT set_config(''audit.'' || ''c'', ''v'', false)'; \
                     PERFORM f(); END $$".into()]),
-        ("l", vec![own]),
+        ("l", vec![long]),
     ] {
         for message in &messages {
             acme.batch_execute(message).await.unwrap_or_else(|error| panic!("{message}: {error:?}"));
@@ -690,4 +690,76 @@ async fn what_code_sets_under_a_name_of_its_own_making_is_nobody_elses() {
         let found = format!("SELECT coalesce(current_setting('audit.{name}', true), '')");
         assert_eq!(value(&beta, &found).await, "", "{sql}");
     }
+}
+
+/// Whoever is strict is not shown another's rows by a trigger either, not even to the end of the message.
+#[tokio::test]
+async fn a_strict_tenant_is_refused_writes_where_triggers_set_what_is_held() {
+    let stage = Stage::set().await;
+    stage
+        .database
+        .sql(
+            "CREATE TABLE w (id int); GRANT ALL ON w TO PUBLIC; \
+             CREATE FUNCTION notes() RETURNS trigger LANGUAGE plpgsql SET search_path = public AS \
+             'BEGIN PERFORM set_config(''audit.who'', ''me'', false); UPDATE rows SET tenant = tenant WHERE false; RETURN NEW; END'; \
+             CREATE TRIGGER notes BEFORE INSERT ON w FOR EACH ROW EXECUTE FUNCTION notes(); \
+             CREATE FUNCTION unused() RETURNS trigger LANGUAGE plpgsql AS $f$BEGIN PERFORM hides('beta'); RETURN NEW; END$f$",
+        )
+        .await;
+    let proxy = stage.proxy("size = 2", true).await;
+    let [acme, beta] = stage.both(&proxy).await;
+    // What triggers do otherwise is nobody's business.
+    acme.batch_execute("INSERT INTO w VALUES (1); UPDATE w SET id = 2").await.unwrap();
+    let trigger = "CREATE TRIGGER unused BEFORE INSERT ON mine FOR EACH ROW EXECUTE FUNCTION unused()";
+    acme.batch_execute("BEGIN; CREATE TABLE mine (id int)").await.unwrap();
+    let error = acme.batch_execute(trigger).await.unwrap_err();
+    assert_eq!(sqlstate(&error), "42501", "{error:?}");
+    acme.batch_execute("ROLLBACK").await.unwrap();
+    let acme = connect(&stage.url(&proxy, "acme").await).await;
+    for (what, setup) in [
+        (
+            "trigger",
+            "CREATE FUNCTION strays() RETURNS trigger LANGUAGE plpgsql AS $f$BEGIN IF true THEN \
+             PERFORM set_config('App.Tenant', 'beta', false); END IF; RETURN NEW; END$f$; \
+             CREATE TRIGGER strays BEFORE INSERT ON w FOR EACH ROW EXECUTE FUNCTION strays()",
+        ),
+        (
+            "SET",
+            "CREATE OR REPLACE FUNCTION strays() RETURNS trigger LANGUAGE plpgsql AS $f$BEGIN \
+             SET LOCAL app.tenant = 'beta'; RETURN NEW; END$f$",
+        ),
+        (
+            "dynamic SQL",
+            "CREATE OR REPLACE FUNCTION strays() RETURNS trigger LANGUAGE plpgsql AS $f$BEGIN \
+             EXECUTE 'SELECT set_config(''app.tenant'', ''beta'', false)'; RETURN NEW; END$f$",
+        ),
+        (
+            "function that it calls",
+            "CREATE OR REPLACE FUNCTION strays() RETURNS trigger LANGUAGE plpgsql AS \
+             $f$BEGIN PERFORM hides('beta'); RETURN NEW; END$f$",
+        ),
+        ("default", "DROP FUNCTION strays CASCADE; ALTER TABLE w ADD x text DEFAULT hides('beta')"),
+        ("default of its own", "ALTER TABLE w ALTER x SET DEFAULT set_config('app.tenant', 'beta', false)"),
+    ] {
+        stage.database.sql(setup).await;
+        for sql in [
+            "INSERT INTO w VALUES (1); SELECT * FROM rows",
+            "WITH w AS (INSERT INTO w VALUES (1) RETURNING 1) SELECT * FROM rows, w",
+            "UPDATE w SET id = 2",
+            "PREPARE p AS INSERT INTO w VALUES (1)",
+            "COPY w FROM STDIN",
+        ] {
+            let refused = async || match acme.batch_execute(sql).await {
+                Err(error) if sqlstate(&error) == "42501" => error.to_string() + &format!("{error:?}"),
+                other => format!("{other:?}"),
+            };
+            // Until the catalog is read.
+            eventually(&format!("{what}: {sql}"), async || refused().await.contains("runs unasked")).await;
+            acme.batch_execute("DEALLOCATE ALL").await.unwrap();
+        }
+        for sql in ["SELECT * FROM rows", "SELECT count(*) FROM w", "BEGIN; SET LOCAL work_mem = '5MB'; COMMIT"] {
+            acme.batch_execute(sql).await.unwrap();
+        }
+    }
+    drop(beta);
 }

@@ -34,16 +34,29 @@ pub(super) fn build(generation: u64, rows: &CatalogRows) -> Catalog {
 
 /// A catalog of nothing but what reaches the functions that lend this, by OID.
 pub(super) fn lenders(mut rows: CatalogRows, lent: HashMap<u32, Lent>) -> Catalog {
+    let (base, known) = reaching(&rows, lent);
+    // The others would only take room.
+    rows.functions.retain(|function| known.functions.contains_key(&function.oid));
+    with_known(base, &rows, &known)
+}
+
+/// What the code that writes run without naming it reaches of what these functions lend, by OID.
+pub(super) fn lent_unasked(rows: &CatalogRows, lent: HashMap<u32, Lent>) -> Lent {
+    let (_, known) = reaching(rows, lent);
+    let reached = rows.implied.iter().filter_map(|(oid, ..)| known.functions.get(oid));
+    reached.fold(Lent::NOTHING, |lent, found| lent | found.lent)
+}
+
+/// An empty catalog, and what reaches the functions that lend this.
+fn reaching(rows: &CatalogRows, lent: HashMap<u32, Lent>) -> (Catalog, Known) {
     let mut base = Catalog::empty(0);
     for schema in &rows.schemas {
         base.schema(schema.name.as_bytes(), schema.role);
     }
     let functions = lent.into_iter().map(|(oid, lent)| (oid, Found { lent, ..nothing() })).collect();
     let known = Known { functions, ..Known::default() };
-    let (_, known) = settle(base.clone(), &rows, known, |found| !found.lent.is_nothing());
-    // The others would only take room.
-    rows.functions.retain(|function| known.functions.contains_key(&function.oid));
-    with_known(base, &rows, &known)
+    let (_, known) = settle(base.clone(), rows, known, |found| !found.lent.is_nothing());
+    (base, known)
 }
 
 /// Round after round until one finds nothing new that is to be kept.

@@ -18,7 +18,7 @@ impl Lent {
     pub const RIGHTS: Lent = Lent(1);
 
     /// From the thirty-first on, settings pass for one.
-    fn setting(at: usize) -> Lent {
+    pub(super) fn setting(at: usize) -> Lent {
         Lent(2 << at.min(30))
     }
 

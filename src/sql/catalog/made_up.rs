@@ -99,10 +99,8 @@ fn is_part_of_a_word(sql: &[u8]) -> bool {
     let goes_on = |byte: Option<&u8>| {
         byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || !byte.is_ascii() || b"_$&'\"?".contains(byte))
     };
-    let filled = (0..sql.len()).filter(|at| sql[*at..].starts_with(NAME) || sql[*at..].starts_with(VALUE));
-    filled
-        .into_iter()
-        .any(|at| goes_on(at.checked_sub(1).and_then(|at| sql.get(at))) || goes_on(sql.get(at + NAME.len())))
+    let mut filled = (0..sql.len()).filter(|at| sql[*at..].starts_with(NAME) || sql[*at..].starts_with(VALUE));
+    filled.any(|at| goes_on(at.checked_sub(1).and_then(|at| sql.get(at))) || goes_on(sql.get(at + NAME.len())))
 }
 
 /// Is what comes in parentheses behind the name at `at` the columns of a relation?
@@ -155,7 +153,7 @@ fn part(code: &[u8], tokens: &[Token], sql: &mut Vec<u8>) -> Option<usize> {
 }
 
 /// What a literal stands for, where no backslash has a say in it.
-fn content(code: &[u8], token: &Token) -> Option<Vec<u8>> {
+pub(super) fn content(code: &[u8], token: &Token) -> Option<Vec<u8>> {
     let text = token.text(code);
     match token.kind {
         Kind::Literal => Some(literal_value(text).to_vec()),

@@ -13,12 +13,14 @@ mod made_up;
 mod queries;
 mod rows;
 mod trust;
+mod unasked;
 
 use std::collections::HashSet;
 
 pub use lent::{Lenders, Lent};
 pub use queries::{CATALOG_QUERIES, CATALOG_STAMP_QUERY, SYSTEM_RELATIONS};
 pub use rows::{CatalogRows, CatalogRowsError};
+use unasked::Unasked;
 
 use super::name::{self, NameTable};
 use super::{Effects, Reason};
@@ -59,6 +61,8 @@ pub struct Catalog {
     implied_settings: Vec<String>,
     /// It may make others, under names that it makes up.
     makes_up_settings: bool,
+    /// What it makes by names that are written out.
+    unasked: Option<Box<Unasked>>,
     /// What lends something to its callers.
     lenders: Option<Box<Lenders>>,
 }
@@ -165,7 +169,8 @@ impl Catalog {
     /// The catalog that the rows describe. `generation` is the caller's own count.
     pub fn build(generation: u64, rows: CatalogRows) -> Catalog {
         let catalog = fixpoint::build(generation, &rows);
-        Catalog { lenders: Lenders::build(rows), ..catalog }
+        let unasked = Unasked::build(&rows, catalog.ddl_changes_state);
+        Catalog { unasked, lenders: Lenders::build(rows), ..catalog }
     }
 
     /// A number that no other catalog has, this one's successors included.
@@ -214,6 +219,7 @@ impl Catalog {
             ddl_changes_state: false,
             implied_settings: Vec::new(),
             makes_up_settings: false,
+            unasked: None,
             lenders: None,
         }
     }
@@ -276,6 +282,12 @@ impl Catalog {
     /// May it make others, under names that it makes up?
     pub fn makes_up_settings(&self) -> bool {
         self.makes_up_settings
+    }
+
+    /// Which of the settings that are `held` (names in lower case) may a write make by code that it does not name?
+    /// `Some(None)` where it may be any. `new`: somebody may have made a trigger of any function.
+    pub fn set_unasked(&self, new: bool, held: impl Fn(&str) -> bool) -> Option<Option<&str>> {
+        self.unasked.as_ref()?.makes(new, held)
     }
 
     /// The functions that lend something to their callers, if there are any.

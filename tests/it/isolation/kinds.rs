@@ -22,7 +22,11 @@ const KINDS: u64 = 29;
 impl Visitor {
     /// One transaction, or a few that belong together, of any kind.
     pub async fn does_something(&mut self) -> Outcome<Then> {
-        match self.random.below(KINDS) {
+        let kind = self.random.below(KINDS);
+        if self.identity.tenant().strict && [0, 1, 14, 15, 17, 19].contains(&kind) {
+            return self.is_refused_writes().await.map(|()| Then::GoesOn);
+        }
+        match kind {
             0 => self.writes_and_rolls_back().await,
             1 => self.writes_and_commits().await,
             2 => self.fails().await,
@@ -66,6 +70,20 @@ impl Visitor {
         // A cancel of its own may come as late as this.
         let _ = tokio::time::timeout(patience, self.tries(&sql)).await;
         if self.random.one_in(4) { Random(self.random.0) } else { self.cut() }
+    }
+
+    /// Whoever is strict writes nothing where triggers change what is held.
+    async fn is_refused_writes(&mut self) -> Outcome {
+        const WRITES: [&str; 5] = [
+            "INSERT INTO triggered VALUES ('x')",
+            "INSERT INTO ruled VALUES (1); SELECT * FROM rows",
+            "UPDATE rows SET id = 9",
+            "DELETE FROM things",
+            "CREATE TEMP TABLE mine AS SELECT tenant FROM rows",
+        ];
+        let sql = WRITES[self.random.below(WRITES.len() as u64) as usize];
+        self.is_refused(sql, "42501").await?;
+        self.checks().await
     }
 
     async fn writes_and_rolls_back(&mut self) -> Outcome {
