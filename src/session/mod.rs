@@ -449,7 +449,7 @@ impl Session {
             self.state.note_timeout(text, verdict);
             self.state.note_discard(text);
         }
-        if self.may_catch_cancels(text, verdict) {
+        if self.may_catch_cancels(leased, text, verdict) {
             self.slot.clock.note_stubborn();
         }
         let ceiling = self.tenant.limits.statement_timeout.is_some();

@@ -6,6 +6,10 @@ use crate::cluster::Place;
 use crate::pool::Unlisted;
 use crate::sql::{Class, Effects, Reason, Verdict, mentions, statements};
 
+/// How code speaks of a cancellation that it catches, or of the conditions to which that belongs. Last, a parameter, which may
+/// say so too.
+const CATCHES: [&[u8]; 5] = [b"query_canceled", b"operator_intervention", b"57014", b"57000", b"$1"];
+
 impl Session {
     /// While the catalog is being read, nobody knows for sure what functions do to the session; nor of those that its own
     /// transaction, or message, has made. Where the last one knew of nothing the server is asked all the same; where there is
@@ -65,9 +69,14 @@ impl Session {
         }
     }
 
-    /// May it run code that catches its own cancellation? Blocks are not looked into.
-    pub(super) fn may_catch_cancels(&self, text: &[u8], verdict: Verdict) -> bool {
+    /// May it run code that catches its own cancellation? Blocks are not looked into, nor are parameters where there is code
+    /// that may run them.
+    pub(super) fn may_catch_cancels(&self, leased: &Leased, text: &[u8], verdict: Verdict) -> bool {
+        const MAY_CARRY_CODE: Effects = Effects::HIDDEN.with(Effects::DDL).with(Effects::MAYBE_DDL);
         let calls = || verdict.class == Class::Primary || intake::may_call(text, verdict);
-        verdict.reason == Reason::Procedure || (self.catalog.catches_cancels() && calls())
+        let new = leased.schema != Schema::Same || self.makes_code;
+        verdict.reason == Reason::Procedure
+            || ((new || self.catalog.catches_cancels()) && calls())
+            || (verdict.effects.intersects(MAY_CARRY_CODE) && CATCHES.iter().any(|word| mentions(text, word)))
     }
 }

@@ -164,6 +164,50 @@ async fn no_way_leads_around_the_ceiling_of_a_statement() {
     }
 }
 
+/// In a database of which it is not known that it has such code.
+#[tokio::test]
+async fn nor_does_code_that_is_made_up_and_catches_its_cancellation() {
+    const CEILING: &str = "[tiers.standard]\nstatement_timeout = \"1s\"\n[pool]\nsize = 5\n";
+    const RUNS: &str = "CREATE FUNCTION run(code text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE code; END $$";
+    const CATCHES: &str =
+        "BEGIN LOOP BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END";
+    let stage = Stage::set(RUNS).await;
+    let proxy = Proxy::start(&stage.config(CEILING).await).await;
+    // The catalog is there.
+    let mut client = RawClient::welcome(&stage.endpoint(proxy.port)).await;
+    client.send(&say::query("SELECT run('SELECT 1')")).await.unwrap();
+    assert!(code(&client.until_ready(1).await.0).is_none());
+    let numbered = CATCHES.replace("query_canceled", "SQLSTATE '57014'");
+    let block = format!("DO $x$ {CATCHES} $x$");
+    let makes = |name: &str| format!("CREATE FUNCTION {name}() RETURNS void LANGUAGE plpgsql AS $f$ {CATCHES} $f$");
+    let traps = "CREATE FUNCTION pg_temp.traps() RETURNS trigger LANGUAGE plpgsql AS \
+                 $f$ BEGIN PERFORM made(); RETURN NEW; END $f$; CREATE TEMP TABLE t (id int); \
+                 CREATE TRIGGER traps BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION pg_temp.traps()";
+    for way in [
+        vec![say::query(&format!("SELECT run('{block}')"))],
+        vec![say::query(&format!("SELECT run($r$DO $x$ {numbered} $x$$r$)"))],
+        vec![say::batch("SELECT run($1)", &[&block])],
+        vec![say::query("BEGIN"), say::query(&makes("made")), say::query("SELECT made()")],
+        vec![say::query(&format!("{}; SELECT made()", makes("made")))],
+        vec![
+            say::query("BEGIN"),
+            say::query(&makes("made")),
+            say::query(traps),
+            say::query("INSERT INTO t VALUES (1)"),
+        ],
+    ] {
+        cut_off(
+            &stage,
+            &proxy,
+            &way,
+            &["57014"],
+            ["state = 'active' AND application_name NOT LIKE 'pgweir %'", "query_start"],
+            1.0,
+        )
+        .await;
+    }
+}
+
 fn shown(way: &[Vec<u8>]) -> String {
     way.iter().map(|bytes| String::from_utf8_lossy(bytes)).collect::<Vec<_>>().join(" | ")
 }
