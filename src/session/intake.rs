@@ -15,7 +15,7 @@ use super::statements::Unnamed;
 use super::{Leased, Opened, Session, refusal};
 use crate::cluster::Place;
 use crate::net::buffer::ReadBuffer;
-use crate::sql::{Class, Effects, Reason, TxControl, Verdict};
+use crate::sql::{Class, Effects, Reason, TxControl, Verdict, statements};
 use crate::wire::frame::HEADER;
 use crate::wire::view::{BindHead, Parse, Target};
 
@@ -754,6 +754,15 @@ impl Session {
 /// they are used.
 pub(super) fn may_call(text: &[u8], verdict: Verdict) -> bool {
     verdict.reason != Reason::Ddl && memchr::memchr(b'(', text).is_some()
+}
+
+/// May a statement reach such a function by a name, as that of a view, or by an operator? Before there is a catalog.
+pub(super) fn may_reach(text: &[u8], verdict: Verdict) -> bool {
+    match verdict.reason {
+        Reason::Read | Reason::Empty => false,
+        Reason::Transaction | Reason::PrimaryTransaction | Reason::SessionState => statements(text) > 1,
+        _ => true,
+    }
 }
 
 /// PostgreSQL's `FirstNormalObjectId`: types from here on are the database's own.

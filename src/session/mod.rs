@@ -661,10 +661,11 @@ impl Leased {
     }
 }
 
-/// Of a simple query that is read whole, in bytes: of a session that may say whose it is, or has settings that are held for
-/// its tenant, whatever stands in it.
+/// Of a simple query that is read whole, in bytes: of a session that may say whose it is, has settings that are held for
+/// its tenant, or pays for each statement, whatever stands in it.
 fn longest_query(tenant: &Tenant, switches: bool) -> usize {
-    if switches || !tenant.limits.settings.is_empty() { LONGEST_WHOLE } else { LONGEST_QUERY }
+    let counts = !tenant.limits.settings.is_empty() || !tenant.limits.rate_limits.is_empty();
+    if switches || counts { LONGEST_WHOLE } else { LONGEST_QUERY }
 }
 
 /// PostgreSQL's order: parameters, the key to cancel with, and the first `ReadyForQuery`.

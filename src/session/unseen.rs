@@ -19,10 +19,14 @@ impl Session {
         if leased.schema != Schema::Same || (makes && statements(text) > 1) {
             return Effects::STATE;
         }
-        if !intake::may_call(text, verdict) || !self.may_be_new() {
+        let last = self.group.last_catalog();
+        let is_held = !self.tenant.limits.settings.is_empty();
+        let calls = intake::may_call(text, verdict);
+        let reaches = || is_held && !last.is_loaded() && intake::may_reach(text, verdict);
+        let matters = (calls && self.may_be_new()) || reaches();
+        if !matters {
             return Effects::NONE;
         }
-        let last = self.group.last_catalog();
         let effects = || self.shared.classifier.classify(text, &last, Some(self.state.search_path())).effects;
         match last.is_loaded().then(effects) {
             Some(effects) => Effects::STATE | effects,

@@ -194,10 +194,10 @@ impl Keyword {
         )
     }
 
-    /// May a name after this keyword be a relation that is read, as one is that is written to (`RETURNING`)?
+    /// May a name after this keyword be a relation that is read, as a view is that is written to by what it shows?
     pub fn precedes_relation(self) -> bool {
         use Keyword::*;
-        matches!(self, From | Join | Only | Table | Copy | Using | Into | Update)
+        matches!(self, From | Join | Only | Table | Copy | Using | Update)
     }
 
     /// Does this keyword stand for operators that it does not spell (`LIKE` for `~~`, `IN` for `=`)?

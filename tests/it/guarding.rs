@@ -114,6 +114,41 @@ async fn each_tenant_sees_its_own_rows_and_no_statement_changes_that() {
     assert_eq!((refused, proxy.metric("pgweir_client_refusals_total{reason=\"guarded_setting\"}")), (19.0, 2.0));
 }
 
+/// As long as nobody knows what there is, anything that is named may be a view that calls such a function.
+#[tokio::test]
+async fn what_nobody_knows_of_is_hidden() {
+    let stage = Stage::set().await;
+    let user = &stage.user;
+    let unread = format!(
+        "CREATE VIEW shown AS SELECT hides('beta') AS x; GRANT ALL ON shown TO {user}; \
+         REVOKE SELECT ON pg_catalog.pg_proc FROM PUBLIC"
+    );
+    stage.database.sql(&unread).await;
+    for strict in [false, true] {
+        let proxy = stage.proxy("size = 1", strict).await;
+        let acme = connect(&stage.url(&proxy, "acme").await).await;
+        for sql in ["SELECT 1", "SET work_mem = '1MB'", "BEGIN", "ROLLBACK"] {
+            acme.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        }
+        for sql in ["SELECT * FROM shown", "BEGIN; SELECT * FROM shown", "SET work_mem = '2MB'; TABLE shown"] {
+            let outcome = acme.batch_execute(sql).await;
+            match strict {
+                true => assert_eq!(sqlstate(&outcome.unwrap_err()), "42501", "{sql}"),
+                false => {
+                    outcome.unwrap();
+                    assert_eq!(value(&acme, "SHOW app.tenant").await, "acme", "{sql}");
+                }
+            }
+            acme.batch_execute("ROLLBACK").await.unwrap();
+        }
+        drop(acme);
+        if !strict {
+            let next = connect(&stage.url(&proxy, "acme").await).await;
+            assert_eq!(value(&next, SEEN).await, "acme acme");
+        }
+    }
+}
+
 /// `q.f` calls `f` where `q` is a value: one that a function has returned, or a field.
 #[tokio::test]
 async fn a_call_that_looks_like_a_column_is_one() {
@@ -651,7 +686,7 @@ async fn what_code_sets_under_a_name_of_its_own_making_is_nobody_elses() {
              SELECT new(); DROP FUNCTION new()"
         )
     };
-    let long = format!("{} /* {} */", "DO $$ BEGIN EXECUTE 'SET ' || 'audit.l = 1'; END $$", "x".repeat(30_000));
+    let long = format!("{} /* {} */", "DO $$ BEGIN EXECUTE 'SET ' || 'audit.l = 1'; END $$", "x".repeat(1 << 20));
     for (name, messages) in [
         ("t", vec!["INSERT INTO noted VALUES ('t', 'v')".to_owned()]),
         ("k", vec!["INSERT INTO kept VALUES ('k', 'v') RETURNING a".to_owned()]),
