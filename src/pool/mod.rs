@@ -1,7 +1,8 @@
 //! Server connections that many sessions share: one [`Pool`] per database, user and host.
 //!
 //! A [`Lease`] is the right to one connection. Dropping it closes the connection; handing it back is
-//! an explicit call. Tenants wait fairly (`fair.rs`), and pools share what their host may have ([`Budget`]).
+//! an explicit call. Tenants wait fairly (`fair.rs`, by the lines in `line.rs`), and pools share what their host may have
+//! ([`Budget`], which does what `keeper.rs` plans), with what they are promised cut to that (`cut.rs`).
 
 mod apportion;
 mod budget;

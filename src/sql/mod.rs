@@ -4,7 +4,8 @@
 //! "read": the lexer and the grammar of first keywords (`lexer`, `statement`), the names that the
 //! database's [`Catalog`] has tainted (`names`, `call`), and a parse with `sqlparser` as a second opinion
 //! (`veto`), cached by `fingerprint`. A text that was judged a moment ago is not judged again (`recent`). No I/O, nothing
-//! asynchronous.
+//! asynchronous. Beside that, for tenants whose settings are held: which settings a text says (`settings`), and what it
+//! borrows from functions (`borrowing`).
 //!
 //! Deliberately absent: a grammar of PostgreSQL. What the lexer sees is enough to be sure of a read, and what
 //! it isn't sure of goes to the primary.
