@@ -19,14 +19,15 @@ impl Session {
         if leased.schema != Schema::Same || (makes && statements(text) > 1) {
             return Effects::STATE;
         }
-        let last = self.group.last_catalog();
-        let is_held = !self.tenant.limits.settings.is_empty();
-        let calls = intake::may_call(text, verdict);
-        let reaches = || is_held && !last.is_loaded() && intake::may_reach(text, verdict);
-        let matters = (calls && self.may_be_new()) || reaches();
+        let reaches = || {
+            let is_held = !self.tenant.limits.settings.is_empty();
+            is_held && !self.group.last_catalog().is_loaded() && intake::may_reach(text, verdict)
+        };
+        let matters = (intake::may_call(text, verdict) && self.may_be_new()) || reaches();
         if !matters {
             return Effects::NONE;
         }
+        let last = self.group.last_catalog();
         let effects = || self.shared.classifier.classify(text, &last, Some(self.state.search_path())).effects;
         match last.is_loaded().then(effects) {
             Some(effects) => Effects::STATE | effects,
