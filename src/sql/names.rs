@@ -10,7 +10,7 @@ use super::keyword::Keyword;
 use super::lexer::{Kind, Reading, Token};
 use super::sources::reads_functions;
 use super::statement::{acts_in_code, spoken_of};
-use super::tokens::Tokens;
+use super::tokens::{Tokens, starts_statement};
 use super::{Effects, Reason, name, settings};
 
 /// What the tokens are.
@@ -183,7 +183,7 @@ impl<'a> Finder<'a> {
             _ => {}
         }
         if self.text == Text::Code
-            && self.starts_statement(at)
+            && starts_statement(self.sql, self.tokens, at)
             && let Some(statement) = acts_in_code(keyword)
         {
             self.because(statement.reason);
@@ -232,15 +232,6 @@ impl<'a> Finder<'a> {
         if starts {
             self.because(Reason::Write);
         }
-    }
-
-    fn starts_statement(&self, at: usize) -> bool {
-        use Keyword::{Atomic, Begin, Else, Loop, Then};
-        self.before(at).is_none_or(|before| {
-            before.kind == Kind::Semicolon
-                || matches!(before.keyword, Atomic | Begin | Else | Loop | Then)
-                || before.text(self.sql) == b">>"
-        })
     }
 
     fn operator(&mut self, at: usize, token: Token) {

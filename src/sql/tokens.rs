@@ -4,6 +4,7 @@ use std::ops::Deref;
 
 use smallvec::SmallVec;
 
+use super::keyword::Keyword;
 use super::lexer::{Hints, Kind, Lexer, Reading, Token};
 
 /// The tokens of one reading of a text, and what the lexer noted along the way.
@@ -46,6 +47,16 @@ impl Deref for Tokens {
     fn deref(&self) -> &[Token] {
         &self.list
     }
+}
+
+/// Does a statement start at `at`, in the code of a function?
+pub fn starts_statement(code: &[u8], tokens: &[Token], at: usize) -> bool {
+    use Keyword::{Atomic, Begin, Else, Loop, Then};
+    at.checked_sub(1).map(|before| &tokens[before]).is_none_or(|before| {
+        before.kind == Kind::Semicolon
+            || matches!(before.keyword, Atomic | Begin | Else | Loop | Then)
+            || before.text(code) == b">>"
+    })
 }
 
 /// The index after the parenthesis that closes the one at `open`, or `None` if none does.

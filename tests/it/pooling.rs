@@ -320,6 +320,15 @@ async fn a_client_that_vanishes_in_a_transaction_leaves_nothing_behind() {
     assert_eq!(pids.len(), 2);
 }
 
+/// Until then no read is known to be one.
+async fn catalog_is_known(proxy: &Proxy, client: &tokio_postgres::Client) {
+    eventually("the catalog is known", async || {
+        client.batch_execute("SELECT pg_sleep(0)").await.unwrap();
+        proxy.metric("pgweir_routing_decisions_total{reason=\"no_replica\"}") > 0.0
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_client_that_vanishes_in_a_read_or_in_the_queue_costs_no_place() {
     let database = fresh_database("").await;
@@ -327,11 +336,7 @@ async fn a_client_that_vanishes_in_a_read_or_in_the_queue_costs_no_place() {
     let url = proxy.url(shared_cluster().await, "postgres", &database.name);
     // What is not known to be a read is carried out to its end, as by PostgreSQL itself.
     let client = connect(&url).await;
-    eventually("the catalog is known", async || {
-        client.batch_execute("SELECT pg_sleep(0)").await.unwrap();
-        proxy.metric("pgweir_routing_decisions_total{reason=\"no_replica\"}") > 0.0
-    })
-    .await;
+    catalog_is_known(&proxy, &client).await;
     let (running, running_task) = connect_cuttable(&url).await;
     let (waiting, waiting_task) = connect_cuttable(&url).await;
     let statement = tokio::spawn(async move { running.simple_query("SELECT pg_sleep(600)").await.map(drop) });
@@ -355,11 +360,7 @@ async fn a_client_that_vanishes_with_a_read_behind_another_costs_no_place() {
     let proxy = proxy("[pool]\nsize = 1\nqueue_timeout = \"3s\"").await;
     let url = proxy.url(shared_cluster().await, "postgres", &database.name);
     let client = connect(&url).await;
-    eventually("the catalog is known", async || {
-        client.batch_execute("SELECT pg_sleep(0)").await.unwrap();
-        proxy.metric("pgweir_routing_decisions_total{reason=\"no_replica\"}") > 0.0
-    })
-    .await;
+    catalog_is_known(&proxy, &client).await;
     let (running, task) = connect_cuttable(&url).await;
     let statements = tokio::spawn(async move {
         let [first, second, third] = ["SELECT pg_sleep(600)", "SELECT pg_sleep(601)", "SELECT pg_sleep(602)"];

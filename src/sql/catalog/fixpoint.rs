@@ -53,7 +53,7 @@ fn reaching(rows: &CatalogRows, lent: HashMap<u32, Lent>) -> (Catalog, Known) {
     for schema in &rows.schemas {
         base.schema(schema.name.as_bytes(), schema.role);
     }
-    let functions = lent.into_iter().map(|(oid, lent)| (oid, Found { lent, ..nothing() })).collect();
+    let functions = lent.into_iter().map(|(oid, lent)| (oid, Found { lent, ..Found::default() })).collect();
     let known = Known { functions, ..Known::default() };
     let (_, known) = settle(base.clone(), rows, known, |found| !found.lent.is_nothing());
     (base, known)
@@ -140,12 +140,8 @@ fn note(found: &mut HashMap<u32, Found>, oid: u32, new: Found) {
     so_far.lent |= new.lent;
 }
 
-fn nothing() -> Found {
-    Found::default()
-}
-
 fn opaque() -> Found {
-    Found { reason: Reason::OpaqueFunction, effects: ANYTHING, ..nothing() }
+    Found { reason: Reason::OpaqueFunction, effects: ANYTHING, ..Found::default() }
 }
 
 fn worse(one: Found, other: Found) -> Found {
@@ -157,7 +153,7 @@ fn worse(one: Found, other: Found) -> Found {
 fn judge_builtin(name: &str, catalog: &Catalog) -> Found {
     let taints = catalog.names.get_name(name.as_bytes()).map(|entry| entry.functions.iter()).into_iter().flatten();
     let own = taints.filter(|function| function.taint.schema == PG_CATALOG);
-    own.fold(nothing(), |found, TaintedFunction { taint: Taint { reason, effects, lent, .. }, .. }| {
+    own.fold(Found::default(), |found, TaintedFunction { taint: Taint { reason, effects, lent, .. }, .. }| {
         worse(found, Found { reason: *reason, effects: *effects, lent: *lent })
     })
 }
@@ -165,7 +161,7 @@ fn judge_builtin(name: &str, catalog: &Catalog) -> Found {
 /// A function by its code, its defaults and the types that it takes and returns.
 fn judge_function(function: &FunctionRow, catalog: &Catalog, known: &Known) -> Found {
     if function.aggregate || is_builtin(function) {
-        return nothing();
+        return Found::default();
     }
     let code = match (function.language.as_str(), &function.extension, &function.body) {
         ("sql", _, Some(body)) if is_definition(body) => judge_definition(body.as_bytes(), catalog),
@@ -174,7 +170,7 @@ fn judge_function(function: &FunctionRow, catalog: &Catalog, known: &Known) -> F
         ("c" | "internal", Some(extension), _)
             if trust::is_harmless(extension, &function.name, function.volatility) =>
         {
-            nothing()
+            Found::default()
         }
         _ => opaque(),
     };
@@ -321,13 +317,13 @@ fn judge_relations(rows: &CatalogRows, catalog: &Catalog, known: &Known, next: &
         }
     }
     for relation in &rows.parents {
-        note(&mut next.relations, *relation, Found { reason: Reason::UnavailableRelation, ..nothing() });
+        note(&mut next.relations, *relation, Found { reason: Reason::UnavailableRelation, ..Found::default() });
     }
 }
 
 fn judge_relation(relation: &RelationRow, catalog: &Catalog, deparsed: Scope<'_>) -> Found {
     if relation.oid < FIRST_USER_OID && builtins::HARMLESS_VIEWS.contains(&relation.name.as_str()) {
-        return nothing();
+        return Found::default();
     }
     let reason = match relation.kind {
         'S' => Reason::Sequence,
@@ -341,7 +337,7 @@ fn judge_relation(relation: &RelationRow, catalog: &Catalog, deparsed: Scope<'_>
         }
         _ => Reason::Read,
     };
-    Found { reason, ..nothing() }
+    Found { reason, ..Found::default() }
 }
 
 /// A view's query, as it is run by whoever reads the view.

@@ -8,8 +8,8 @@ use super::lent::Lent;
 use super::made_up::content;
 use super::rows::{CatalogRows, FunctionRow};
 use crate::sql::keyword::Keyword;
-use crate::sql::lexer::{Kind, Reading, Token};
-use crate::sql::tokens::Tokens;
+use crate::sql::lexer::{Kind, Reading};
+use crate::sql::tokens::{Tokens, starts_statement};
 use crate::sql::{mentions, name, setting_names};
 
 /// How deep code is looked for in the literals of code.
@@ -94,15 +94,6 @@ impl Made {
             }
         }
     }
-}
-
-fn starts_statement(code: &[u8], tokens: &[Token], at: usize) -> bool {
-    use Keyword::{Atomic, Begin, Else, Loop, Then};
-    at.checked_sub(1).map(|before| &tokens[before]).is_none_or(|before| {
-        before.kind == Kind::Semicolon
-            || matches!(before.keyword, Atomic | Begin | Else | Loop | Then)
-            || before.text(code) == b">>"
-    })
 }
 
 #[cfg(test)]
