@@ -128,11 +128,20 @@ async fn contender(sandbox: &Sandbox, name: &'static str, tenants: &str) -> Resu
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let mut clients: Vec<_> = (0..AT_WORK).map(|_| Vec::new()).collect();
-    for number in 0..TENANTS {
-        clients[number % AT_WORK].push(connect(&url(number)).await?);
+    let mut tasks = JoinSet::new();
+    for first in 0..AT_WORK {
+        let urls: Vec<_> = (first..TENANTS).step_by(AT_WORK).map(url).collect();
+        tasks.spawn(async move {
+            let mut clients = Vec::new();
+            for url in urls {
+                clients.push(connect(&url).await?);
+            }
+            Result::Ok(clients)
+        });
     }
-    contender.clients = clients;
+    while let Some(clients) = tasks.join_next().await {
+        contender.clients.push(clients??);
+    }
     // Once before it counts.
     work(&mut contender).await?;
     Ok(contender)

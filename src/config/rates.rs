@@ -39,8 +39,13 @@ pub enum Counted {
 impl Rate {
     /// What so many are worth.
     pub fn time_of(&self, count: u32) -> Duration {
-        let nanos = self.per.as_nanos() * u128::from(count) / u128::from(self.count);
-        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+        let (per, of) = (self.per.as_nanos(), u128::from(count));
+        // Wide divisions take long.
+        let nanos = match u64::try_from(per * of) {
+            Ok(nanos) => nanos / u64::from(self.count),
+            Err(_) => u64::try_from(per * of / u128::from(self.count)).unwrap_or(u64::MAX),
+        };
+        Duration::from_nanos(nanos)
     }
 
     /// `s`, `min`, `h` or `d`.

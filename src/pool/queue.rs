@@ -207,19 +207,21 @@ impl Pool {
     pub(super) fn try_acquire(self: &Arc<Self>, party: Party, passes: &Passes) -> Option<Lease> {
         let now = Instant::now();
         let mut state = self.state();
-        if state.idle.is_empty() || state.closed {
+        if state.closed {
             return None;
         }
-        let room = state.room();
-        if !state.fair.admits(party, room, self.micros(now)) {
+        // One that was idle for long is checked first, which takes a round trip. (Asked here already, the processor fetches it
+        // from memory together with what is counted for the tenant, and its account.)
+        let check_after = state.settings.check_after;
+        let is_fresh = |conn: &mut Box<Conn>| now.duration_since(conn.idle_since) <= check_after;
+        if !state.idle.last_mut().is_some_and(is_fresh) {
             return None;
         }
-        while let Some(mut conn) = state.idle.pop() {
-            // One that was idle for long is checked first, which takes a round trip.
-            if now.duration_since(conn.idle_since) > state.settings.check_after {
-                state.idle.push(conn);
-                return None;
-            }
+        let (room, passes_left) = (state.room(), passes.left());
+        if !state.fair.admits(party, room, self.micros(now)) || passes_left == 0 {
+            return None;
+        }
+        while let Some(mut conn) = state.idle.pop_if(is_fresh) {
             if !conn.is_quiet() || conn.is_too_old(now) {
                 continue;
             }

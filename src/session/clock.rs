@@ -2,7 +2,7 @@
 //! writes it, and a watch over all sessions reads it, without a lock.
 
 use std::sync::atomic::Ordering::{AcqRel, Relaxed};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 use std::time::{Duration, Instant};
 
 use super::ledger::Status;
@@ -65,8 +65,10 @@ pub struct Patience {
     pub stubborn: Duration,
 }
 
-/// See the module's page.
+/// See the module's page. With thousands of sessions it is in no processor's cache: what each statement touches comes first,
+/// and fills one of the cache's lines.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub struct Clock {
     base: Instant,
     /// Microseconds from `base` to the start of the running statement; 0 while none runs.
@@ -75,58 +77,67 @@ pub struct Clock {
     transaction_since: AtomicU64,
     /// The same for the batch.
     batch_since: AtomicU64,
-    /// A client has asked for a cancel in the meantime.
-    asked: AtomicBool,
-    /// Transactions that the batch has ended.
-    ended: AtomicU32,
-    /// What it has rolled back and that may be a transaction, or what came behind a savepoint of it.
-    rolled_back: AtomicU32,
-    /// Statements that were not counted when they were sent.
-    counted: AtomicU32,
     /// The same for the wait for the next statement of a transaction, also of one that has failed.
     idle_since: AtomicU64,
-    /// A [`CutOff`], of what has run since `cut_since`.
-    why_cut: AtomicU8,
     /// Like `busy_since`, or `transaction_since`.
     cut_since: AtomicU64,
-    /// When what is cut off was cancelled, like `busy_since`.
-    cancelled_at: AtomicU64,
+    /// Statements that were sent and are not known to be over: servers keep back the end of those that others follow.
+    statements: AtomicU16,
+    /// A client has asked for a cancel since the batch began.
+    asked: AtomicBool,
     /// What runs may go on in spite of a cancel.
     stubborn: AtomicBool,
-    /// Statements that were sent and are not known to be over: servers keep back the end of those that others follow.
-    statements: AtomicU32,
-    /// Among them one that may have lifted the server's own timeout.
+    /// Among the statements is one that may have lifted the server's own timeout.
     lifted: AtomicBool,
     /// The transaction has savepoints.
     nested: AtomicBool,
     /// What is sent may roll transactions back and begin others (`AND CHAIN`).
     chains: AtomicBool,
+    /// Something is in `tally`.
+    tallied: AtomicBool,
+    tally: Tally,
+    /// A [`CutOff`], of what has run since `cut_since`.
+    why_cut: AtomicU8,
+    /// When what is cut off was cancelled, like `busy_since`.
+    cancelled_at: AtomicU64,
+}
+
+const _: () = assert!(std::mem::offset_of!(Clock, tally) == 64);
+
+/// What a batch has come to so far. Only its session counts.
+#[derive(Debug, Default)]
+struct Tally {
+    /// Transactions that it has ended.
+    ended: AtomicU32,
+    /// What it has rolled back and that may be a transaction, or what came behind a savepoint of it.
+    rolled_back: AtomicU32,
+    /// Statements that were not counted when they were sent.
+    counted: AtomicU32,
 }
 
 impl Clock {
     /// Nothing runs. `base`: what instants are counted from.
     pub fn new(base: Instant) -> Self {
         let [busy_since, transaction_since, batch_since, idle_since, cut_since, cancelled_at] = Default::default();
-        let [asked, stubborn, lifted, nested, chains] = Default::default();
-        let (why_cut, [statements, ended, rolled_back, counted]) = Default::default();
+        let [asked, stubborn, lifted, nested, chains, tallied] = Default::default();
+        let (statements, tally, why_cut) = Default::default();
         Self {
             base,
             busy_since,
             transaction_since,
             batch_since,
-            asked,
-            ended,
-            rolled_back,
-            counted,
             idle_since,
-            why_cut,
             cut_since,
-            cancelled_at,
-            stubborn,
             statements,
+            asked,
+            stubborn,
             lifted,
             nested,
             chains,
+            tallied,
+            tally,
+            why_cut,
+            cancelled_at,
         }
     }
 
@@ -135,9 +146,7 @@ impl Clock {
         self.cut_since.store(0, Relaxed);
         self.idle_since.store(0, Relaxed);
         self.batch_starts(now);
-        for count in [&self.ended, &self.rolled_back, &self.counted] {
-            count.store(0, Relaxed);
-        }
+        self.takes_tally();
         if self.transaction_since.load(Relaxed) == 0 {
             self.transaction_since.store(self.at(now), Relaxed);
         }
@@ -176,7 +185,9 @@ impl Clock {
 
     /// So many statements are sent.
     pub fn more_statements(&self, count: u32) {
-        self.statements.fetch_add(count, Relaxed);
+        // Nobody else changes it.
+        let count = u16::try_from(count).unwrap_or(u16::MAX);
+        self.statements.store(self.statements.load(Relaxed).saturating_add(count), Relaxed);
     }
 
     /// Everything that was sent is answered, and the server waits for more of the batch (`Sync`).
@@ -197,7 +208,6 @@ impl Clock {
 
     /// A statement of the batch has ended: the time of the next one runs from now.
     pub fn statement_is_over(&self, now: Instant) {
-        // Nobody else changes it.
         self.statements.store(self.statements.load(Relaxed).saturating_sub(1), Relaxed);
         self.next_statement(now);
     }
@@ -209,43 +219,58 @@ impl Clock {
 
     /// The batch has ended its transaction.
     pub fn has_ended(&self) {
-        self.ended.fetch_add(1, Relaxed);
+        self.counts(&self.tally.ended);
     }
 
     /// It has rolled it back: to a savepoint, where there may be any.
     pub fn has_rolled_back(&self) {
         match self.nested.load(Relaxed) {
-            true => _ = self.rolled_back.fetch_add(1, Relaxed),
+            true => self.counts(&self.tally.rolled_back),
             false => self.has_ended(),
         }
     }
 
     /// A statement of it has ended that was not counted when it was sent.
     pub fn has_counted(&self) {
-        self.counted.fetch_add(1, Relaxed);
+        self.counts(&self.tally.counted);
+    }
+
+    fn counts(&self, one: &AtomicU32) {
+        one.fetch_add(1, Relaxed);
+        self.tallied.store(true, Relaxed);
+    }
+
+    /// What was counted: transactions that were ended, what was rolled back, and statements.
+    fn takes_tally(&self) -> [u32; 3] {
+        if !self.tallied.load(Relaxed) {
+            return [0; 3];
+        }
+        self.tallied.store(false, Relaxed);
+        let Tally { ended, rolled_back, counted } = &self.tally;
+        [ended, rolled_back, counted].map(|count| count.swap(0, Relaxed))
     }
 
     /// A batch is answered. A transaction that is open in spite of an end is another one (`AND CHAIN`). Within the batch
     /// nothing tells when it began, as servers keep back what they say: no sooner than the batch. The result: what it
     /// was beside one transaction, and beside one statement where those were not counted before.
     pub fn batch_is_over(&self, status: Status) -> Use {
-        let ended = self.ended.swap(0, Relaxed);
+        let [ended, rolled_back, counted] = self.takes_tally();
         let goes_on = ended > 0 && status == Status::Transaction;
         if goes_on {
             self.transaction_since.store(self.batch_since.load(Relaxed), Relaxed);
         }
         // Whether those were transactions nothing tells: as many as it can be. A last one without another behind it is none.
-        let rolled_back = self.rolled_back.swap(0, Relaxed).saturating_sub(u32::from(status == Status::Idle));
+        let rolled_back = rolled_back.saturating_sub(u32::from(status == Status::Idle));
         let chained = if self.chains.load(Relaxed) { rolled_back } else { 0 };
         Use {
-            statements: self.counted.swap(0, Relaxed).saturating_sub(1),
+            statements: counted.saturating_sub(1),
             transactions: (ended + u32::from(goes_on)).saturating_sub(1) + chained,
         }
     }
 
     /// Others that were sent behind it, with so many statements, are not answered yet.
     pub fn next_batch(&self, now: Instant, status: Status, statements: usize) {
-        self.statements.store(u32::try_from(statements).unwrap_or(u32::MAX), Relaxed);
+        self.statements.store(u16::try_from(statements).unwrap_or(u16::MAX), Relaxed);
         self.batch_starts(now);
         if self.lets_go(status) {
             self.transaction_since.store(self.at(now), Relaxed);
@@ -321,6 +346,11 @@ impl Clock {
         self.busy_since.load(Relaxed) != 0
     }
 
+    /// Neither runs anything nor is a transaction open.
+    pub fn is_at_rest(&self) -> bool {
+        [&self.busy_since, &self.transaction_since, &self.idle_since].iter().all(|since| since.load(Relaxed) == 0)
+    }
+
     /// A transaction waits for its next statement.
     pub fn is_idle(&self) -> bool {
         self.idle_since.load(Relaxed) != 0
@@ -340,7 +370,7 @@ impl Clock {
         let Ceilings { statement, transaction, idle_in_transaction, .. } = ceilings;
         // Each has its own time, as far as the server's timeout sees to that.
         let statements = if self.lifted.load(Relaxed) { 1 } else { self.statements.load(Relaxed) };
-        let statement = statement.map(|ceiling| ceiling.saturating_mul(statements.max(1)));
+        let statement = statement.map(|ceiling| ceiling.saturating_mul(statements.max(1).into()));
         if self.overdue(&self.busy_since, statement, now).is_some_and(|over| over >= grace) {
             return Some(Overrun::Runs(CutOff::Statement));
         }

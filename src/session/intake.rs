@@ -264,7 +264,7 @@ impl Session {
     /// Has a batch to be seen before it is sent to where the one before it was: whose it is, whether it has to wait, and to
     /// what it is held?
     fn is_looked_at(&self, leased: &Leased) -> bool {
-        let may_wait = || self.tenant.is_rated() || self.is_held_otherwise();
+        let may_wait = || self.is_rated() || self.is_held_otherwise();
         let at_rest = || self.ledger.settled() && self.ledger.status() == Status::Idle;
         self.tells_tenants_apart(leased) || (self.keeps_lease() && may_wait() && at_rest())
     }

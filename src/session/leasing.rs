@@ -65,7 +65,7 @@ impl Session {
             self.works_for_its_tenant().map_err(NoLease::Refused)?;
         }
         // Boxed, so that those who have no limits are no larger for it.
-        if self.tenant.is_rated() {
+        if self.is_rated() {
             Box::pin(self.pay(batch)).await?;
         }
         if self.keeps_lease() && self.lease.is_some() {

@@ -19,9 +19,22 @@ use crate::tenant::Use;
 use crate::wire::error::PgError;
 
 impl Session {
+    /// Has its tenant any rate limits, also if it has them only by now? Where no tenant's limits have changed, what is counted
+    /// for this one need not be fetched from memory to know that.
+    pub(super) fn is_rated(&self) -> bool {
+        match self.has_current_limits() {
+            true => !self.tenant.limits.rate_limits.is_empty(),
+            false => self.tenant.is_rated(),
+        }
+    }
+
     /// Statements of a simple query, where anybody counts them.
     pub(super) fn counted(&self, text: &[u8]) -> u32 {
-        if self.tenant.is_rated() { statements(text) } else { 1 }
+        if !self.is_rated() {
+            return 1;
+        }
+        self.tenant.is_about_to_pay();
+        statements(text)
     }
 
     /// For a batch that is about to be routed.
@@ -44,7 +57,7 @@ impl Session {
 
     /// For a batch that goes where the one before it went: false where it would have to wait.
     pub(super) fn pays_at_once(&mut self, batch: &Batch) -> bool {
-        if !self.tenant.is_rated() || self.intake.has_paid(batch.len) {
+        if !self.is_rated() || self.intake.has_paid(batch.len) {
             return true;
         }
         let what = self.unpaid(batch, true);
@@ -57,7 +70,7 @@ impl Session {
 
     /// For a batch within a transaction, which does not wait. `begins`: the transaction is its tenant's from here on.
     pub(super) fn pays_within(&mut self, batch: &Batch, begins: bool) -> Result<(), PgError> {
-        if self.tenant.is_rated() && !self.intake.has_paid(batch.len) {
+        if self.is_rated() && !self.intake.has_paid(batch.len) {
             let what = self.unpaid(batch, begins);
             self.tenant.pay(what, Instant::now()).map_err(|error| self.rated(error))?;
             self.intake.paid(batch.len);
@@ -75,7 +88,7 @@ impl Session {
 
     /// For a message, of `len` bytes, that is not part of a batch which was paid for.
     pub(super) fn pay_for(&mut self, request: Request<'_>, len: usize) -> Result<(), PgError> {
-        if !self.tenant.is_rated() || self.intake.has_paid(len) {
+        if !self.is_rated() || self.intake.has_paid(len) {
             return Ok(());
         }
         let statements = match request {
@@ -100,7 +113,7 @@ impl Session {
 
     /// A batch was paid for as one transaction, or one statement, and has turned out to be so many more.
     pub(super) fn owes(&self, more: Use) {
-        if more != Use::default() && self.tenant.is_rated() {
+        if more != Use::default() && self.is_rated() {
             self.tenant.owe(more, Instant::now());
         }
     }

@@ -96,7 +96,7 @@ impl<K: Hash + Eq> Buckets<K> {
         if self.own.len() >= MOST && self.swept.is_none_or(|swept| now >= swept + SWEEP) {
             self.swept = Some(now);
             // Full ones tell nothing.
-            self.own.retain(|_, (_, bucket)| bucket.full_at > now);
+            self.own.retain(|_, (_, bucket)| bucket.full_at() > now);
         }
         self.own.len() < MOST
     }
@@ -104,7 +104,7 @@ impl<K: Hash + Eq> Buckets<K> {
 
 /// The error is how long to wait.
 fn take<K: Hash + Eq>(buckets: &mut Counted<K>, key: K, rate: Rate, now: Duration) -> Result<(), Duration> {
-    let full = (rate, Bucket { full_at: now });
+    let full = (rate, Bucket::full_at_last(now));
     let counted = buckets.entry(key).or_insert(full);
     if counted.0 != rate {
         *counted = full;

@@ -37,10 +37,11 @@ pub struct Exceeded {
 
 /// The buckets of one tenant.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Rates {
-    /// Instants count from here.
-    base: Instant,
     buckets: Mutex<Buckets>,
+    /// Instants count from here. At the end, for [`Self::fetch`].
+    base: Instant,
 }
 
 /// Each limit has a bucket. What differs between the tenants of one tier is little, and lies with what else is counted of
@@ -51,11 +52,9 @@ struct Buckets {
     buckets: SmallVec<[Bucket; 2]>,
 }
 
-/// One bucket: when it is full.
+/// One bucket: when it is full, in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Bucket {
-    pub full_at: Duration,
-}
+pub(super) struct Bucket(u64);
 
 impl Rates {
     /// Full ones.
@@ -71,13 +70,13 @@ impl Rates {
         let next = limits.iter().map(|limit| {
             let alike = || before.iter().filter(|(before, _)| before.counts_like(limit));
             let full_at = match alike().find(|(before, _)| before.rate == limit.rate) {
-                Some((_, bucket)) => bucket.full_at,
+                Some((_, bucket)) => bucket.full_at(),
                 None => {
                     let taken = alike().map(|(before, bucket)| bucket.taken(before.rate, now)).max();
                     now + limit.rate.time_of(taken.unwrap_or_default())
                 }
             };
-            Bucket { full_at }
+            Bucket::full_at_last(full_at)
         });
         *before = Buckets { buckets: next.collect(), limits: limits.clone() };
     }
@@ -124,6 +123,11 @@ impl Rates {
         !self.buckets().limits.is_empty()
     }
 
+    /// See [`super::Tenant::is_about_to_pay`].
+    pub fn fetch(&self) {
+        std::hint::black_box(self.base);
+    }
+
     fn since(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.base)
     }
@@ -146,6 +150,15 @@ impl Buckets {
 }
 
 impl Bucket {
+    /// One that is full then.
+    pub fn full_at_last(then: Duration) -> Self {
+        Self(u64::try_from(then.as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    pub fn full_at(&self) -> Duration {
+        Duration::from_nanos(self.0)
+    }
+
     /// Until there is enough in it. More than it ever holds may be taken from a full one.
     pub fn wait(&self, rate: Rate, count: u32, now: Duration) -> Duration {
         let count = count.min(rate.burst);
@@ -153,19 +166,19 @@ impl Bucket {
             return Duration::ZERO;
         }
         let capacity = rate.time_of(rate.burst);
-        (self.full_at.max(now) + rate.time_of(count)).saturating_sub(now + capacity)
+        (self.full_at().max(now) + rate.time_of(count)).saturating_sub(now + capacity)
     }
 
     pub fn take(&mut self, rate: Rate, count: u32, now: Duration) {
         if count > 0 {
-            self.full_at = self.full_at.max(now) + rate.time_of(count);
+            *self = Self::full_at_last(self.full_at().max(now) + rate.time_of(count));
         }
     }
 
     /// How much of it is missing; more than it holds where more is owed.
     fn taken(&self, rate: Rate, now: Duration) -> u32 {
         let one = rate.per.as_nanos() / u128::from(rate.count);
-        let missing = self.full_at.saturating_sub(now).as_nanos();
+        let missing = self.full_at().saturating_sub(now).as_nanos();
         u32::try_from(missing.div_ceil(one.max(1))).unwrap_or(u32::MAX)
     }
 }
