@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use pgweir::sql::{CATALOG_QUERIES, CATALOG_STAMP_QUERY, Catalog, CatalogRows, Class, Classifier, Reason, Verdict};
+use pgweir::sql::{
+    CATALOG_QUERIES, CATALOG_STAMP_QUERY, Catalog, CatalogRows, Class, Classifier, Effects, Reason, Verdict,
+};
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
 const CASES: &str = include_str!("routing/dev_cases.jsonl");
@@ -84,6 +86,20 @@ CREATE OPERATOR audit.= (LEFTARG = graded, RIGHTARG = graded, FUNCTION = graded_
 CREATE OPERATOR audit.< (LEFTARG = graded, RIGHTARG = graded, FUNCTION = graded_lt);
 CREATE OPERATOR CLASS graded_ops DEFAULT FOR TYPE graded USING btree AS OPERATOR 1 audit.<, OPERATOR 3 audit.=, FUNCTION 1 graded_cmp(graded, graded);
 CREATE TABLE grades (id int, g graded);
+"#;
+
+/// Code that makes a setting, by whatever reaches it.
+const LEAVES: &str = r#"
+CREATE FUNCTION leaves(text) RETURNS text LANGUAGE plpgsql AS 'BEGIN PERFORM set_config(''app.x'', $1, false); RETURN $1; END';
+CREATE FUNCTION leaves(text, text) RETURNS bool LANGUAGE sql AS 'SELECT leaves($1) = $2';
+CREATE OPERATOR %%% (LEFTARG = text, RIGHTARG = text, FUNCTION = leaves);
+CREATE DOMAIN leaving AS text CHECK (leaves(value) <> '');
+CREATE TYPE cited AS (a text);
+CREATE FUNCTION cites(cited) RETURNS text LANGUAGE sql AS 'SELECT leaves($1.a)';
+CREATE CAST (cited AS text) WITH FUNCTION cites(cited);
+CREATE FUNCTION graded_like(cited, text) RETURNS bool LANGUAGE sql AS 'SELECT leaves($1.a) = $2';
+CREATE OPERATOR ~~ (LEFTARG = cited, RIGHTARG = text, FUNCTION = graded_like);
+CREATE VIEW left_by AS SELECT leaves('x') AS a;
 "#;
 
 struct Case {
@@ -187,6 +203,46 @@ async fn realistic_reads_are_not_lost() {
     }
     show("reads that were lost to the primary", &lost);
     assert!(reads >= 400 && about_servers <= 12, "{reads} reads, {about_servers} about servers");
+}
+
+/// What is too long for a read is known by what it may leave behind all the same.
+#[tokio::test]
+async fn a_long_text_may_do_what_the_short_one_may() {
+    let server = Server::start();
+    let client = server.connect().await;
+    client.batch_execute(SCHEMA).await.expect("the schema loads");
+    client.batch_execute(LEAVES).await.expect("more objects load");
+    let catalog = load(&client).await;
+    let classifier = Classifier::new(1 << 20);
+    let long = |sql: &str| format!("{sql} /* {} */", "x".repeat(20_000));
+    let leave = [
+        "SELECT leaves('x')",
+        "SELECT ('x'::text).leaves",
+        "SELECT t.leaves FROM unnest(ARRAY['x']) AS t",
+        "SELECT 'a' %%% 'b'",
+        "SELECT 'a' OPERATOR(public.%%%) 'b'",
+        "SELECT 'a' %%% ANY (ARRAY['b'])",
+        "SELECT 'a'::leaving",
+        "SELECT CAST('a' AS \"leaving\")",
+        "SELECT leaving 'a'",
+        "SELECT row('a')::cited::text",
+        "SELECT row('a')::cited LIKE 'b'",
+        "SELECT * FROM left_by",
+        "SELECT 1 INTO TEMP t",
+        "INSERT INTO kv SELECT 'a' %%% 'b'",
+    ];
+    for sql in leave {
+        let effects = classifier.classify(sql.as_bytes(), &catalog, None).effects;
+        assert!(effects.contains(Effects::STATE), "{sql}: {effects:?}");
+    }
+    let texts: Vec<_> = cases().into_iter().map(|case| (case.sql, case.search_path)).collect();
+    let leave = leave.map(|sql| (sql.to_owned(), None));
+    let missed = texts.iter().chain(&leave).filter_map(|(sql, path)| {
+        let [short, long] =
+            [sql, &long(sql)].map(|sql| classifier.classify(sql.as_bytes(), &catalog, path.as_deref()).effects);
+        (!long.contains(short)).then(|| format!("{sql}: {short:?}, {long:?}"))
+    });
+    show("effects that are not known of long texts", &missed.collect::<Vec<_>>());
 }
 
 #[tokio::test]

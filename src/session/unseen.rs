@@ -23,7 +23,9 @@ impl Session {
             let is_held = !self.tenant.limits.settings.is_empty();
             is_held && !self.group.last_catalog().is_loaded() && intake::may_reach(text, verdict)
         };
-        let matters = (intake::may_call(text, verdict) && self.may_be_new()) || reaches();
+        let names =
+            || intake::may_call(text, verdict) || (verdict.reason != Reason::Ddl && intake::may_reach(text, verdict));
+        let matters = (self.may_be_new() && names()) || reaches();
         if !matters {
             return Effects::NONE;
         }

@@ -3,7 +3,7 @@
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use super::catalog::{Catalog, Lent, Scope};
+use super::catalog::{Catalog, Lent, Scope, Taint};
 use super::code;
 use super::keyword::Keyword;
 use super::lexer::{Hints, Kind, Lexer, Reading, Token};
@@ -193,33 +193,33 @@ fn oversized(sql: &[u8], catalog: &Catalog) -> Verdict {
     verdict
 }
 
-/// Its statements' first words and the functions it names tell the effects, without keeping its tokens. Also: would
-/// another reading split it differently?
+/// Its statements' first words and the names and operators in it tell the effects, without keeping its tokens: whatever may be
+/// meant by one counts. Also: would another reading split it differently?
 fn oversized_by(sql: &[u8], catalog: &Catalog, reading: Reading) -> (Verdict, bool) {
     const HEAD: usize = 32;
     let mut lexer = Lexer::new(sql, reading);
     let mut unterminated = false;
     let mut whole = Whole::default();
     let mut head: Vec<Token> = Vec::with_capacity(HEAD);
-    let mut effects = Effects::NONE;
-    let mut last_name: Option<Token> = None;
+    let mut effects = catalog.everything().map_or(Effects::NONE, |taint| taint.effects);
+    let mut last: Option<Token> = None;
     for token in lexer.by_ref() {
         match token.kind {
             Kind::Semicolon => whole.close(sql, &mut head),
             Kind::Malformed | Kind::UnicodeEscape => effects |= ANYTHING,
             Kind::Unterminated => unterminated = true,
-            Kind::Word if matches!(token.keyword, Keyword::Temp | Keyword::Temporary) => {
-                effects |= Effects::STATE | Effects::MAYBE_DDL
+            Kind::Word | Kind::Quoted => effects |= name_effects(sql, last, token, catalog),
+            Kind::Operator => effects |= all(catalog.operator(token.text(sql))),
+            Kind::LeftParen => {
+                let name = last.filter(|last| last.is_name());
+                effects |= name.map_or(Effects::NONE, |name| call_effects(sql, name, catalog));
             }
-            Kind::Word | Kind::Quoted if names::is_temporary_schema(token.text(sql)) => effects |= Effects::STATE,
-            Kind::Word | Kind::Quoted => effects |= relation_effects(sql, token, catalog),
-            Kind::LeftParen => effects |= last_name.map_or(Effects::NONE, |name| call_effects(sql, name, catalog)),
             _ => {}
         }
         if token.kind != Kind::Semicolon && head.len() < HEAD {
             head.push(token);
         }
-        last_name = token.is_name().then_some(token);
+        last = Some(token);
     }
     whole.close(sql, &mut head);
     if sql.len() > u32::MAX as usize {
@@ -251,11 +251,41 @@ fn call_effects(sql: &[u8], name: Token, catalog: &Catalog) -> Effects {
     functions.iter().fold(Effects::NONE, |effects, function| effects | function.taint.effects)
 }
 
-/// The effects of whatever is read under this name.
-fn relation_effects(sql: &[u8], name: Token, catalog: &Catalog) -> Effects {
-    let entry = catalog.entry(name.hash, name.text(sql));
-    let relations = entry.map_or(&[][..], |entry| &entry.relations);
-    relations.iter().fold(Effects::NONE, |effects, taint| effects | taint.effects)
+/// The effects of whatever this name may be, behind that token: what is read, a type, or a function in attribute notation.
+fn name_effects(sql: &[u8], last: Option<Token>, name: Token, catalog: &Catalog) -> Effects {
+    let text = name.text(sql);
+    let mut effects = keyword_effects(last, name.keyword, catalog);
+    if names::is_temporary_schema(text) {
+        effects |= Effects::STATE;
+    }
+    if catalog.beyond_ascii() && !text.is_ascii() && std::str::from_utf8(text).is_err() {
+        effects |= ANYTHING;
+    }
+    if let Some(entry) = catalog.entry(name.hash, text) {
+        effects |= all(&entry.relations) | all(&entry.types) | all(&entry.row_types);
+    }
+    match last {
+        Some(last) if last.kind == Kind::Dot => effects | call_effects(sql, name, catalog),
+        _ => effects,
+    }
+}
+
+fn keyword_effects(last: Option<Token>, keyword: Keyword, catalog: &Catalog) -> Effects {
+    let after = last.map_or(Keyword::None, |last| last.keyword);
+    match keyword {
+        Keyword::Temp | Keyword::Temporary if after == Keyword::Into => {
+            Effects::STATE | Effects::MAYBE_DDL | Effects::PINS
+        }
+        Keyword::Temp | Keyword::Temporary => Effects::STATE | Effects::MAYBE_DDL,
+        // `SELECT … INTO`.
+        Keyword::Into if !matches!(after, Keyword::Insert | Keyword::Merge) => Effects::DDL,
+        _ if keyword.implies_operator() => all(catalog.implied_operators()),
+        _ => Effects::NONE,
+    }
+}
+
+fn all(taints: &[Taint]) -> Effects {
+    taints.iter().fold(Effects::NONE, |effects, taint| effects | taint.effects)
 }
 
 #[cfg(test)]

@@ -551,6 +551,39 @@ async fn what_is_guarded_is_so_in_long_texts() {
     assert_eq!(value(&beta, SEEN).await, "beta beta");
 }
 
+/// Also where the statement is long, and prepared.
+#[tokio::test]
+async fn what_only_an_operator_a_cast_or_an_attribute_reaches_is_hidden_too() {
+    let stage = Stage::set().await;
+    let proxy = stage.proxy("size = 2", false).await;
+    let [maker, beta] = stage.both(&proxy).await;
+    maker
+        .batch_execute(
+            "CREATE FUNCTION hides(text, text) RETURNS bool LANGUAGE sql AS \
+             'SELECT set_config(''app.x'', $1, false) || hides($2) IS NOT NULL'; \
+             CREATE OPERATOR %%% (LEFTARG = text, RIGHTARG = text, FUNCTION = hides); \
+             CREATE DOMAIN hiding AS text CHECK (value %%% value)",
+        )
+        .await
+        .unwrap();
+    let strict = stage.proxy("size = 2", true).await;
+    let [refused, _beta] = stage.both(&strict).await;
+    for sql in ["SELECT text 'x' %%% 'beta'", "SELECT 'beta'::hiding", "SELECT (text 'beta').hides"] {
+        // The first one while the catalog is being read.
+        for length in [0, 30_000, 900_000] {
+            let text = format!("{sql} /* {} */", "x".repeat(length));
+            let acme = connect(&stage.url(&proxy, "acme").await).await;
+            acme.query(&text, &[]).await.unwrap();
+            assert_eq!(value(&acme, SEEN).await, "acme acme", "{sql}, {length}");
+            assert_eq!(value(&beta, SEEN).await, "beta beta", "{sql}, {length}");
+            let others = value(&beta, "SELECT coalesce(current_setting('app.x', true), '')").await;
+            assert_eq!(others, "", "{sql}, {length}");
+            let error = refused.query(&text, &[]).await.unwrap_err();
+            assert_eq!(sqlstate(&error), "42501", "{sql}, {length}: {error:?}");
+        }
+    }
+}
+
 /// The same of the role.
 #[tokio::test]
 async fn a_role_is_guarded_in_long_texts() {
