@@ -286,10 +286,13 @@ impl Clock {
         }
     }
 
-    /// The rest of a message is awaited, before anything of it can run.
-    pub fn receives(&self, now: Instant) {
+    /// The rest of a message is awaited, before anything of it can run. Within a transaction (`status`) all of it counts as a
+    /// wait, as in PostgreSQL, however often a part of it comes.
+    pub fn receives(&self, now: Instant, status: Status) {
         self.busy_since.store(0, Relaxed);
-        self.idle_since.store(self.at(now), Relaxed);
+        if status == Status::Idle || self.idle_since.load(Relaxed) == 0 {
+            self.idle_since.store(self.at(now), Relaxed);
+        }
     }
 
     /// It has come.

@@ -299,7 +299,7 @@ impl Session {
     pub(super) fn receives(&self) {
         let begins = self.intake.streaming.and_then(|streaming| streaming.begins);
         if begins.is_some_and(|own| self.ledger.running() <= own) {
-            self.slot.clock.receives(Instant::now());
+            self.slot.clock.receives(Instant::now(), self.ledger.status());
         }
     }
 

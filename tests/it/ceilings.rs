@@ -623,6 +623,47 @@ async fn no_way_leads_around_the_ceiling_of_a_wait_in_a_transaction() {
     }
 }
 
+/// Nor does a message that never comes to its end.
+#[tokio::test]
+async fn a_message_that_comes_in_drops_is_a_wait_in_its_transaction() {
+    const CEILING: &str = "[tiers.standard]\nidle_in_transaction_timeout = \"1s\"\n[pool]\nsize = 5\n";
+    let stage = Stage::set(SCHEMA).await;
+    let proxy = Proxy::start(&stage.config(CEILING).await).await;
+    let long = |tag: u8, body: &[u8]| [&[tag][..], &(100_i32 << 20).to_be_bytes(), body].concat();
+    let beginning = vec![b' '; 30_000];
+    for (name, message) in [
+        ("Query", long(b'Q', &beginning)),
+        ("Parse", [&long(b'P', b"\0")[..], &beginning].concat()),
+        ("Bind", long(b'B', b"\0p\0\0\0\0\x01\x05\0\0\0")),
+        ("FunctionCall", long(b'F', &2078_u32.to_be_bytes())),
+    ] {
+        let mut client = RawClient::welcome(&stage.endpoint(proxy.port)).await;
+        client.query("PREPARE p AS SELECT length($1::text)").await;
+        client.query("BEGIN; UPDATE t SET x = x").await;
+        client.send(&message).await.unwrap();
+        let mut drops = 0;
+        let frame = loop {
+            tokio::select! {
+                frame = client.reader.frame() => break frame,
+                () = tokio::time::sleep(Duration::from_millis(200)) => drops += 1,
+            }
+            assert!(drops < 100, "{name} goes on");
+            let _ = client.writer.send(b" ").await;
+        };
+        let error = frame.unwrap_or_else(|end| panic!("{name}: {end:?}"));
+        assert_eq!(error.sqlstate().as_deref(), Some("25P03"), "{name}: {error:?}");
+    }
+    // Outside of a transaction nobody waits for it.
+    let mut client = RawClient::welcome(&stage.endpoint(proxy.port)).await;
+    let message = say::query(&format!("SELECT length('{}')", "x".repeat(1 << 20)));
+    for part in message.chunks(message.len() / 8 + 1) {
+        client.send(part).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    let (frames, end) = client.until_ready(1).await;
+    assert!(end.is_none() && code(&frames).is_none(), "{frames:?}");
+}
+
 #[tokio::test]
 async fn nobody_waits_in_a_transaction_for_longer_than_he_may() {
     let database = fresh_database("CREATE TABLE t AS SELECT 1 AS x").await;
