@@ -112,7 +112,7 @@ impl TenantFamilies {
             seconds: counter("pgweir_tenant_backend_seconds_total", "Time for which servers have worked", &tenant),
             timeouts: counter(
                 "pgweir_tenant_statement_timeouts_total",
-                "Statements cut off by their tenant's statement_timeout",
+                "Statements cut off by a timeout of their tenant",
                 &tenant,
             ),
             delays: counter(

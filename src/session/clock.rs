@@ -81,7 +81,8 @@ pub struct Clock {
     idle_since: AtomicU64,
     /// Like `busy_since`, or `transaction_since`.
     cut_since: AtomicU64,
-    /// Statements that were sent and are not known to be over: servers keep back the end of those that others follow.
+    /// Statements that were sent and are not known to be over: servers keep back the end of those that others follow. With
+    /// `u16::MAX` nobody knows how many.
     statements: AtomicU16,
     /// A client has asked for a cancel since the batch began.
     asked: AtomicBool,
@@ -208,7 +209,10 @@ impl Clock {
 
     /// A statement of the batch has ended: the time of the next one runs from now.
     pub fn statement_is_over(&self, now: Instant) {
-        self.statements.store(self.statements.load(Relaxed).saturating_sub(1), Relaxed);
+        match self.statements.load(Relaxed) {
+            u16::MAX => {}
+            statements => self.statements.store(statements.saturating_sub(1), Relaxed),
+        }
         self.next_statement(now);
     }
 

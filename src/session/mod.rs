@@ -494,6 +494,7 @@ impl Session {
         let is_said = batch::needs_probe(said | unknown) || said.contains(Effects::LOCAL_SETTING);
         let names = if is_said { setting_names(text) } else { SettingNames::default() };
         if self.switching.is_none() && names.names.iter().any(|name| name == TENANT) {
+            self.limited(Limit::GuardedSetting);
             return Err(refusal::may_not_set_tenant());
         }
         if let Some((name, value)) = names.values.iter().rev().find(|(name, _)| name.starts_with(OWN_SETTINGS)) {

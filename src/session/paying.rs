@@ -30,7 +30,8 @@ impl Session {
 
     /// Statements of a simple query, where anybody counts them.
     pub(super) fn counted(&self, text: &[u8]) -> u32 {
-        if !self.is_rated() {
+        // Of whoever may name another tenant nobody knows yet.
+        if !self.is_rated() && self.switching.is_none() {
             return 1;
         }
         self.tenant.is_about_to_pay();

@@ -314,7 +314,9 @@ impl Session {
             return;
         };
         let (home, tenant) = (switching.home.with_current_limits(), self.tenant.with_current_limits());
-        switching.standing.tenant = switching.standing.tenant.with_current_limits();
+        for standing in std::iter::once(&mut switching.standing).chain(&mut switching.asked) {
+            standing.tenant = standing.tenant.with_current_limits();
+        }
         if home.limits == switching.home.limits && tenant.limits == self.tenant.limits {
             return;
         }

@@ -52,6 +52,9 @@ struct Buckets {
     buckets: SmallVec<[Bucket; 2]>,
 }
 
+/// A bucket holds at most what it gains in this time: 146 years.
+const LONGEST: Duration = Duration::from_nanos(u64::MAX / 4);
+
 /// One bucket: when it is full, in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Bucket(u64);
@@ -165,8 +168,8 @@ impl Bucket {
         if count == 0 {
             return Duration::ZERO;
         }
-        let capacity = rate.time_of(rate.burst);
-        (self.full_at().max(now) + rate.time_of(count)).saturating_sub(now + capacity)
+        let capacity = rate.time_of(rate.burst).min(LONGEST);
+        (self.full_at().max(now) + rate.time_of(count).min(capacity)).saturating_sub(now + capacity)
     }
 
     pub fn take(&mut self, rate: Rate, count: u32, now: Duration) {
@@ -259,6 +262,18 @@ mod tests {
         // Another time is another limit.
         rates.limit(&Arc::from([limit(100, SECOND * 60, 100, NO_DELAY)]), start);
         assert_eq!(rates.take(statements(100), start), Ok(Duration::ZERO));
+    }
+
+    #[test]
+    fn the_largest_bucket_can_be_emptied() {
+        let start = Instant::now();
+        let rates = Rates::new(start);
+        let day = SECOND * 86_400;
+        rates.limit(&Arc::from([limit(1, day, u32::MAX, NO_DELAY)]), start);
+        for days in [0, 1, 1000] {
+            rates.owe(statements(u32::MAX), start);
+            assert!(rates.take(statements(1), start + day * days).is_err(), "{days}");
+        }
     }
 
     fn limits() -> impl Strategy<Value = Arc<[RateLimit]>> {

@@ -99,7 +99,26 @@ async fn no_transaction_has_two_tenants_and_nobody_names_one_who_may_not() {
     let proxy = Proxy::start(&stage.config(&of_user(&stage.user, TENANTS)).await).await;
     let mut client = RawClient::welcome(&stage.endpoint(proxy.port)).await;
     assert_eq!(code(&mut client, say::query(set), 1).await.as_deref(), Some("42501"));
+    let refused = "pgweir_tenant_rejections_total{reason=\"guarded_setting\",tenant=\"shared\"}";
+    assert_eq!(proxy.metric(refused), 1.0);
     assert_eq!(code(&mut client, say::query("SET app.tenant = 'own' /*tenant='acme'*/"), 1).await, None);
+}
+
+/// Whose a transaction is may be said behind its beginning; each statement counts for him all the same.
+#[tokio::test]
+async fn a_message_that_names_its_tenant_within_a_transaction_is_counted_whole() {
+    let stage = Stage::set("").await;
+    let rated = TENANTS.replace("max_clients = 1\n", "rate_limits = [\"10/h\"]\n");
+    assert_ne!(rated, TENANTS);
+    let proxy =
+        Proxy::start(&format!("{}may_set_tenant = true\n", stage.config(&of_user(&stage.user, &rated)).await)).await;
+    let mut client = RawClient::welcome(&stage.endpoint(proxy.port)).await;
+    let message = say::query(&format!("{}SELECT 1 /*tenant='beta'*/", "SELECT 1; ".repeat(5)));
+    for expected in [None, Some("53400")] {
+        assert_eq!(code(&mut client, say::query("BEGIN"), 1).await, None);
+        assert_eq!(code(&mut client, message.clone(), 1).await.as_deref(), expected);
+        assert_eq!(code(&mut client, say::query("ROLLBACK"), 1).await, None);
+    }
 }
 
 /// Where those who are not known are not refused.
