@@ -249,14 +249,17 @@ fn settings(item: &Item) -> Vec<(String, String)> {
     settings
 }
 
-/// What a session's user is, or what belongs to one transaction or to the client's driver.
-const NOT_GUARDED: [&str; 7] = [
+/// What a session's user is, or what belongs to one transaction, each of which says it for itself, or to the client's driver.
+const NOT_GUARDED: [&str; 10] = [
     "session_authorization",
     "is_superuser",
     "client_encoding",
     "transaction_isolation",
     "transaction_read_only",
     "transaction_deferrable",
+    "default_transaction_isolation",
+    "default_transaction_read_only",
+    "default_transaction_deferrable",
     "seed",
 ];
 /// What has ceilings in place of values.

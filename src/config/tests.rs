@@ -450,6 +450,28 @@ fn a_subject_that_no_certificate_has_is_an_error() {
     assert!(subject("CN=*,OU=*").unwrap_err().contains("at most one `*`"));
 }
 
+/// What each transaction may say for itself, or belongs to nobody but the session's user or driver.
+#[test]
+fn what_nothing_can_hold_is_no_setting_of_a_tenant() {
+    let settings = |setting: &str| {
+        let tenant = format!("[[tenants]]\nname = \"t\"\nmatch = {{ user = \"app\" }}\nsettings = {{ {setting} }}\n");
+        load_text(&format!("{SMALL}password = {{ env = \"APP_PASSWORD\" }}\n{tenant}")).map(|_| ())
+    };
+    for held in ["\"app.tenant\" = \"a\"", "search_path = \"a\"", "role = \"a\"", "work_mem = \"8MB\""] {
+        assert_eq!(settings(held), Ok(()));
+    }
+    for (refused, why) in [
+        ("Default_Transaction_Read_Only = \"on\"", "default_transaction_read_only cannot be held for a tenant"),
+        ("transaction_isolation = \"serializable\"", "transaction_isolation cannot be held for a tenant"),
+        ("session_authorization = \"a\"", "expected a user of the server's own"),
+        ("statement_timeout = \"1s\"", "expected a key of the tier's own"),
+        ("sort_mem = \"1MB\"", "expected its name of today"),
+    ] {
+        let error = settings(refused).unwrap_err();
+        assert!(error.contains(why), "{refused}: {error}");
+    }
+}
+
 #[test]
 fn a_tenants_cluster_and_database_are_known() {
     for (databases, keys, expected) in [
