@@ -29,15 +29,13 @@ pub enum Loan {
 pub fn borrows(sql: &[u8], catalog: &Catalog, scope: Scope<'_>, held: impl Fn(&str) -> bool) -> Option<Borrowed> {
     let lenders = catalog.lenders()?;
     let counted = lenders.counted(&held);
-    let in_reading = |tokens: Tokens| {
-        let statements = tokens.split(|token| token.kind == Kind::Semicolon).filter(|tokens| !tokens.is_empty());
-        let mut found = statements.filter_map(|tokens| find(sql, tokens, &lenders.names, scope, counted));
-        found.next().filter(|_| !tokens.unterminated)
+    let in_reading = |tokens: &Tokens| {
+        let mut statements = tokens.split(|token| token.kind == Kind::Semicolon).filter(|tokens| !tokens.is_empty());
+        statements.find_map(|tokens| find(sql, tokens, &lenders.names, scope, counted))
     };
     let usual = Tokens::read(sql, Reading::USUAL);
-    let others = Reading::OTHERS.into_iter().filter(|_| usual.ambiguous).map(|reading| Tokens::read(sql, reading));
-    let others: Vec<_> = others.collect();
-    let (token, lent) = std::iter::once(usual).chain(others).find_map(in_reading)?;
+    let found = if usual.unterminated { None } else { in_reading(&usual) };
+    let (token, lent) = found.or_else(|| usual.others(sql).find_map(|tokens| in_reading(&tokens)))?;
     let by = String::from_utf8_lossy(&name::spelled(token.text(sql))).into_owned();
     let setting = lenders.setting(lent, held).filter(|_| (lent & Lent::RIGHTS).is_nothing());
     let what = setting.map_or(Loan::Rights, |name| Loan::Setting(name.to_owned()));

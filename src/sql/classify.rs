@@ -98,24 +98,17 @@ impl Judgement {
     }
 }
 
-/// The worst of all readings of the text that PostgreSQL might take. One in which a quote never ends is none:
-/// the server refuses such a text whole.
+/// The worst of all readings of the text that PostgreSQL might take.
 fn judge_readings(sql: &[u8], usual: &Tokens, catalog: &Catalog, scope: Scope<'_>) -> Judgement {
     let mut worst = (!usual.unterminated).then(|| judge(sql, usual, catalog, scope));
-    if usual.ambiguous {
-        for reading in Reading::OTHERS {
-            let tokens = Tokens::read(sql, reading);
-            if tokens.unterminated {
-                continue;
-            }
-            let other = judge(sql, &tokens, catalog, scope);
-            worst = Some(worst.map_or(other, |worst| Judgement {
-                reason: worst.reason.worse(other.reason),
-                tx: if worst.tx == other.tx { worst.tx } else { TxControl::Mixed },
-                effects: worst.effects | other.effects,
-                lent: worst.lent | other.lent,
-            }));
-        }
+    for tokens in usual.others(sql) {
+        let other = judge(sql, &tokens, catalog, scope);
+        worst = Some(worst.map_or(other, |worst| Judgement {
+            reason: worst.reason.worse(other.reason),
+            tx: if worst.tx == other.tx { worst.tx } else { TxControl::Mixed },
+            effects: worst.effects | other.effects,
+            lent: worst.lent | other.lent,
+        }));
     }
     let (tx, effects, lent) = (TxControl::None, Effects::NONE, Lent::NOTHING);
     worst.unwrap_or(Judgement { reason: Reason::Malformed, tx, effects, lent })

@@ -32,15 +32,15 @@ pub struct SettingNames {
 pub fn setting_names(sql: &[u8]) -> SettingNames {
     let usual = Tokens::read(sql, Reading::USUAL);
     let mut found = SettingNames::default();
-    if !usual.ambiguous {
+    if !usual.ambiguous || !usual.unterminated {
         found.text(sql, &usual);
-    } else {
-        // In each way that PostgreSQL might take. What has no end is refused by it whole.
-        let others = Reading::OTHERS.map(|reading| Tokens::read(sql, reading));
-        let readings = || std::iter::once(&usual).chain(&others).filter(|tokens| !tokens.unterminated);
-        readings().for_each(|tokens| found.text(sql, tokens));
-        found.unknown |= readings().next().is_none();
     }
+    let mut readings = usize::from(!usual.unterminated);
+    for tokens in usual.others(sql) {
+        found.text(sql, &tokens);
+        readings += 1;
+    }
+    found.unknown |= usual.ambiguous && readings == 0;
     for name in found.names.iter_mut().chain(found.values.iter_mut().map(|(name, _)| name)) {
         if let Some(now) = renamed(name) {
             *name = now.to_owned();

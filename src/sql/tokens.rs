@@ -39,6 +39,13 @@ impl Tokens {
         tokens.ambiguous = lexer.ambiguous();
         tokens
     }
+
+    /// The other readings of this text that PostgreSQL might take. One in which a quote never ends is none: the server refuses
+    /// such a text whole.
+    pub fn others<'a>(&self, sql: &'a [u8]) -> impl Iterator<Item = Tokens> + use<'a> {
+        let readings = if self.ambiguous { &Reading::OTHERS[..] } else { &[] };
+        readings.iter().map(|reading| Tokens::read(sql, *reading)).filter(|tokens| !tokens.unterminated)
+    }
 }
 
 impl Deref for Tokens {
