@@ -235,7 +235,8 @@ fn find_place(door: &Door, snapshot: &Snapshot, entry: &mut Entry, client: &Auth
     let settings = settings(client, &tenant).map_err(|error| {
         let limit = Limit::GuardedSetting;
         tenant.refused(limit);
-        let who = Who { tenant: &tenant.name, user: &client.user.name, database: &client.database_name };
+        let (tenant, user, database) = (&*tenant.name, &*client.user.name, &*client.database_name);
+        let who = Who { tenant, user, database, error: &error.message };
         door.shared.metrics.audit.limited(limit.name(), who);
         Refusal { error: error.into(), reason: limit.name() }
     })?;

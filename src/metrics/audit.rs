@@ -23,6 +23,8 @@ pub struct Who<'a> {
     pub tenant: &'a str,
     pub user: &'a str,
     pub database: &'a str,
+    /// What it was told, where the limit does not say everything: else empty.
+    pub error: &'a str,
 }
 
 /// See the module's page.
@@ -36,24 +38,26 @@ struct Recent {
     written: Instant,
     /// Events since.
     silent: u64,
-    /// The user and the database of the first of those.
-    of: (Box<str>, Box<str>),
+    /// The user, the database and the error of the first of those.
+    of: [Box<str>; 3],
 }
 
-/// What is written of a limit. The user and the database are those of one event, of so many.
+/// What is written of a limit. The user, the database and the error are those of one event, of so many.
 #[derive(Debug, PartialEq, Eq)]
 struct Line {
     limit: &'static str,
     tenant: Box<str>,
     user: Box<str>,
     database: Box<str>,
+    error: Box<str>,
     count: u64,
 }
 
 impl Line {
     fn write(&self) {
-        let Self { limit, tenant, user, database, count } = self;
-        tracing::info!(target: AUDIT, event = "limit", limit, %tenant, %user, %database, count);
+        let Self { limit, tenant, user, database, error, count } = self;
+        let error = (!error.is_empty()).then_some(&**error);
+        tracing::info!(target: AUDIT, event = "limit", limit, %tenant, %user, %database, error, count);
     }
 }
 
@@ -83,7 +87,7 @@ impl Audit {
 
     /// The line of an event, if there is to be one now, with those since the last one.
     fn count(&self, limit: &'static str, who: Who<'_>, now: Instant) -> Option<Line> {
-        let Who { tenant, user, database } = who;
+        let Who { tenant, user, database, error } = who;
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         if recent.len() >= REMEMBERED {
             recent.retain(|_, recent| recent.silent > 0 || now.duration_since(recent.written) < PAUSE);
@@ -91,7 +95,7 @@ impl Audit {
         let silent = match recent.get_mut(&(tenant.into(), limit)) {
             Some(recent) if now.duration_since(recent.written) < PAUSE => {
                 if recent.silent == 0 {
-                    recent.of = (user.into(), database.into());
+                    recent.of = [user, database, error].map(Into::into);
                 }
                 recent.silent += 1;
                 return None;
@@ -105,7 +109,8 @@ impl Audit {
                 0
             }
         };
-        Some(Line { limit, tenant: tenant.into(), user: user.into(), database: database.into(), count: silent + 1 })
+        let [tenant, user, database, error] = [tenant, user, database, error].map(Into::into);
+        Some(Line { limit, tenant, user, database, error, count: silent + 1 })
     }
 
     /// The lines of events that nothing has followed.
@@ -115,8 +120,8 @@ impl Audit {
             recent.iter_mut().filter(|(_, recent)| recent.silent > 0 && now.duration_since(recent.written) >= PAUSE);
         let lines = due.map(|((tenant, limit), recent)| {
             recent.written = now;
-            let (user, database) = std::mem::take(&mut recent.of);
-            Line { limit, tenant: tenant.clone(), user, database, count: std::mem::take(&mut recent.silent) }
+            let [user, database, error] = std::mem::take(&mut recent.of);
+            Line { limit, tenant: tenant.clone(), user, database, error, count: std::mem::take(&mut recent.silent) }
         });
         lines.collect()
     }
@@ -136,7 +141,7 @@ mod tests {
     #[test]
     fn the_same_of_one_tenant_has_a_line_a_second_with_their_number() {
         let (audit, start) = (Audit::default(), Instant::now());
-        let who = |tenant| Who { tenant, user: "u", database: "d" };
+        let who = |tenant| Who { tenant, user: "u", database: "d", error: "e" };
         let at = |tenant, what, ms| {
             let line = audit.count(what, who(tenant), start + Duration::from_millis(ms));
             line.map(|line| line.count)
@@ -149,7 +154,8 @@ mod tests {
         // Also those that nothing follows.
         assert_eq!([at("a", "x", 2600), at("a", "x", 2700)], [None, None]);
         assert!(audit.kept_back(start + Duration::from_millis(3400)).is_empty());
-        let line = Line { limit: "x", tenant: "a".into(), user: "u".into(), database: "d".into(), count: 2 };
+        let [tenant, user, database, error] = ["a", "u", "d", "e"].map(Into::into);
+        let line = Line { limit: "x", tenant, user, database, error, count: 2 };
         assert_eq!(audit.kept_back(start + Duration::from_millis(3500)), [line]);
         assert!(audit.kept_back(start + Duration::from_millis(9000)).is_empty());
     }

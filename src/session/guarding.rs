@@ -13,7 +13,6 @@ use super::ledger::Status;
 use super::state::SEARCH_PATH;
 use super::{Leased, Session, refusal};
 use crate::config::Tier;
-use crate::metrics::Limit;
 use crate::sql::{
     Borrowed, Effects, Reason, Scope, SettingNames, Verdict, borrows, mentions, prepared_names, setting_names,
 };
@@ -58,8 +57,7 @@ impl Session {
             Some(Touches::Unasked(name)) => refusal::guards_unasked(name.as_deref(), &self.tenant.name),
             Some(Touches::Borrowed(borrowed)) => refusal::borrows(&borrowed, &self.tenant.name),
         };
-        self.limited(Limit::GuardedSetting);
-        Err(error)
+        Err(self.guarded(error))
     }
 
     /// Where the tenant is strict: does it reach a function that lends it something, as the catalog was read last?
@@ -106,8 +104,7 @@ impl Session {
         /// `pg_proc.dat`.
         const SET_CONFIG: u32 = 2078;
         if function == SET_CONFIG && !self.tenant.limits.settings.is_empty() {
-            self.limited(Limit::GuardedSetting);
-            return Err(refusal::guards_unknown(&self.tenant.name));
+            return Err(self.guarded(refusal::guards_unknown(&self.tenant.name)));
         }
         self.guard_unseen()
     }
@@ -120,8 +117,7 @@ impl Session {
         }
         self.state.guards = true;
         if limits.strict {
-            self.limited(Limit::GuardedSetting);
-            return Err(refusal::guards_code(&self.tenant.name));
+            return Err(self.guarded(refusal::guards_code(&self.tenant.name)));
         }
         Ok(())
     }

@@ -494,8 +494,7 @@ impl Session {
         let is_said = batch::needs_probe(said | unknown) || said.contains(Effects::LOCAL_SETTING);
         let names = if is_said { setting_names(text) } else { SettingNames::default() };
         if self.switching.is_none() && names.names.iter().any(|name| name == TENANT) {
-            self.limited(Limit::GuardedSetting);
-            return Err(refusal::may_not_set_tenant());
+            return Err(self.guarded(refusal::may_not_set_tenant()));
         }
         if let Some((name, value)) = names.values.iter().rev().find(|(name, _)| name.starts_with(OWN_SETTINGS)) {
             state::own_setting(name, value)?;
@@ -594,17 +593,24 @@ impl Session {
     /// Something was refused or cut off by this limit of its tenant.
     fn limited(&self, limit: Limit) {
         self.tenant.refused(limit);
-        self.audit(limit.name());
+        self.audit(limit.name(), "");
     }
 
-    fn audit(&self, limit: &'static str) {
-        let who = Who { tenant: &self.tenant.name, user: &self.slot.user, database: &self.slot.database };
+    /// The same of a setting that is held for the tenant.
+    fn guarded(&self, error: PgError) -> PgError {
+        self.tenant.refused(Limit::GuardedSetting);
+        self.audit(Limit::GuardedSetting.name(), &error.message);
+        error
+    }
+
+    fn audit(&self, limit: &'static str, error: &str) {
+        let who = Who { tenant: &self.tenant.name, user: &self.slot.user, database: &self.slot.database, error };
         self.shared.metrics.audit.limited(limit, who);
     }
 
     fn tenant_timed_out(&self) {
         self.tenant.timed_out();
-        self.audit("timeout");
+        self.audit("timeout", "");
     }
 
     fn ceiling_error(&self, over: CutOff) -> PgError {

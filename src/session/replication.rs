@@ -119,7 +119,7 @@ async fn is_wanted_no_more(mut tenant: Tenant, mut pass: Pass, mode: &str) -> Pg
 
 fn is_limited(shared: &Shared, tenant: &Tenant, [user, database]: [&str; 2], limit: Limit) {
     tenant.refused(limit);
-    shared.metrics.audit.limited(limit.name(), Who { tenant: &tenant.name, user, database });
+    shared.metrics.audit.limited(limit.name(), Who { tenant: &tenant.name, user, database, error: "" });
 }
 
 /// Carries bytes until one of them leaves. A walsender may not notice that its client has: it is not waited for.

@@ -40,7 +40,7 @@ pub(super) async fn welcome(
     outcome.map_err(|error| {
         if let Some(limit) = limit(&error, tenant) {
             tenant.refused(limit);
-            let who = Who { tenant: &tenant.name, user: &arrival.user, database: &arrival.database };
+            let who = Who { tenant: &tenant.name, user: &arrival.user, database: &arrival.database, error: "" };
             shared.metrics.audit.limited(limit.name(), who);
         }
         not_greeted(error, group)

@@ -353,6 +353,7 @@ async fn who_did_what_is_in_the_log_whatever_its_level() {
         (&line["event"], &line["tenant"], &line["user"]),
         (&"limit".into(), &"default".into(), &"postgres".into())
     );
+    assert!(line["error"].as_str().is_some_and(|error| error.contains("app.tenant")), "{line}");
     let error = client.batch_execute("SELECT pg_sleep(60)").await.unwrap_err();
     assert_eq!(sqlstate(&error), "57014");
     assert_eq!(audit("\"timeout\"")["event"], "limit");
