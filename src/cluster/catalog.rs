@@ -85,6 +85,12 @@ impl CatalogKeeper {
         if current.generation == self.generation() { current.catalog.clone() } else { self.unloaded.clone() }
     }
 
+    /// See [`Group::catalog_is_read`]. Takes no count on the catalog, which all sessions share.
+    pub fn is_read(&self) -> bool {
+        let current = self.current.load();
+        current.generation == self.generation() && current.catalog.is_loaded()
+    }
+
     /// What was read last, though the schema has changed since.
     pub fn last(&self) -> Arc<Catalog> {
         self.current.load().catalog.clone()

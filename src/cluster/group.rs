@@ -264,6 +264,11 @@ impl Group {
         self.catalog.current()
     }
 
+    /// Is that one that was read?
+    pub fn catalog_is_read(&self) -> bool {
+        self.catalog.is_read()
+    }
+
     /// Returns when the catalog has been read for the `number`th time it was asked for. Cancel safe.
     pub async fn reading(&self, number: u64) {
         self.catalog.reading(number).await;

@@ -19,13 +19,11 @@ impl Session {
         if leased.schema != Schema::Same || (makes && statements(text) > 1) {
             return Effects::STATE;
         }
-        let reaches = || {
-            let is_held = !self.tenant.limits.settings.is_empty();
-            is_held && !self.group.last_catalog().is_loaded() && intake::may_reach(text, verdict)
-        };
-        let names =
-            || intake::may_call(text, verdict) || (verdict.reason != Reason::Ddl && intake::may_reach(text, verdict));
-        let matters = (self.may_be_new() && names()) || reaches();
+        let is_held = !self.tenant.limits.settings.is_empty();
+        let reaches = || intake::may_reach(text, verdict);
+        let names = || intake::may_call(text, verdict) || (verdict.reason != Reason::Ddl && reaches());
+        let unread = || is_held && reaches() && !self.group.last_catalog().is_loaded();
+        let matters = (names() && self.may_be_new(is_held)) || unread();
         if !matters {
             return Effects::NONE;
         }
@@ -39,9 +37,8 @@ impl Session {
     }
 
     /// Is the catalog being read? Where settings are held for the tenant, also: is it about to be?
-    fn may_be_new(&self) -> bool {
-        let is_held = !self.tenant.limits.settings.is_empty();
-        !self.group.catalog().is_loaded() || (is_held && !self.group.catalog_is_settled())
+    fn may_be_new(&self, is_held: bool) -> bool {
+        !self.group.catalog_is_read() || (is_held && !self.group.catalog_is_settled())
     }
 
     /// What a write may do to the session by what it runs without naming it: triggers, defaults, checks, rules. The catalog
