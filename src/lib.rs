@@ -93,8 +93,8 @@
 //! - **Protocol logic does no I/O**: frames, ledger, classifier, router, SCRAM take bytes and return
 //!   decisions.
 //!
-//! Deliberately absent: globals, a lock that all clients share on the way of a query, decoding of what is
-//! only passed on, and guesses: what is not known to be safe on a replica goes to the primary.
+//! Deliberately absent: globals (but one number, [`tenant::changes`]), a lock that all clients share on the way of a query,
+//! decoding of what is only passed on, and guesses: what is not known to be safe on a replica goes to the primary.
 
 pub mod app;
 pub mod auth;
