@@ -20,9 +20,10 @@ impl Session {
             return Effects::STATE;
         }
         let is_held = !self.tenant.limits.settings.is_empty();
-        let reaches = || intake::may_reach(text, verdict);
+        // Whoever has settings that are held may reach code by an operator or a cast as well.
+        let reaches = || is_held && intake::may_reach(text, verdict);
         let names = || intake::may_call(text, verdict) || (verdict.reason != Reason::Ddl && reaches());
-        let unread = || is_held && reaches() && !self.group.last_catalog().is_loaded();
+        let unread = || reaches() && !self.group.last_catalog().is_loaded();
         let matters = (names() && self.may_be_new(is_held)) || unread();
         if !matters {
             return Effects::NONE;
