@@ -37,9 +37,11 @@ pub(super) enum NoLease {
 impl Session {
     /// What a function may do to a session only the catalog tells: a batch that calls one waits for it
     /// (after the start, and after the session's own change of the schema) and is then judged again. Where the tenant is strict
-    /// so does any: what it writes may run code.
+    /// or has settings that are held so does any: it may run code by an operator, and by what it writes.
     pub(super) async fn await_catalog(&mut self, batch: &Batch) -> bool {
-        if !(batch.calls || self.tenant.limits.strict) || self.group.catalog_is_failing() {
+        let limits = &self.tenant.limits;
+        let waits = batch.calls || limits.strict || !limits.settings.is_empty();
+        if !waits || self.group.catalog_is_failing() {
             return false;
         }
         let group = self.group.clone();
