@@ -15,7 +15,7 @@ use crate::metrics::Metrics;
 use crate::net::tls::{Acceptor, TlsError};
 use crate::pool::{Budgets, PoolKey};
 use crate::server::Login;
-use crate::tenant::{Tenant, Tenants};
+use crate::tenant::{Tenant, Tenants, Traits};
 use crate::wire::error::PgError;
 
 /// A configuration with what was made of it. Replaced as a whole by a reload; who holds one goes on
@@ -118,9 +118,23 @@ impl Snapshot {
         }
     }
 
+    /// The tenant of a client.
+    ///
+    /// Errors: 57P03 while the tenants are asked for and not known yet, of a client that may be one's of those; 28000 as
+    /// for [`Tenants::identify`].
+    pub fn identify(&self, traits: &Traits) -> Result<Tenant, PgError> {
+        let nobodys = |found: &Result<Tenant, _>| found.as_ref().map_or(true, |tenant| self.awaits(tenant));
+        let found = self.tenants.identify(traits);
+        if self.awaits_tenants() && nobodys(&found) { Err(tenants_not_known()) } else { found }
+    }
+
     /// The tenants are asked for and not known yet: this one, that of everybody else, may be another.
     pub fn awaits(&self, tenant: &Tenant) -> bool {
-        *tenant.name == *DEFAULT_TENANT && self.config().tenancy.query.is_some() && self.queried.is_none()
+        *tenant.name == *DEFAULT_TENANT && self.awaits_tenants()
+    }
+
+    fn awaits_tenants(&self) -> bool {
+        self.config().tenancy.query.is_some() && self.queried.is_none()
     }
 
     /// Where clients of all tenants are served.
@@ -225,6 +239,13 @@ impl Snapshot {
         let keys = keys.filter(|_| matches!(user.auth, UserAuth::Scram(_)));
         Some((entry.pool.clone(), self.login(user, entry, &key.database, keys)))
     }
+}
+
+/// Its tenant may be one of those.
+fn tenants_not_known() -> PgError {
+    PgError::fatal("57P03", "pgweir does not know its tenants yet")
+        .detail("tenants_query has not been answered since pgweir was started.")
+        .hint("Try again in a moment; see pgweir's log if that goes on.")
 }
 
 /// The same servers with this one as the primary.

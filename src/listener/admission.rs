@@ -185,6 +185,7 @@ fn reason(error: &PgError) -> &'static str {
         "3D000" | "42501" => "database",
         "53300" => "too_many_clients",
         "53400" => "login_limits",
+        "57P03" => "not_ready",
         _ => "other",
     }
 }
@@ -222,10 +223,7 @@ fn find_place(door: &Door, snapshot: &Snapshot, entry: &mut Entry, client: &Auth
     {
         return Err(PgError { severity: Severity::Fatal, ..unknown_consistency(consistency) }.into());
     }
-    let tenant = snapshot.tenants.identify(&traits(client, option))?;
-    if snapshot.awaits(&tenant) {
-        return Err(tenants_not_known().into());
-    }
+    let tenant = snapshot.identify(&traits(client, option))?;
     let (database, name) = serving(snapshot.config(), client, &tenant.limits.layout, &tenant.name)?;
     let user_place = door.places.admit(&client.user)?;
     let permit = tenant.admit().inspect_err(|_| tenant.refused(Limit::MaxClients))?;
@@ -277,13 +275,6 @@ fn settings(client: &Authenticated, tenant: &Tenant) -> Result<Settings, PgError
         }
     }
     Ok(settings)
-}
-
-/// Of another tenant than `default`, perhaps.
-fn tenants_not_known() -> PgError {
-    PgError::fatal("57P03", "pgweir does not know its tenants yet")
-        .detail("tenants_query has not been answered since pgweir was started.")
-        .hint("Try again in a moment; see pgweir's log if that goes on.")
 }
 
 fn no_database(name: &str, tenant: &str) -> PgError {

@@ -58,3 +58,43 @@ async fn tenants_come_and_change_without_a_restart() {
     assert_eq!(proxy.refusal(&of("gamma")).await.code().code(), "28000");
     assert_eq!(value(&acme, "SELECT 1").await, "1");
 }
+
+#[tokio::test]
+async fn until_the_query_is_answered_nobody_is_taken_for_another() {
+    let cluster = shared_cluster().await;
+    let database = fresh_database("").await;
+    let name = &database.name;
+    for (unknown, beta) in [("refuse", "28000"), ("default", "let in")] {
+        let proxy = Proxy::start(&config(
+            cluster,
+            &format!(
+                "[tiers.standard]\n[tenancy]\nidentify = [\"option\"]\nunknown = \"{unknown}\"\n\
+                 tenants_query = {{ query = \"SELECT * FROM tenants\", database = \"{name}\", user = \"postgres\", \
+                 refresh = \"100ms\" }}\n[databases.{name}]\n[[tenants]]\nname = \"filed\"\n\
+                 [[tenants]]\nname = \"matched\"\nmatch = {{ application_name = \"batch\" }}\n"
+            ),
+            &["postgres"],
+        ))
+        .await;
+        let url = proxy.url(cluster, "postgres", name);
+        let of = |tenant: &str| format!("{url}?options=-c%20pgweir.tenant%3D{tenant}");
+        for url in [&of("acme"), &url] {
+            let refusal = proxy.refusal(url).await;
+            assert_eq!(refusal.code().code(), "57P03", "{unknown}: {refusal}");
+            assert!(refusal.detail().is_some() && refusal.hint().is_some(), "{refusal:?}");
+        }
+        let refused = |reason: &str| proxy.metric(&format!("pgweir_client_refusals_total{{reason=\"{reason}\"}}"));
+        assert_eq!((refused("not_ready"), refused("authorization")), (2.0, 0.0));
+        connect(&of("filed")).await;
+        connect(&format!("{url}?application_name=batch")).await;
+
+        database.sql("CREATE TABLE tenants AS SELECT 'acme' AS name").await;
+        let outcome = async |tenant: &str| {
+            let outcome = tokio_postgres::connect(&of(tenant), tokio_postgres::NoTls).await;
+            outcome.err().map_or("let in".to_owned(), |error| sqlstate(&error).to_owned())
+        };
+        eventually("acme is known", async || outcome("acme").await == "let in").await;
+        assert_eq!(outcome("beta").await, beta);
+        database.sql("DROP TABLE tenants").await;
+    }
+}
