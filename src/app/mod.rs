@@ -5,6 +5,7 @@ mod census;
 mod error;
 mod files;
 mod layouts;
+mod queried;
 mod readiness;
 mod reload;
 mod roles;

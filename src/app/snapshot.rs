@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::layouts::Layouts;
+use super::queried::Queried;
 use crate::auth::{AccountError, ScramKeys};
 use crate::client::{HandshakeContext, Lasting};
 use crate::cluster::{Cluster, Place};
 use crate::config::{
     ANY_DATABASE, ClusterConfig, Config, Consistency, DEFAULT_TENANT, DatabaseConfig, HostConfig, PoolSettings, Roles,
-    TenantConfig, UserAuth, UserConfig,
+    UserAuth, UserConfig,
 };
 use crate::metrics::Metrics;
 use crate::net::tls::{Acceptor, TlsError};
@@ -24,7 +25,7 @@ pub struct Snapshot {
     pub handshake: Arc<HandshakeContext>,
     pub tenants: Arc<Tenants>,
     /// Tenants that the file does not name, once they are known.
-    pub queried: Option<Arc<[Arc<TenantConfig>]>>,
+    pub queried: Option<Arc<Queried>>,
     clusters: BTreeMap<String, Arc<Cluster>>,
     budgets: Arc<Budgets>,
 }
@@ -76,14 +77,17 @@ impl Snapshot {
         };
         let clusters = handshake.config.clusters.iter().map(keep_or_make).collect();
         self.budgets.limit(handshake.config.clusters.values().flat_map(|cluster| cluster.limits()));
-        let queried = self.queried.clone().filter(|_| handshake.config.tenancy.query.is_some());
-        let tenants = Arc::new(self.tenants.reload(&handshake.config, queried.as_deref().unwrap_or_default()));
+        let asked = self.queried.as_ref().filter(|_| handshake.config.tenancy.query.is_some());
+        let queried = asked.map(|queried| Arc::new(queried.under(&handshake.config)));
+        let more = queried.as_ref().map_or(&[][..], |queried| &queried.tenants);
+        let tenants = Arc::new(self.tenants.reload(&handshake.config, more));
         Self { tenants, queried, handshake: Arc::new(handshake), clusters, budgets: self.budgets.clone() }
     }
 
     /// What follows when the tenants are others that the file does not name.
-    pub fn with_tenants(&self, queried: Arc<[Arc<TenantConfig>]>) -> Self {
-        let tenants = Arc::new(self.tenants.with_more(self.config(), &queried));
+    pub fn with_tenants(&self, queried: Queried) -> Self {
+        let (queried, config) = (Arc::new(queried), self.config());
+        let tenants = Arc::new(self.tenants.with_more(config, &queried.tenants));
         let (handshake, clusters, budgets) = (self.handshake.clone(), self.clusters.clone(), self.budgets.clone());
         Self { tenants, queried: Some(queried), handshake, clusters, budgets }
     }
@@ -139,7 +143,7 @@ impl Snapshot {
 
     /// Where clients of all tenants are served.
     fn layouts(&self) -> Layouts<'_> {
-        let all = self.config().tenants.iter().chain(self.queried.iter().flat_map(|queried| queried.iter()));
+        let all = self.config().tenants.iter().chain(self.queried.iter().flat_map(|queried| &queried.tenants));
         Layouts::new(self.config(), all.map(|tenant| &tenant.limits.layout))
     }
 
@@ -282,7 +286,7 @@ fn may_use(user: &UserConfig, database: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Layout, Secret, Tier, from_env};
+    use crate::config::{Layout, Secret, TenantConfig, Tier, from_env};
 
     fn config(size: usize) -> Config {
         let url = |name: &str| (name == "DATABASE_URL").then(|| "postgres://u:p@127.0.0.1:1/app".to_owned());

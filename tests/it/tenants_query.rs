@@ -98,3 +98,35 @@ async fn until_the_query_is_answered_nobody_is_taken_for_another() {
         database.sql("DROP TABLE tenants").await;
     }
 }
+
+#[tokio::test]
+async fn a_reload_holds_for_the_rows_that_were_read_last() {
+    let cluster = shared_cluster().await;
+    let database = fresh_database(
+        "CREATE TABLE tenants AS SELECT * FROM (VALUES ('acme', 'small'), ('beta', 'lost')) AS t (name, tier)",
+    )
+    .await;
+    let text = |tiers: &str| {
+        let tenancy = format!(
+            "[tiers.standard]\n{tiers}[tenancy]\nidentify = [\"option\"]\nunknown = \"refuse\"\n\
+             tenants_query = {{ query = \"SELECT * FROM tenants\", database = \"{name}\", user = \"postgres\", refresh = \"1h\" }}\n\
+             [databases.{name}]\n",
+            name = database.name
+        );
+        config(cluster, &tenancy, &["postgres"])
+    };
+    let tiers = |timeout: &str| format!("[tiers.small]\nstatement_timeout = \"{timeout}\"\n");
+    let lost = "[tiers.lost]\nstatement_timeout = \"3s\"\n";
+    let proxy = Proxy::start(&text(&(tiers("7s") + lost))).await;
+    let url = proxy.url(cluster, "postgres", &database.name);
+    let of = |tenant: &str| format!("{url}?options=-c%20pgweir.tenant%3D{tenant}");
+    let timeout = async |tenant: &str| value(&connect(&of(tenant)).await, "SHOW statement_timeout").await;
+    eventually("they are known", async || tokio_postgres::connect(&of("acme"), tokio_postgres::NoTls).await.is_ok())
+        .await;
+    assert_eq!((timeout("acme").await, timeout("beta").await), ("7s".into(), "3s".into()));
+    proxy.reload(&text(&tiers("9s"))).await.unwrap();
+    // What is no tenant any more changes none.
+    assert_eq!((timeout("acme").await, timeout("beta").await), ("9s".into(), "3s".into()));
+    proxy.reload(&text(&(tiers("9s") + &lost.replace('3', "5")))).await.unwrap();
+    assert_eq!(timeout("beta").await, "5s");
+}
