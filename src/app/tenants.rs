@@ -11,8 +11,9 @@ use crate::listener::Door;
 use crate::pool::Purpose;
 use crate::server::simple_query;
 
-/// Without a query: a reload may bring one.
-const PAUSE: Duration = Duration::from_millis(500);
+/// How long after a failure it is asked again, twice as long after each further one.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_secs(60);
 /// For the query, its connection apart.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes of its answer.
@@ -20,25 +21,37 @@ const LARGEST: usize = 256 << 20;
 
 /// Asks for as long as it is polled. What cannot be had leaves the tenants as they are.
 pub async fn follow(door: Arc<Door>, snapshots: Arc<Snapshots>) {
-    let mut told = None;
+    let mut seen = snapshots.current.subscribe();
     loop {
-        let snapshot = door.snapshot();
-        let Some(query) = snapshot.config().tenancy.query.clone() else {
-            tokio::time::sleep(PAUSE).await;
-            continue;
-        };
-        let outcome = ask(&snapshot, &query).await;
-        match &outcome {
-            Err(error) if told.as_ref() != Some(error) => {
-                tracing::warn!(database = query.database, %error, "cannot read the tenants: those that are known stay");
+        let query = door.snapshot().config().tenancy.query.clone();
+        let changes = seen.wait_for(|now| now.config().tenancy.query != query);
+        tokio::select! {
+            _ = changes => {}
+            () = keep_asking(&door, &snapshots, query.as_ref()) => {}
+        }
+    }
+}
+
+/// Asks one query again and again.
+async fn keep_asking(door: &Door, snapshots: &Snapshots, query: Option<&TenantsQuery>) {
+    let Some(query) = query else { return std::future::pending().await };
+    let (mut told, mut retry) = (None, FIRST_RETRY);
+    loop {
+        match ask(&door.snapshot(), query).await {
+            Ok(rows) => {
+                take(door, snapshots, query, rows).await;
+                (told, retry) = (None, FIRST_RETRY);
+                tokio::time::sleep(query.refresh).await;
             }
-            _ => {}
+            Err(error) => {
+                if told.as_ref() != Some(&error) {
+                    tracing::warn!(database = query.database, %error, "cannot read the tenants: those that are known stay");
+                }
+                told = Some(error);
+                tokio::time::sleep(retry.min(query.refresh)).await;
+                retry = (retry * 2).min(LAST_RETRY);
+            }
         }
-        told = outcome.as_ref().err().cloned();
-        if let Ok(rows) = outcome {
-            take(&door, &snapshots, &query, rows).await;
-        }
-        tokio::time::sleep(query.refresh).await;
     }
 }
 

@@ -130,3 +130,31 @@ async fn a_reload_holds_for_the_rows_that_were_read_last() {
     proxy.reload(&text(&(tiers("9s") + &lost.replace('3', "5")))).await.unwrap();
     assert_eq!(timeout("beta").await, "5s");
 }
+
+#[tokio::test]
+async fn a_query_that_failed_is_asked_again_soon_and_a_changed_one_at_once() {
+    let cluster = shared_cluster().await;
+    let database = fresh_database("CREATE TABLE others AS SELECT 'beta' AS name").await;
+    let text = |table: &str| {
+        let name = &database.name;
+        let tenancy = format!(
+            "[tiers.standard]\n[tenancy]\nidentify = [\"option\"]\nunknown = \"refuse\"\n\
+             tenants_query = {{ query = \"SELECT * FROM {table}\", database = \"{name}\", user = \"postgres\", refresh = \"1h\" }}\n\
+             [databases.{name}]\n"
+        );
+        config(cluster, &tenancy, &["postgres"])
+    };
+    let proxy = Proxy::start(&text("tenants")).await;
+    let url = proxy.url(cluster, "postgres", &database.name);
+    let comes = async |tenant: &str| {
+        let url = format!("{url}?options=-c%20pgweir.tenant%3D{tenant}");
+        tokio_postgres::connect(&url, tokio_postgres::NoTls).await.is_ok()
+    };
+    // The first attempt has most likely failed by then.
+    assert!(!comes("acme").await);
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    database.sql("CREATE TABLE tenants AS SELECT 'acme' AS name").await;
+    eventually("acme is known", async || comes("acme").await).await;
+    proxy.reload(&text("others")).await.unwrap();
+    eventually("beta is known", async || comes("beta").await).await;
+}
