@@ -127,9 +127,10 @@ impl Snapshot {
     /// Errors: 57P03 while the tenants are asked for and not known yet, of a client that may be one's of those; 28000 as
     /// for [`Tenants::identify`].
     pub fn identify(&self, traits: &Traits) -> Result<Tenant, PgError> {
-        let nobodys = |found: &Result<Tenant, _>| found.as_ref().map_or(true, |tenant| self.awaits(tenant));
-        let found = self.tenants.identify(traits);
-        if self.awaits_tenants() && nobodys(&found) { Err(tenants_not_known()) } else { found }
+        if self.awaits_tenants() && !self.tenants.is_sure(traits) {
+            return Err(tenants_not_known());
+        }
+        self.tenants.identify(traits)
     }
 
     /// The tenants are asked for and not known yet: this one, that of everybody else, may be another.

@@ -94,16 +94,26 @@ impl Tenants {
     ///
     /// Errors: 28000 where it has none, and such are refused.
     pub fn identify(&self, traits: &Traits) -> Result<Tenant, PgError> {
-        let matched = self.matches.iter().find(|(matches, _)| traits.hold(matches)).map(|(_, tenant)| tenant);
-        let named = || {
-            let names = self.identify.iter().filter_map(|condition| traits.captured(condition));
-            names.into_iter().find_map(|name| self.by_name.get(name))
-        };
-        match (matched.or_else(named), self.unknown) {
+        let named = || self.names(traits).find_map(|name| self.by_name.get(name));
+        match (self.matched(traits).or_else(named), self.unknown) {
             (Some(tenant), _) => Ok(tenant.with_current_limits()),
             (None, Unknown::Default) => Ok(self.default.with_current_limits()),
             (None, Unknown::Refuse) => Err(self.belongs_to_nobody(traits)),
         }
+    }
+
+    /// Would the tenant of a client be the same if there were more that are known by their names?
+    pub fn is_sure(&self, traits: &Traits) -> bool {
+        let first = || self.names(traits).next().is_some_and(|name| self.by_name.contains_key(name));
+        self.matched(traits).is_some() || first()
+    }
+
+    fn matched(&self, traits: &Traits) -> Option<&Tenant> {
+        self.matches.iter().find(|(matches, _)| traits.hold(matches)).map(|(_, tenant)| tenant)
+    }
+
+    fn names<'a>(&'a self, traits: &'a Traits<'_>) -> impl Iterator<Item = &'a str> {
+        self.identify.iter().filter_map(|condition| traits.captured(condition))
     }
 
     /// The tenant of this name, that of everybody else included, and those that have left.
@@ -127,7 +137,12 @@ impl Tenants {
         self.by_name.values().chain([&self.default])
     }
 
-    /// The same, and those that have left, of whom there may be clients.
+    /// Those of [`Self::all`], and those that have left and have clients.
+    pub fn present_or_served(&self) -> impl Iterator<Item = &Tenant> {
+        self.all().chain(self.departed.iter().filter(|tenant| tenant.live_clients() > 0))
+    }
+
+    /// Those of [`Self::all`], and those that have left, of whom there may be clients.
     pub fn counted(&self) -> impl Iterator<Item = &Tenant> {
         self.departed.iter().chain(self.all())
     }

@@ -59,6 +59,24 @@ fn runs(client: &Arc<Client>, sql: &'static str) -> JoinHandle<Result<(), tokio_
     tokio::spawn(async move { client.batch_execute(sql).await })
 }
 
+/// As long as it has clients.
+#[tokio::test]
+async fn it_shows_who_has_left_the_configuration() {
+    let stage = Stage::set("").await;
+    let acme = stage.of_tenant("acme").await;
+    let less = TENANTS.replace("[[tenants]]\nname = \"acme\"\npriority = \"high\"\n", "");
+    stage.proxy.reload(&administered(&config(shared_cluster().await, &less, &["postgres"]))).await.unwrap();
+    assert_eq!(stage.shown("acme", "clients").await.as_deref(), Some("1"));
+    drop(acme);
+    eventually("nobody is there any more", async || {
+        let messages = stage.console.simple_query("SHOW TENANTS").await.unwrap();
+        !messages
+            .iter()
+            .any(|message| matches!(message, SimpleQueryMessage::Row(row) if row.get("name") == Some("acme")))
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn it_shows_what_tenants_do() {
     let stage = Stage::set("").await;

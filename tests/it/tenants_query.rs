@@ -68,7 +68,7 @@ async fn until_the_query_is_answered_nobody_is_taken_for_another() {
         let proxy = Proxy::start(&config(
             cluster,
             &format!(
-                "[tiers.standard]\n[tenancy]\nidentify = [\"option\"]\nunknown = \"{unknown}\"\n\
+                "[tiers.standard]\n[tenancy]\nidentify = [\"option\", \"application_name\"]\nunknown = \"{unknown}\"\n\
                  tenants_query = {{ query = \"SELECT * FROM tenants\", database = \"{name}\", user = \"postgres\", \
                  refresh = \"100ms\" }}\n[databases.{name}]\n[[tenants]]\nname = \"filed\"\n\
                  [[tenants]]\nname = \"matched\"\nmatch = {{ application_name = \"batch\" }}\n"
@@ -78,13 +78,15 @@ async fn until_the_query_is_answered_nobody_is_taken_for_another() {
         .await;
         let url = proxy.url(cluster, "postgres", name);
         let of = |tenant: &str| format!("{url}?options=-c%20pgweir.tenant%3D{tenant}");
-        for url in [&of("acme"), &url] {
+        // By its second name it is one that is known, and by its first one that may be soon.
+        let both = format!("{}&application_name=filed", of("acme"));
+        for url in [&of("acme"), &url, &both] {
             let refusal = proxy.refusal(url).await;
             assert_eq!(refusal.code().code(), "57P03", "{unknown}: {refusal}");
             assert!(refusal.detail().is_some() && refusal.hint().is_some(), "{refusal:?}");
         }
         let refused = |reason: &str| proxy.metric(&format!("pgweir_client_refusals_total{{reason=\"{reason}\"}}"));
-        assert_eq!((refused("not_ready"), refused("authorization")), (2.0, 0.0));
+        assert_eq!((refused("not_ready"), refused("authorization")), (3.0, 0.0));
         connect(&of("filed")).await;
         connect(&format!("{url}?application_name=batch")).await;
 

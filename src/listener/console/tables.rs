@@ -61,7 +61,7 @@ pub(super) fn tenants(door: &Door) -> Table {
             "max_server_connections",
             "statement_timeout",
         ],
-        rows: snapshot.tenants.all().map(row).collect(),
+        rows: snapshot.tenants.present_or_served().map(row).collect(),
     }
 }
 
