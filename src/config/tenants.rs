@@ -220,6 +220,11 @@ fn limits(section: &Section, tier: &mut Tier) {
     if let Some(strict) = section.get("strict").and_then(|item| item.boolean()) {
         tier.strict = strict;
     }
+    if let Some(ceiling) = LIFTED_BY_CODE.iter().find(|name| tier.settings.contains_key(**name) && !tier.strict) {
+        section.error(format!(
+            "`settings` holds {ceiling}, which code of a client's own (DO, CREATE FUNCTION) could lift: expected `strict = true` with it"
+        ));
+    }
     if let Some(item) = section.get("rate_limits") {
         tier.rate_limits = rate_limits(&item).into();
     }
@@ -262,6 +267,8 @@ const NOT_GUARDED: [&str; 10] = [
     "default_transaction_deferrable",
     "seed",
 ];
+/// Ceilings behind which nothing else stands.
+const LIFTED_BY_CODE: [&str; 1] = ["temp_file_limit"];
 /// What has ceilings in place of values.
 const CEILINGS: [&str; 4] =
     ["statement_timeout", "lock_timeout", "transaction_timeout", "idle_in_transaction_session_timeout"];

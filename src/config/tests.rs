@@ -465,11 +465,13 @@ fn what_nothing_can_hold_is_no_setting_of_a_tenant() {
         ("transaction_isolation = \"serializable\"", "transaction_isolation cannot be held for a tenant"),
         ("session_authorization = \"a\"", "expected a user of the server's own"),
         ("statement_timeout = \"1s\"", "expected a key of the tier's own"),
+        ("temp_file_limit = \"1MB\"", "expected `strict = true` with it"),
         ("sort_mem = \"1MB\"", "expected its name of today"),
     ] {
         let error = settings(refused).unwrap_err();
         assert!(error.contains(why), "{refused}: {error}");
     }
+    assert_eq!(settings("temp_file_limit = \"1MB\" }\nstrict = true # {"), Ok(()));
 }
 
 #[test]

@@ -346,7 +346,7 @@ async fn settings_of_the_server_bound_a_tenant() {
     let user = format!("bounded_{}", unique());
     cluster.create_users(&[User::new(&user, "secret")]).await.unwrap();
     let database = fresh_database(&format!("GRANT SET ON PARAMETER temp_file_limit TO {user}")).await;
-    let settings = "[tiers.standard]\nsettings = { temp_file_limit = \"1MB\", work_mem = \"64kB\" }\n";
+    let settings = "[tiers.standard]\nstrict = true\nsettings = { temp_file_limit = \"1MB\", work_mem = \"64kB\" }\n";
     let proxy = Proxy::start(&config(cluster, settings, &[&user])).await;
     let client = connect(&proxy.url(cluster, &user, &database.name)).await;
     let sorts =
@@ -359,7 +359,7 @@ async fn settings_of_the_server_bound_a_tenant() {
     }
     assert_eq!(value(&client, "SELECT current_setting('temp_file_limit')").await, "1MB");
 
-    // And where nothing may be hidden, no way leads around them.
+    // No way leads around them.
     let sorts = sorts(1_000_000);
     let unbounded = format!(
         "ALTER ROLE {user} SET temp_file_limit = -1; \
@@ -369,7 +369,7 @@ async fn settings_of_the_server_bound_a_tenant() {
          CREATE FUNCTION runs(code text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE code; END $$"
     );
     database.sql(&unbounded).await;
-    let proxy = Proxy::start(&config(cluster, &format!("{settings}strict = true\n"), &[&user])).await;
+    let proxy = Proxy::start(&config(cluster, settings, &[&user])).await;
     let url = proxy.url(cluster, &user, &database.name);
     let client = connect(&url).await;
     for (sql, code) in [
