@@ -230,6 +230,8 @@ async fn a_long_text_may_do_what_the_short_one_may() {
         "SELECT * FROM left_by",
         "SELECT 1 INTO TEMP t",
         "INSERT INTO kv SELECT 'a' %%% 'b'",
+        "UPDATE pg_settings SET setting = 'x' WHERE name = 'search_path'",
+        "UPDATE pg_catalog.\"pg_settings\" SET setting = 'on' WHERE name = 'default_transaction_read_only'",
     ];
     for sql in leave {
         let effects = classifier.classify(sql.as_bytes(), &catalog, None).effects;

@@ -20,7 +20,7 @@ use crate::net::buffer::WriteBuffer;
 use crate::pool::{AcquireError, Lease, Member, Sequences, difference};
 use crate::router::{Decision, RouteReason, SessionView, Target, route};
 use crate::server::QueryError;
-use crate::sql::{Class, Effects, TxControl, Verdict};
+use crate::sql::{Class, Effects, Reason, TxControl, Verdict};
 use crate::wire::author;
 use crate::wire::error::PgError;
 
@@ -40,7 +40,9 @@ impl Session {
     /// or has settings that are held so does any: it may run code by an operator, and by what it writes.
     pub(super) async fn await_catalog(&mut self, batch: &Batch) -> bool {
         let limits = &self.tenant.limits;
-        let waits = batch.calls || limits.strict || !limits.settings.is_empty();
+        // One change of the schema does not wait for what the one before it has made.
+        let reaches = || !limits.settings.is_empty() && !matches!(batch.verdict().reason, Reason::Ddl);
+        let waits = batch.calls || limits.strict || reaches();
         if !waits || self.group.catalog_is_failing() {
             return false;
         }

@@ -54,6 +54,8 @@ impl Session {
         self.makes_code |= makes && state::makes_code(text, temporary);
         let new = leased.schema == Schema::Changed || makes || !catalog.is_loaded();
         let changes = match verdict.reason {
+            // While it is read again: as it was before.
+            Reason::Ddl if !catalog.is_loaded() => self.group.last_catalog().ddl_changes_state(),
             Reason::Ddl => catalog.ddl_changes_state(),
             _ => catalog.writes_change_state() || self.makes_code || new,
         };

@@ -7,6 +7,7 @@ use super::catalog::{Catalog, Lent, Scope, Taint};
 use super::code;
 use super::keyword::Keyword;
 use super::lexer::{Hints, Kind, Lexer, Reading, Token};
+use super::name;
 use super::names::{self, ANYTHING, Found, Text};
 use super::recent::Key;
 use super::statement::{Nature, Statement};
@@ -250,6 +251,10 @@ fn name_effects(sql: &[u8], last: Option<Token>, name: Token, catalog: &Catalog)
     let mut effects = keyword_effects(last, name.keyword, catalog);
     if names::is_temporary_schema(text) {
         effects |= Effects::STATE;
+    }
+    // Updating the view sets.
+    if name::names(text, b"pg_settings") {
+        effects |= Effects::STATE | Effects::READ_ONLY_SETTING;
     }
     if catalog.beyond_ascii() && !text.is_ascii() && std::str::from_utf8(text).is_err() {
         effects |= ANYTHING;

@@ -102,7 +102,8 @@ impl Tenants {
         }
     }
 
-    /// Would the tenant of a client be the same if there were more that are known by their names?
+    /// Would the tenant of a client be the same if there were more that are known by their names? (Of one that brings no name
+    /// that is not said.)
     pub fn is_sure(&self, traits: &Traits) -> bool {
         let first = || self.names(traits).next().is_some_and(|name| self.by_name.contains_key(name));
         self.matched(traits).is_some() || first()

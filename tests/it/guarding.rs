@@ -584,6 +584,26 @@ async fn what_only_an_operator_a_cast_or_an_attribute_reaches_is_hidden_too() {
     }
 }
 
+/// Whoever is strict changes no schema where that sets what is held, also while the catalog is read again for another's change.
+#[tokio::test]
+async fn what_changes_of_the_schema_run_unasked_is_known_while_the_catalog_is_read_again() {
+    let stage = Stage::set().await;
+    let names = "CREATE FUNCTION strays() RETURNS event_trigger LANGUAGE plpgsql AS \
+                 'BEGIN PERFORM set_config(''app.tenant'', ''beta'', false); END'; \
+                 CREATE EVENT TRIGGER strays ON ddl_command_end EXECUTE FUNCTION strays()";
+    stage.database.sql(names).await;
+    let more = "[tiers.standard]\n[tenancy]\nidentify = [{ option = \"*\" }]\nunknown = \"refuse\"\n\
+                [[tenants]]\nname = \"acme\"\nsettings = { \"app.tenant\" = \"acme\" }\nstrict = true\n\
+                [[tenants]]\nname = \"beta\"\n[pool]\nsize = 4\n";
+    let proxy = Proxy::start(&config(shared_cluster().await, more, &[&stage.user])).await;
+    let [acme, beta] = stage.both(&proxy).await;
+    for round in 0..10 {
+        beta.batch_execute(&format!("CREATE TABLE made_{round} (x int)")).await.unwrap();
+        let error = acme.batch_execute("CREATE TEMP TABLE mine AS SELECT 1").await.expect_err("it is refused");
+        assert_eq!(sqlstate(&error), "42501", "{error:?}");
+    }
+}
+
 /// The same of the role.
 #[tokio::test]
 async fn a_role_is_guarded_in_long_texts() {
