@@ -756,7 +756,8 @@ pub(super) fn may_call(text: &[u8], verdict: Verdict) -> bool {
     verdict.reason != Reason::Ddl && memchr::memchr(b'(', text).is_some()
 }
 
-/// May a statement reach such a function by a name, as that of a view, or by an operator? Before there is a catalog.
+/// May a statement reach such a function by a name, as that of a view, or by an operator? Of what is a read by the catalog
+/// that there is: no.
 pub(super) fn may_reach(text: &[u8], verdict: Verdict) -> bool {
     match verdict.reason {
         Reason::Read | Reason::Empty => false,
