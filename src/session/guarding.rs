@@ -39,8 +39,10 @@ impl Session {
         let names = || names.get_or_init(|| setting_names(text));
         let hides = implied || !unknown.is_empty() || hides(verdict, names);
         // Others may change the schema at any time: what was harmless before that is not refused for it.
-        let is_known =
-            || !(may_call(text, verdict) || may_reach(text, verdict)) || self.group.last_catalog().is_loaded();
+        let is_known = || {
+            !(may_call(text, verdict) || may_reach(text, verdict, &self.catalog))
+                || self.group.last_catalog().is_loaded()
+        };
         let was_harmless = || !unknown.contains(Effects::HIDDEN) && is_known();
         let code = (limits.strict && !unknown.is_empty() && !was_harmless()).then_some(Touches::Code);
         let unasked = implied.then(|| self.set_unasked(text, verdict)).flatten();

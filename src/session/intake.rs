@@ -15,7 +15,7 @@ use super::statements::Unnamed;
 use super::{Leased, Opened, Session, refusal};
 use crate::cluster::Place;
 use crate::net::buffer::ReadBuffer;
-use crate::sql::{Class, Effects, Reason, TxControl, Verdict, statements};
+use crate::sql::{Catalog, Class, Effects, Reason, TxControl, Verdict, statements};
 use crate::wire::frame::HEADER;
 use crate::wire::view::{BindHead, Parse, Target};
 
@@ -756,11 +756,12 @@ pub(super) fn may_call(text: &[u8], verdict: Verdict) -> bool {
     verdict.reason != Reason::Ddl && memchr::memchr(b'(', text).is_some()
 }
 
-/// May a statement reach such a function by a name, as that of a view, or by an operator? Of what is a read by the catalog
-/// that there is: no.
-pub(super) fn may_reach(text: &[u8], verdict: Verdict) -> bool {
+/// May a statement reach such a function by a name, as that of a view, or by an operator? `catalog`: by which it was judged.
+/// What is a read without one names nothing.
+pub(super) fn may_reach(text: &[u8], verdict: Verdict, catalog: &Catalog) -> bool {
     match verdict.reason {
-        Reason::Read | Reason::Empty => false,
+        Reason::Empty => false,
+        Reason::Read => catalog.is_loaded(),
         Reason::Transaction | Reason::PrimaryTransaction | Reason::SessionState => statements(text) > 1,
         _ => true,
     }

@@ -21,7 +21,7 @@ impl Session {
         }
         let is_held = !self.tenant.limits.settings.is_empty();
         // Whoever has settings that are held may reach code by an operator or a cast as well.
-        let reaches = || is_held && intake::may_reach(text, verdict);
+        let reaches = || is_held && intake::may_reach(text, verdict, &self.catalog);
         let names = || intake::may_call(text, verdict) || (verdict.reason != Reason::Ddl && reaches());
         let unread = || reaches() && !self.group.last_catalog().is_loaded();
         let matters = (names() && self.may_be_new(is_held)) || unread();

@@ -584,6 +584,28 @@ async fn what_only_an_operator_a_cast_or_an_attribute_reaches_is_hidden_too() {
     }
 }
 
+/// The same of an operator that was made in a way that nobody has seen, while the catalog is the one of before.
+#[tokio::test]
+async fn what_an_operator_reaches_right_behind_code_that_may_have_made_it_is_hidden() {
+    let stage = Stage::set().await;
+    let proxy = stage.proxy("size = 2", false).await;
+    let [acme, beta] = stage.both(&proxy).await;
+    assert_eq!(value(&acme, "SELECT harmless()").await, "1");
+    for round in 0..3 {
+        let (name, operator) = (format!("hides{round}"), "%".repeat(round + 3));
+        let function = format!(
+            "EXECUTE 'CREA' || 'TE FUNC' || 'TION {name}(text, text) RETURNS text LANGUAGE sql AS ''SELECT hides($2)'''"
+        );
+        let made = format!(
+            "EXECUTE 'CREA' || 'TE OPERA' || 'TOR {operator} (LEFTARG = text, RIGHTARG = text, PROCEDURE = {name})'"
+        );
+        acme.batch_execute(&format!("DO $$ BEGIN {function}; {made}; END $$")).await.unwrap();
+        acme.batch_execute(&format!("SELECT text 'x' {operator} 'beta'")).await.unwrap();
+        assert_eq!(value(&acme, SEEN).await, "acme acme", "{round}");
+        assert_eq!(value(&beta, SEEN).await, "beta beta", "{round}");
+    }
+}
+
 /// Whoever is strict changes no schema where that sets what is held, also while the catalog is read again for another's change.
 #[tokio::test]
 async fn what_changes_of_the_schema_run_unasked_is_known_while_the_catalog_is_read_again() {
