@@ -162,9 +162,7 @@ fn show(title: &str, misses: &[String]) {
 
 #[tokio::test]
 async fn every_case_is_classified_by_a_real_catalog() {
-    let server = Server::start();
-    let client = server.connect().await;
-    client.batch_execute(SCHEMA).await.expect("the schema loads");
+    let (_server, client) = database(&[SCHEMA]).await;
     let catalog = load(&client).await;
     let primary_only = misses(&catalog, |case, verdict| is_dangerous(case) && verdict.class == Class::Read);
     show("cases for the primary that were taken for reads", &primary_only);
@@ -182,9 +180,7 @@ async fn every_case_is_classified_by_a_real_catalog() {
 /// which a replica may answer otherwise, or change a setting.
 #[tokio::test]
 async fn realistic_reads_are_not_lost() {
-    let server = Server::start();
-    let client = server.connect().await;
-    client.batch_execute(SCHEMA).await.expect("the schema loads");
+    let (_server, client) = database(&[SCHEMA]).await;
     let catalog = load(&client).await;
     let (mut reads, mut about_servers, mut lost) = (0, 0, Vec::new());
     for line in TRAFFIC.lines() {
@@ -208,10 +204,7 @@ async fn realistic_reads_are_not_lost() {
 /// What is too long for a read is known by what it may leave behind all the same.
 #[tokio::test]
 async fn a_long_text_may_do_what_the_short_one_may() {
-    let server = Server::start();
-    let client = server.connect().await;
-    client.batch_execute(SCHEMA).await.expect("the schema loads");
-    client.batch_execute(LEAVES).await.expect("more objects load");
+    let (_server, client) = database(&[SCHEMA, LEAVES]).await;
     let catalog = load(&client).await;
     let classifier = Classifier::new(1 << 20);
     let long = |sql: &str| format!("{sql} /* {} */", "x".repeat(20_000));
@@ -249,10 +242,7 @@ async fn a_long_text_may_do_what_the_short_one_may() {
 
 #[tokio::test]
 async fn a_search_path_brings_shadows_into_sight() {
-    let server = Server::start();
-    let client = server.connect().await;
-    client.batch_execute(SCHEMA).await.expect("the schema loads");
-    client.batch_execute(MORE).await.expect("more objects load");
+    let (_server, client) = database(&[SCHEMA, MORE]).await;
     let catalog = load(&client).await;
     let classifier = Classifier::new(1 << 20);
     for (sql, path, class) in [
@@ -390,13 +380,9 @@ async fn a_search_path_brings_shadows_into_sight() {
 
 #[tokio::test]
 async fn columns_that_hold_rows_take_the_certainty_away() {
-    let server = Server::start();
-    let client = server.connect().await;
-    client.batch_execute(SCHEMA).await.expect("the schema loads");
-    client.batch_execute(MORE).await.expect("more objects load");
-    let tables = "CREATE TABLE casting (id int, x pair); CREATE TABLE typed_field (id int, c wrapped);
+    const TABLES: &str = "CREATE TABLE casting (id int, x pair); CREATE TABLE typed_field (id int, c wrapped);
         CREATE TABLE tickets (id int, ts ticket[])";
-    client.batch_execute(tables).await.expect("columns of composite types");
+    let (_server, client) = database(&[SCHEMA, MORE, TABLES]).await;
     let catalog = load(&client).await;
     let class = |sql: &str| Classifier::new(1 << 16).classify(sql.as_bytes(), &catalog, None).class;
     assert_eq!(class("SELECT x::text FROM casting"), Class::Primary);
@@ -409,10 +395,7 @@ async fn columns_that_hold_rows_take_the_certainty_away() {
 /// The operators of a type's operator class are called though nobody names them, whatever the `search_path`.
 #[tokio::test]
 async fn what_compares_values_unnamed_counts() {
-    let server = Server::start();
-    let client = server.connect().await;
-    client.batch_execute(SCHEMA).await.expect("the schema loads");
-    client.batch_execute(COMPARED).await.expect("an operator class");
+    let (_server, client) = database(&[SCHEMA, COMPARED]).await;
     let catalog = load(&client).await;
     let class = |sql: &str| Classifier::new(1 << 16).classify(sql.as_bytes(), &catalog, None).class;
     assert_eq!(class("SELECT DISTINCT g FROM grades"), Class::Primary);
@@ -421,12 +404,8 @@ async fn what_compares_values_unnamed_counts() {
 
 #[tokio::test]
 async fn the_stamp_changes_with_the_catalog_and_not_with_data() {
-    let server = Server::start();
-    let client = server.connect().await;
-    client
-        .batch_execute("CREATE TABLE t (id int); CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'")
-        .await
-        .expect("set up");
+    const OBJECTS: &str = "CREATE TABLE t (id int); CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'";
+    let (_server, client) = database(&[OBJECTS]).await;
     let first = stamp(&client).await;
     client.batch_execute("INSERT INTO t VALUES (1); ANALYZE; CREATE TEMP TABLE tt (id int)").await.expect("data");
     assert_eq!(stamp(&client).await, first);
@@ -474,6 +453,16 @@ fn without_a_catalog_nothing_dangerous_is_a_read() {
     ] {
         assert_eq!(Classifier::new(1 << 16).classify(sql.as_bytes(), &catalog, None).class, Class::Primary, "{sql}");
     }
+}
+
+/// A database with all this, and its server.
+async fn database(scripts: &[&str]) -> (Server, tokio_postgres::Client) {
+    let server = Server::start();
+    let client = server.connect().await;
+    for script in scripts {
+        client.batch_execute(script).await.unwrap_or_else(|error| panic!("{script}: {error}"));
+    }
+    (server, client)
 }
 
 async fn load(client: &tokio_postgres::Client) -> Catalog {
@@ -585,9 +574,7 @@ fn written_otherwise(sql: &str, random: &mut impl rand::RngExt) -> String {
 async fn statements_of_one_fingerprint_are_of_one_class() {
     use rand::SeedableRng;
 
-    let server = Server::start();
-    let client = server.connect().await;
-    client.batch_execute(SCHEMA).await.expect("the schema loads");
+    let (_server, client) = database(&[SCHEMA]).await;
     let catalog = load(&client).await;
     let mut random = rand::rngs::StdRng::seed_from_u64(7);
     let cases = cases();

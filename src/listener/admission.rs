@@ -15,7 +15,7 @@ use crate::app::Snapshot;
 use crate::client::{Accepted, Authenticated, CONSOLE, HandshakeError, accept};
 use crate::cluster::Group;
 use crate::config::{Config, Consistency, DatabaseConfig, Layout};
-use crate::metrics::{Limit, Who};
+use crate::metrics::Limit;
 use crate::net::Stream;
 use crate::pool::Settings;
 use crate::server::connect::Login;
@@ -232,10 +232,7 @@ fn find_place(door: &Door, snapshot: &Snapshot, entry: &mut Entry, client: &Auth
     let group = cluster.group(&login, &database.pool);
     let settings = settings(client, &tenant).map_err(|error| {
         let limit = Limit::GuardedSetting;
-        tenant.refused(limit);
-        let (tenant, user, database) = (&*tenant.name, &*client.user.name, &*client.database_name);
-        let who = Who { tenant, user, database, error: &error.message };
-        door.shared.metrics.audit.limited(limit.name(), who);
+        tenant.limited(&door.shared.metrics.audit, limit, [&client.user.name, &client.database_name], &error.message);
         Refusal { error: error.into(), reason: limit.name() }
     })?;
     Ok(Place { user: user_place, tenant, permit, group, login, settings, database })

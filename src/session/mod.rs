@@ -592,25 +592,28 @@ impl Session {
 
     /// Something was refused or cut off by this limit of its tenant.
     fn limited(&self, limit: Limit) {
-        self.tenant.refused(limit);
-        self.audit(limit.name(), "");
+        self.refused(limit, "");
     }
 
     /// The same of a setting that is held for the tenant.
     fn guarded(&self, error: PgError) -> PgError {
-        self.tenant.refused(Limit::GuardedSetting);
-        self.audit(Limit::GuardedSetting.name(), &error.message);
+        self.refused(Limit::GuardedSetting, &error.message);
         error
     }
 
-    fn audit(&self, limit: &'static str, error: &str) {
-        let who = Who { tenant: &self.tenant.name, user: &self.slot.user, database: &self.slot.database, error };
-        self.shared.metrics.audit.limited(limit, who);
+    fn refused(&self, limit: Limit, error: &str) {
+        self.tenant.limited(&self.shared.metrics.audit, limit, [&self.slot.user, &self.slot.database], error);
+    }
+
+    /// A line for what has met a limit without being refused by it.
+    fn audit(&self, event: &'static str) {
+        let [tenant, user, database] = [&self.tenant.name, &self.slot.user, &self.slot.database];
+        self.shared.metrics.audit.limited(event, Who { tenant, user, database, error: "" });
     }
 
     fn tenant_timed_out(&self) {
         self.tenant.timed_out();
-        self.audit("timeout", "");
+        self.audit("timeout");
     }
 
     fn ceiling_error(&self, over: CutOff) -> PgError {

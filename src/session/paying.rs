@@ -143,7 +143,7 @@ impl Session {
 
     fn delayed(&self) {
         self.tenant.delayed();
-        self.audit("rate_limit_delay", "");
+        self.audit("rate_limit_delay");
     }
 
     fn rated(&self, error: PgError) -> PgError {

@@ -9,7 +9,7 @@ use tokio::io::{AsyncWriteExt, copy};
 
 use super::{Arrival, Ceilings, Registered, Shared, Signal, greet, refusal, relay};
 use crate::cluster::{Group, Place};
-use crate::metrics::{Limit, Who};
+use crate::metrics::Limit;
 use crate::net::stream::Stream;
 use crate::pool::{CancelTarget, Purpose};
 use crate::server::Login;
@@ -45,7 +45,7 @@ pub async fn serve(
     let (pin, pass) = match allowed {
         Ok(permit) => permit,
         Err((limit, error)) => {
-            is_limited(&shared, tenant, [&arrival.user, &arrival.database], limit);
+            tenant.limited(&shared.metrics.audit, limit, [&arrival.user, &arrival.database], "");
             error.encode(&mut out);
             relay::farewell(&mut stream, out).await;
             return Err(error);
@@ -96,7 +96,7 @@ pub async fn serve(
         // For the log: in the middle of a message nothing can be said.
         () = slot.is_told(ENDING) => Err(refusal::shutting_down()),
         error = is_wanted_no_more(tenant.clone(), pass, &mode) => {
-            is_limited(&shared, tenant, [&slot.user, &slot.database], Limit::Replication);
+            tenant.limited(&shared.metrics.audit, Limit::Replication, [&slot.user, &slot.database], "");
             // What it runs would not end with the connection.
             shared.registry.cancel(slot.pid(), slot.key()).await;
             Err(error)
@@ -115,11 +115,6 @@ async fn is_wanted_no_more(mut tenant: Tenant, mut pass: Pass, mode: &str) -> Pg
             return error;
         }
     }
-}
-
-fn is_limited(shared: &Shared, tenant: &Tenant, [user, database]: [&str; 2], limit: Limit) {
-    tenant.refused(limit);
-    shared.metrics.audit.limited(limit.name(), Who { tenant: &tenant.name, user, database, error: "" });
 }
 
 /// Carries bytes until one of them leaves. A walsender may not notice that its client has: it is not waited for.

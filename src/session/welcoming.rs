@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::{Arrival, Shared, Signal, Slot, refusal};
 use crate::cluster::{Greeting, GreetingError, Group, Place};
 use crate::config::PoolMode;
-use crate::metrics::{Limit, Who};
+use crate::metrics::Limit;
 use crate::pool::{AcquireError, Lease, Settings};
 use crate::tenant::Tenant;
 use crate::wire::error::PgError;
@@ -39,9 +39,7 @@ pub(super) async fn welcome(
     slot.rests();
     outcome.map_err(|error| {
         if let Some(limit) = limit(&error, tenant) {
-            tenant.refused(limit);
-            let who = Who { tenant: &tenant.name, user: &arrival.user, database: &arrival.database, error: "" };
-            shared.metrics.audit.limited(limit.name(), who);
+            tenant.limited(&shared.metrics.audit, limit, [&arrival.user, &arrival.database], "");
         }
         not_greeted(error, group)
     })

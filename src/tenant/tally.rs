@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::Tenant;
-use crate::metrics::{Limit, Tally};
+use crate::metrics::{Audit, Limit, Tally, Who};
 
 /// How often its clients have come up against its limits.
 #[derive(Debug, Default)]
@@ -29,6 +29,13 @@ impl Tenant {
     /// Something was refused or cut off by this limit.
     pub fn refused(&self, limit: Limit) {
         self.counters.met.refusals[limit as usize].fetch_add(1, Relaxed);
+    }
+
+    /// The same with a line for the audit. `of`: the user and the database; `error`: as in [`Who`].
+    pub fn limited(&self, audit: &Audit, limit: Limit, of: [&str; 2], error: &str) {
+        self.refused(limit);
+        let [user, database] = of;
+        audit.limited(limit.name(), Who { tenant: &self.name, user, database, error });
     }
 
     /// All of it since pgweir was started.

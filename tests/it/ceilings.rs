@@ -588,11 +588,16 @@ async fn a_slow_upload_is_not_a_slow_statement() {
     const CEILING: &str = "[tiers.standard]\nstatement_timeout = \"300ms\"\n[pool]\nsize = 2\n";
     let stage = Stage::set(SCHEMA).await;
     let proxy = Proxy::start(&stage.config(CEILING).await).await;
+    uploads_slowly(&stage, &proxy, Duration::from_millis(100)).await;
+}
+
+/// A message of eight parts with a pause behind each is answered.
+async fn uploads_slowly(stage: &Stage, proxy: &Proxy, pause: Duration) {
     let mut client = RawClient::welcome(&stage.endpoint(proxy.port)).await;
     let message = say::query(&format!("SELECT length('{}')", "x".repeat(1 << 20)));
     for part in message.chunks(message.len() / 8 + 1) {
         client.send(part).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(pause).await;
     }
     let (frames, end) = client.until_ready(1).await;
     assert!(end.is_none() && code(&frames).is_none(), "{frames:?}");
@@ -654,14 +659,7 @@ async fn a_message_that_comes_in_drops_is_a_wait_in_its_transaction() {
         assert_eq!(error.sqlstate().as_deref(), Some("25P03"), "{name}: {error:?}");
     }
     // Outside of a transaction nobody waits for it.
-    let mut client = RawClient::welcome(&stage.endpoint(proxy.port)).await;
-    let message = say::query(&format!("SELECT length('{}')", "x".repeat(1 << 20)));
-    for part in message.chunks(message.len() / 8 + 1) {
-        client.send(part).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(300)).await;
-    }
-    let (frames, end) = client.until_ready(1).await;
-    assert!(end.is_none() && code(&frames).is_none(), "{frames:?}");
+    uploads_slowly(&stage, &proxy, Duration::from_millis(300)).await;
 }
 
 #[tokio::test]
