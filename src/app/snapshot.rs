@@ -9,15 +9,15 @@ use crate::auth::{AccountError, ScramKeys};
 use crate::client::{HandshakeContext, Lasting};
 use crate::cluster::{Cluster, Place};
 use crate::config::{
-    ANY_DATABASE, ClusterConfig, Config, Consistency, DEFAULT_TENANT, DatabaseConfig, HostConfig, PoolSettings, Roles,
-    UserAuth, UserConfig,
+    ANY_DATABASE, ClusterConfig, Config, Consistency, DatabaseConfig, HostConfig, PoolSettings, Roles, UserAuth,
+    UserConfig,
 };
 use crate::metrics::Metrics;
 use crate::net::tls::{Acceptor, TlsError};
 use crate::pool::{Budgets, PoolKey};
 use crate::server::Login;
 use crate::tenant::{Tenant, Tenants, Traits};
-use crate::wire::error::PgError;
+use crate::wire::error::{PgError, Severity};
 
 /// A configuration with what was made of it. Replaced as a whole by a reload; who holds one goes on
 /// with it to the end of its handshake.
@@ -133,9 +133,16 @@ impl Snapshot {
         self.tenants.identify(traits)
     }
 
-    /// The tenants are asked for and not known yet: this one, that of everybody else, may be another.
-    pub fn awaits(&self, tenant: &Tenant) -> bool {
-        *tenant.name == *DEFAULT_TENANT && self.awaits_tenants()
+    /// The tenant that a session names which may name any, as [`Tenants::find`].
+    ///
+    /// Errors: 57P03 as for [`Self::identify`].
+    pub fn find(&self, name: &str) -> Result<Option<Tenant>, PgError> {
+        let found = self.tenants.find(name);
+        let is_sure = found.as_ref().is_some_and(|tenant| *tenant.name == *name);
+        if self.awaits_tenants() && !is_sure {
+            return Err(PgError { severity: Severity::Error, ..tenants_not_known() });
+        }
+        Ok(found)
     }
 
     fn awaits_tenants(&self) -> bool {

@@ -54,10 +54,7 @@ impl Door {
     /// Finds tenants for a session that may name one.
     fn find_tenant(&self) -> FindTenant {
         let snapshots = self.snapshots.clone();
-        Arc::new(move |name| {
-            let snapshot = snapshots.borrow();
-            snapshot.tenants.find(name).filter(|tenant| !snapshot.awaits(tenant) || *tenant.name == *name)
-        })
+        Arc::new(move |name| snapshots.borrow().find(name))
     }
 
     /// Returns once no more clients are wanted.

@@ -27,8 +27,8 @@ pub const TENANT: &str = "pgweir.tenant";
 const COMMENTED: &str = "tenant";
 
 /// Finds a tenant by its name, as the configuration of now has it: that of everybody else for a name that is nobody's,
-/// unless such are refused.
-pub type FindTenant = Arc<dyn Fn(&str) -> Option<Tenant> + Send + Sync>;
+/// unless such are refused. Errors: 57P03 while nobody knows yet.
+pub type FindTenant = Arc<dyn Fn(&str) -> Result<Option<Tenant>, PgError> + Send + Sync>;
 
 /// Of a session whose user may.
 pub struct Switching {
@@ -122,21 +122,24 @@ impl Switching {
     }
 
     /// The tenant of this name.
-    fn named(&self, name: &str) -> Option<Tenant> {
-        let known = [&self.home, &self.standing.tenant].into_iter().find(|known| *known.name == *name);
-        known.cloned().or_else(|| (self.find)(name))
+    fn named(&self, name: &str) -> Result<Tenant, PgError> {
+        match [&self.home, &self.standing.tenant].into_iter().find(|known| *known.name == *name) {
+            Some(known) => Ok(known.clone()),
+            None => (self.find)(name)?.ok_or_else(|| refusal::unknown_tenant(name)),
+        }
     }
 
     /// Is that the name of this tenant? A name that is nobody's is that of everybody else.
     fn names(&self, name: &str, tenant: &Tenant) -> bool {
-        *name == *tenant.name || self.named(name).is_some_and(|named| named.name == tenant.name)
+        *name == *tenant.name || self.named(name).is_ok_and(|named| named.name == tenant.name)
     }
 
     /// The tenant of this name, for a session that works for `now`.
     ///
-    /// Errors: 22023 where there is none, 0A000 where its sessions need another database or cluster.
+    /// Errors: 22023 where there is none, 57P03 while that is not known, 0A000 where its sessions need another database or
+    /// cluster.
     fn find(&self, name: &str, now: &Tenant) -> Result<Tenant, PgError> {
-        let tenant = self.named(name).ok_or_else(|| refusal::unknown_tenant(name))?;
+        let tenant = self.named(name)?;
         if tenant.limits.layout != self.layout {
             return Err(refusal::tenant_of_another_place(&tenant.name, &now.name));
         }

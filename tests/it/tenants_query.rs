@@ -65,7 +65,7 @@ async fn until_the_query_is_answered_nobody_is_taken_for_another() {
     let database = fresh_database("").await;
     let name = &database.name;
     for (unknown, beta) in [("refuse", "28000"), ("default", "let in")] {
-        let proxy = Proxy::start(&config(
+        let text = config(
             cluster,
             &format!(
                 "[tiers.standard]\n[tenancy]\nidentify = [\"option\", \"application_name\"]\nunknown = \"{unknown}\"\n\
@@ -74,8 +74,9 @@ async fn until_the_query_is_answered_nobody_is_taken_for_another() {
                  [[tenants]]\nname = \"matched\"\nmatch = {{ application_name = \"batch\" }}\n"
             ),
             &["postgres"],
-        ))
-        .await;
+        );
+        let may_set = "name = \"postgres\"\nmay_set_tenant = true\n";
+        let proxy = Proxy::start(&text.replace("name = \"postgres\"\n", may_set)).await;
         let url = proxy.url(cluster, "postgres", name);
         let of = |tenant: &str| format!("{url}?options=-c%20pgweir.tenant%3D{tenant}");
         // By its second name it is one that is known, and by its first one that may be soon.
@@ -87,8 +88,13 @@ async fn until_the_query_is_answered_nobody_is_taken_for_another() {
         }
         let refused = |reason: &str| proxy.metric(&format!("pgweir_client_refusals_total{{reason=\"{reason}\"}}"));
         assert_eq!((refused("not_ready"), refused("authorization")), (3.0, 0.0));
-        connect(&of("filed")).await;
+        let filed = connect(&of("filed")).await;
         connect(&format!("{url}?application_name=batch")).await;
+        for said in ["/*tenant='acme'*/ SELECT 1", "SET pgweir.tenant = 'acme'"] {
+            let error = filed.batch_execute(said).await.unwrap_err();
+            assert_eq!(sqlstate(&error), "57P03", "{unknown}: {said}: {error:?}");
+        }
+        assert_eq!(value(&filed, "/*tenant='matched'*/ SELECT 1").await, "1");
 
         database.sql("CREATE TABLE tenants AS SELECT 'acme' AS name").await;
         let outcome = async |tenant: &str| {
@@ -97,6 +103,7 @@ async fn until_the_query_is_answered_nobody_is_taken_for_another() {
         };
         eventually("acme is known", async || outcome("acme").await == "let in").await;
         assert_eq!(outcome("beta").await, beta);
+        assert_eq!(value(&filed, "/*tenant='acme'*/ SELECT 1").await, "1");
         database.sql("DROP TABLE tenants").await;
     }
 }
