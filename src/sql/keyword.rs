@@ -194,10 +194,11 @@ impl Keyword {
         )
     }
 
-    /// May a name after this keyword be a relation that is read, as a view is that is written to by what it shows?
+    /// May a name after this keyword be a relation? One that is written to runs code as one does that is read: the
+    /// condition of a view (`WITH CHECK OPTION`), casts to its columns' types, and what compares their values.
     pub fn precedes_relation(self) -> bool {
         use Keyword::*;
-        matches!(self, From | Join | Only | Table | Copy | Using | Update)
+        matches!(self, From | Join | Only | Table | Copy | Using | Into | Update)
     }
 
     /// Does this keyword stand for operators that it does not spell (`LIKE` for `~~`, `IN` for `=`)?

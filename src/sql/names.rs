@@ -429,18 +429,9 @@ impl<'a> Finder<'a> {
             return false;
         }
         match self.before(self.first_of_chain(at)) {
-            Some(before) => {
-                matches!(before.kind, Kind::Comma | Kind::LeftParen)
-                    || before.keyword.precedes_relation()
-                    || (before.keyword == Keyword::Into && self.reads_back())
-            }
+            Some(before) => matches!(before.kind, Kind::Comma | Kind::LeftParen) || before.keyword.precedes_relation(),
             None => false,
         }
-    }
-
-    /// May what is inserted into be read as well (`RETURNING`, `ON CONFLICT DO UPDATE`)?
-    fn reads_back(&self) -> bool {
-        self.tokens.iter().any(|token| matches!(token.keyword, Keyword::Returning | Keyword::Update | Keyword::Merge))
     }
 
     fn first_of_chain(&self, at: usize) -> usize {

@@ -252,7 +252,8 @@ async fn what_is_made_and_called_at_once_is_as_hidden() {
 #[tokio::test]
 async fn what_writes_run_unasked_lasts_no_longer_than_their_message() {
     let stage = Stage::set().await;
-    let proxy = stage.proxy("size = 2", false).await;
+    // Whoever inserts where a check hides something keeps a connection.
+    let proxy = stage.proxy("size = 4", false).await;
     let [acme, beta] = stage.both(&proxy).await;
     let setups = [
         // Before the database is known to have such code.
@@ -308,6 +309,55 @@ async fn what_writes_run_unasked_lasts_no_longer_than_their_message() {
     assert_eq!(value(&acme, SEEN).await, "acme acme");
     let other = connect(&stage.url(&proxy, "acme").await).await;
     assert_eq!(value(&other, SEEN).await, "acme acme");
+}
+
+/// Code that is no trigger, default, check or rule, and runs all the same where something is inserted.
+#[tokio::test]
+async fn what_an_insert_reaches_by_its_relation_is_hidden() {
+    let stage = Stage::set().await;
+    let user = &stage.user;
+    stage
+        .database
+        .sql(&format!(
+            "CREATE TABLE plain (a text); \
+             CREATE FUNCTION sets(text) RETURNS bool LANGUAGE plpgsql AS \
+             'BEGIN PERFORM set_config(''app.tenant'', $1, false); RETURN true; END'; \
+             CREATE VIEW checked AS SELECT a FROM plain WHERE sets(a) WITH CHECK OPTION; \
+             CREATE TYPE cited AS (a text); CREATE TABLE cites (c cited); \
+             CREATE FUNCTION cites(text) RETURNS cited LANGUAGE sql AS 'SELECT ROW($1)::cited FROM sets($1)'; \
+             CREATE CAST (text AS cited) WITH FUNCTION cites(text) AS ASSIGNMENT; \
+             CREATE FUNCTION compares(cited, cited) RETURNS int LANGUAGE plpgsql IMMUTABLE AS \
+             'BEGIN PERFORM sets($1.a); RETURN 0; END'; \
+             CREATE FUNCTION same(cited, cited) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT $1.a = $2.a'; \
+             CREATE OPERATOR === (LEFTARG = cited, RIGHTARG = cited, FUNCTION = same); \
+             CREATE OPERATOR CLASS cited_ops FOR TYPE cited USING btree AS \
+             OPERATOR 3 ===, FUNCTION 1 compares(cited, cited); \
+             CREATE TABLE ordered (c cited); CREATE INDEX ON ordered (c cited_ops); \
+             INSERT INTO ordered VALUES (ROW('beta')::cited); \
+             CREATE FUNCTION writes(text) RETURNS void LANGUAGE plpgsql AS 'BEGIN INSERT INTO checked VALUES ($1); END'; \
+             GRANT ALL ON ALL TABLES IN SCHEMA public TO {user}"
+        ))
+        .await;
+    for strict in [false, true] {
+        let proxy = stage.proxy("size = 1", strict).await;
+        for sql in [
+            "INSERT INTO checked VALUES ('beta')",
+            "INSERT INTO cites VALUES ('beta'::text)",
+            "INSERT INTO ordered VALUES (ROW('beta'))",
+            "SELECT writes('beta')",
+        ] {
+            let acme = connect(&stage.url(&proxy, "acme").await).await;
+            assert_eq!(value(&acme, "SELECT harmless()").await, "1");
+            match (strict, acme.batch_execute(sql).await) {
+                (true, outcome) => assert_eq!(sqlstate(&outcome.unwrap_err()), "42501", "{sql}"),
+                (false, outcome) => outcome.unwrap_or_else(|error| panic!("{sql}: {error:?}")),
+            }
+            assert_eq!(value(&acme, SEEN).await, "acme acme", "{sql}, {strict}");
+            drop(acme);
+            let next = connect(&stage.url(&proxy, "acme").await).await;
+            assert_eq!(value(&next, SEEN).await, "acme acme", "behind {sql}, {strict}");
+        }
+    }
 }
 
 /// An ordinary trigger that keeps something in a setting: the next client does not find it.
