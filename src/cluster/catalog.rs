@@ -91,6 +91,13 @@ impl CatalogKeeper {
         current.generation == self.generation() && current.catalog.is_loaded()
     }
 
+    /// Is [`Self::current`] this one? Takes no count on it either.
+    pub fn is_current(&self, catalog: &Arc<Catalog>) -> bool {
+        let current = self.current.load();
+        let now = if current.generation == self.generation() { &current.catalog } else { &self.unloaded };
+        Arc::ptr_eq(now, catalog)
+    }
+
     /// What was read last, though the schema has changed since.
     pub fn last(&self) -> Arc<Catalog> {
         self.current.load().catalog.clone()

@@ -264,7 +264,12 @@ impl Group {
         self.catalog.current()
     }
 
-    /// Is that one that was read?
+    /// Is that this one?
+    pub fn is_catalog(&self, catalog: &Arc<Catalog>) -> bool {
+        self.catalog.is_current(catalog)
+    }
+
+    /// Is it one that was read?
     pub fn catalog_is_read(&self) -> bool {
         self.catalog.is_read()
     }

@@ -23,7 +23,7 @@ impl Session {
 
     /// What decides, item by item.
     fn explain(&self, leased: &Leased, statement: &[u8]) -> [(&'static str, String); 6] {
-        let verdict = self.shared.classifier.classify(statement, &self.catalog, Some(self.state.search_path()));
+        let verdict = self.shared.classifier.classify_in(self.state.scope(), statement, &self.catalog);
         let mut batch = Batch::empty();
         batch.add(verdict);
         (batch.complete, batch.synced) = (true, true);

@@ -39,8 +39,8 @@ pub(super) struct Intake {
     open: bool,
     /// The batch that is being gathered.
     batch: Option<Batch>,
-    /// Verdicts on the admitted or gathered statements, in order.
-    verdicts: VecDeque<Verdict>,
+    /// Verdicts on the admitted or gathered statements, in order, with the number of the catalog by which they were judged.
+    verdicts: VecDeque<(u64, Verdict)>,
     /// After an error of ours: everything up to the next `Sync` is dropped.
     skipping: bool,
     /// Bytes at the front of the buffer that were counted for the tenant's rate limits.
@@ -173,11 +173,6 @@ impl Intake {
     pub(super) fn settled(&mut self) {
         self.open = false;
         self.ungather();
-    }
-
-    /// A statement that has been judged is not taken yet.
-    pub(super) fn judged(&mut self, verdict: Verdict) {
-        self.verdicts.push_front(verdict);
     }
 
     /// What has been gathered will be gathered and judged again.
@@ -335,10 +330,6 @@ impl Session {
     }
 
     fn gather_batch(&mut self) -> Result<Option<Step>, Malformed> {
-        // Judged by the catalog of now, not by that of this session's last batch.
-        if self.catalog.generation() != self.group.schema_generation() {
-            self.catalog = self.group.catalog();
-        }
         // Taken out while a request borrows from it.
         let inbound = std::mem::take(&mut self.inbound);
         let gathered = self.gather_from(&inbound);
@@ -403,7 +394,7 @@ impl Session {
             Request::Query(text) => {
                 let verdict = self.classify(text);
                 self.switching.iter_mut().for_each(|switching| switching.gathered(text, verdict));
-                self.intake.verdicts.push_back(verdict);
+                self.intake.verdicts.push_back((self.catalog.generation(), verdict));
                 batch.add(if is_long(text) { verdict.with(Verdict::opaque(verdict.reason).effects) } else { verdict });
                 batch.statements = self.counted(text);
                 batch.calls |= may_call(text, verdict);
@@ -423,7 +414,7 @@ impl Session {
             Request::Parse(parse) => {
                 let verdict = self.classify_parse(&parse);
                 self.switching.iter_mut().for_each(|switching| switching.gathered(parse.text, verdict));
-                self.intake.verdicts.push_back(verdict);
+                self.intake.verdicts.push_back((self.catalog.generation(), verdict));
                 batch.add(verdict);
                 batch.calls |= may_call(parse.text, verdict);
                 batch.refused |= self.was_refused(parse.text);
@@ -673,16 +664,36 @@ impl Session {
     }
 
     pub(super) fn parse_verdict(&mut self, parse: &Parse<'_>) -> Verdict {
-        match self.intake.verdicts.pop_front() {
+        match self.gathered_verdict() {
             Some(verdict) => verdict,
             None => self.classify_parse(parse),
         }
     }
 
     pub(super) fn next_verdict(&mut self, text: &[u8]) -> Verdict {
-        match self.intake.verdicts.pop_front() {
+        match self.gathered_verdict() {
             Some(verdict) => verdict,
             None => self.classify(text),
+        }
+    }
+
+    /// What the statement was judged to be before there was a server connection for it, unless the catalog is another by now
+    /// or what came before it in its batch moves its names.
+    fn gathered_verdict(&mut self) -> Option<Verdict> {
+        let (generation, verdict) = self.intake.verdicts.pop_front()?;
+        self.follow_catalog();
+        (generation == self.catalog.generation() && !self.state.names_have_moved()).then_some(verdict)
+    }
+
+    /// A statement that has been judged is not taken yet.
+    pub(super) fn judged(&mut self, verdict: Verdict) {
+        self.intake.verdicts.push_front((self.catalog.generation(), verdict));
+    }
+
+    /// What is judged from here on is judged by the catalog of now.
+    pub(super) fn follow_catalog(&mut self) {
+        if !self.group.is_catalog(&self.catalog) {
+            self.catalog = self.group.catalog();
         }
     }
 
@@ -699,13 +710,12 @@ impl Session {
     }
 
     /// The verdict on a statement that the client has prepared, under the catalog of now.
-    fn verdict_of(&mut self, name: &[u8]) -> Option<Verdict> {
+    pub(super) fn verdict_of(&mut self, name: &[u8]) -> Option<Verdict> {
         if name.is_empty() {
-            return match &self.unnamed {
-                Unnamed::Kept { verdict, .. } if self.intake.verdicts.is_empty() => Some(*verdict),
-                _ => None,
-            };
+            // One that is gathered with it comes in its place.
+            return if self.intake.verdicts.is_empty() { self.unnamed_verdict(false) } else { None };
         }
+        self.follow_catalog();
         let (generation, environment) = (self.catalog.generation(), self.state.environment());
         let named = self.names.get(name)?;
         if named.generation == generation && named.environment.is(environment) {
@@ -715,6 +725,19 @@ impl Session {
         let verdict = self.classify_parse(&Parse { name, text: statement.text(), identity: statement.identity() });
         let named = self.names.get_mut(name)?;
         (named.verdict, named.generation, named.environment) = (verdict, generation, environment);
+        Some(verdict)
+    }
+
+    /// The same of the unnamed one; `judged`: it was, a moment ago.
+    pub(super) fn unnamed_verdict(&mut self, judged: bool) -> Option<Verdict> {
+        let Unnamed::Kept { identity, verdict } = &mut self.unnamed else { return None };
+        if judged {
+            return Some(*verdict);
+        }
+        let identity = std::mem::take(identity);
+        let text = crate::wire::view::cstring(&identity).map_or(&[][..], |(text, _)| text);
+        let verdict = self.classify_parse(&Parse { name: b"", text, identity: &identity });
+        self.unnamed = Unnamed::Kept { identity, verdict };
         Some(verdict)
     }
 

@@ -79,7 +79,6 @@ impl Session {
         if self.group.is_closed() {
             self.follow_configuration();
         }
-        self.catalog = self.group.catalog();
         // Boxed, as few transactions move.
         let anew = if self.lease.is_some() { Box::pin(self.leave_opened(batch)).await? } else { None };
         let moved = anew.as_ref().and_then(|anew| anew.target);

@@ -393,7 +393,8 @@ impl Session {
             // What is sent in its place reads nothing.
             return Verdict::harmless();
         }
-        self.shared.classifier.classify(text, &self.catalog, Some(self.state.search_path()))
+        self.follow_catalog();
+        self.shared.classifier.classify_in(self.state.scope(), text, &self.catalog)
     }
 
     /// The lease stays with the session while nothing is going on.

@@ -25,7 +25,7 @@ impl Session {
         }
         let verdict = self.parse_verdict(&parse);
         if self.lays_out(leased, verdict, parse.text) {
-            self.intake.judged(verdict);
+            self.judged(verdict);
             return Sent::Not(Step::Stalled);
         }
         let kept = self.names.bytes() + parse.identity.len();
@@ -110,7 +110,8 @@ impl Session {
             Ok(None) => return Sent::Not(Step::Stalled),
             Err(error) => return self.poison(leased, error),
         };
-        if let Err(error) = self.note(leased, named.verdict, named.statement.text()) {
+        let verdict = self.verdict_of(head.statement).unwrap_or(named.verdict);
+        if let Err(error) = self.note(leased, verdict, named.statement.text()) {
             return self.poison(leased, error);
         }
         self.begin_statement(leased);
@@ -254,24 +255,32 @@ impl Session {
             }
             Unnamed::TooLong if leased.has_unnamed => Ok(()),
             Unnamed::TooLong => Err(refusal::unnamed_too_long()),
-            Unnamed::Kept { verdict, .. } => {
-                // First, because what that sends ahead may drop the statement.
-                // Whoever has become another tenant's since he has prepared it is held to that one's settings. And a
-                // savepoint is one of the transaction that it is in now. What a strict tenant calls may have become another since.
-                let read = self.switching.is_some() || verdict.tx == TxControl::Inside || self.tenant.limits.strict;
-                let text = if read { self.unnamed.text().to_vec() } else { Vec::new() };
-                self.note(leased, *verdict, &text)?;
-                if let Unnamed::Kept { identity, .. } = &self.unnamed
-                    && !leased.has_unnamed
-                {
-                    put_parse(leased, b"", identity);
-                    self.ledger.push(Awaits::Parse, Fate::Swallow, Some(Change::HasUnnamed));
-                    leased.has_unnamed = true;
-                    leased.unnamed_changed = leased.batch;
-                }
-                Ok(())
-            }
+            Unnamed::Kept { .. } => self.ready_kept(leased),
         }
+    }
+
+    fn ready_kept(&mut self, leased: &mut Leased) -> Result<(), PgError> {
+        // What came right before it was judged when it came.
+        let judged = leased.unnamed_changed == leased.batch && !self.state.names_have_moved();
+        let Some(verdict) = self.unnamed_verdict(judged) else { return Ok(()) };
+        // Whoever has become another tenant's since he has prepared it is held to that one's settings. And a
+        // savepoint is one of the transaction that it is in now. What it calls may have become another since.
+        let is_held = self.switching.is_some() || !self.tenant.limits.settings.is_empty();
+        let read = is_held || verdict.tx == TxControl::Inside || !self.group.catalog_is_read();
+        let kept = std::mem::take(&mut self.unnamed);
+        // First, because what that sends ahead may drop the statement.
+        let noted = self.note(leased, verdict, if read { kept.text() } else { b"" });
+        self.unnamed = kept;
+        noted?;
+        if let Unnamed::Kept { identity, .. } = &self.unnamed
+            && !leased.has_unnamed
+        {
+            put_parse(leased, b"", identity);
+            self.ledger.push(Awaits::Parse, Fate::Swallow, Some(Change::HasUnnamed));
+            leased.has_unnamed = true;
+            leased.unnamed_changed = leased.batch;
+        }
+        Ok(())
     }
 
     /// Gives the connection a statement, and takes from it what is over its limit. The name is closed

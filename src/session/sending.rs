@@ -151,7 +151,7 @@ impl Session {
     fn query(&mut self, leased: &mut Leased, text: &[u8]) -> Course {
         let verdict = self.next_verdict(text);
         if self.lays_out(leased, verdict, text) {
-            self.intake.judged(verdict);
+            self.judged(verdict);
             return Done(Sent::Not(Step::Stalled));
         }
         if let Err(error) = self.note_query(leased, verdict, text) {
@@ -188,7 +188,7 @@ impl Session {
     fn parse_unnamed(&mut self, leased: &mut Leased, parse: Parse<'_>) -> Course {
         let verdict = self.parse_verdict(&parse);
         if self.lays_out(leased, verdict, parse.text) {
-            self.intake.judged(verdict);
+            self.judged(verdict);
             return Done(Sent::Not(Step::Stalled));
         }
         if let Err(error) = self.note(leased, verdict, parse.text) {

@@ -11,7 +11,7 @@ use super::switching::TENANT;
 use crate::cluster::{Defaults, Greeting};
 use crate::config::{Consistency, Tier};
 use crate::pool::{Environment, Held, Holdings, Settings, literal};
-use crate::sql::{Class, Effects, SettingNames, TxControl, Verdict, mentions};
+use crate::sql::{Class, Effects, Scope, SettingNames, TxControl, Verdict, mentions};
 use crate::tenant::{clamp, parse_guc_milliseconds};
 use crate::wire::error::PgError;
 
@@ -51,6 +51,8 @@ pub(super) struct State {
     environment: u64,
     /// One of those may have been changed.
     environment_touched: bool,
+    /// Names may mean something else by now ([`SettingNames::move_names`]).
+    names_moved: bool,
     /// What has to be asked once all is answered.
     asks: Asks,
     /// Since the server was last known to be idle something was sent that opens or shapes a transaction.
@@ -130,6 +132,7 @@ impl State {
             environment: 0,
             said: Said::default(),
             environment_touched: false,
+            names_moved: false,
             asks: Asks::Nothing,
             in_transaction: false,
             sticky: false,
@@ -154,6 +157,16 @@ impl State {
     pub fn search_path(&self) -> &str {
         let own = if self.said.search_path { self.settings.get(SEARCH_PATH) } else { None };
         own.unwrap_or(&self.defaults.search_path)
+    }
+
+    /// Where unqualified names are looked up now.
+    pub fn scope(&self) -> Scope<'_> {
+        if self.names_moved { Scope::Any } else { Scope::Session(Some(self.search_path())) }
+    }
+
+    /// Until the transaction is over, nobody knows where they are.
+    pub fn names_have_moved(&self) -> bool {
+        self.names_moved
     }
 
     /// The encoding that the session has asked for.
@@ -210,6 +223,7 @@ impl State {
     /// Remembers whether a statement may have changed how others are parsed, or how long they may take, until that is known.
     pub fn note_environment(&mut self, names: &SettingNames, effects: Effects) {
         self.timeout_said |= names.all || self.timeouts().into_iter().any(|timeout| may_lower(timeout, names));
+        self.names_moved |= names.move_names(effects);
         let settings_only = !names.names.is_empty() && !names.unknown && !effects.contains(Effects::HIDDEN);
         self.environment_touched |= !settings_only || !names.names.iter().all(|name| is_for_execution(name));
     }
@@ -217,6 +231,7 @@ impl State {
     /// The transaction is over, and what the session has is known.
     pub fn settled(&mut self) {
         self.environment_touched = false;
+        self.names_moved = false;
         self.timeout_said = false;
         self.asks = Asks::Nothing;
         self.in_transaction = false;

@@ -29,7 +29,7 @@ impl Session {
             return Effects::NONE;
         }
         let last = self.group.last_catalog();
-        let effects = || self.shared.classifier.classify(text, &last, Some(self.state.search_path())).effects;
+        let effects = || self.shared.classifier.classify_in(self.state.scope(), text, &last).effects;
         match last.is_loaded().then(effects) {
             Some(effects) => Effects::STATE | effects,
             None if self.group.catalog_is_failing() => Effects::STATE | Effects::HIDDEN,

@@ -10,6 +10,7 @@ use super::lexer::{Hints, Kind, Lexer, Reading, Token};
 use super::name;
 use super::names::{self, ANYTHING, Found, Text};
 use super::recent::Key;
+use super::settings::setting_names;
 use super::statement::{Nature, Statement};
 use super::tokens::{Tokens, is_balanced};
 use super::{Class, Effects, Reason, TxControl, Verdict, fingerprint, veto};
@@ -49,11 +50,15 @@ impl Classifier {
     /// Where may `sql` run? `sql` is the text of a `Query` or `Parse` as the client sent it, in any encoding and
     /// not trusted. `search_path` is the session's setting as `SHOW` prints it, `None` for the default.
     pub fn classify(&self, sql: &[u8], catalog: &Catalog, search_path: Option<&str>) -> Verdict {
-        let scope = Scope::Session(search_path);
+        self.classify_in(Scope::Session(search_path), sql, catalog)
+    }
+
+    /// The same where names are looked up there.
+    pub fn classify_in(&self, scope: Scope<'_>, sql: &[u8], catalog: &Catalog) -> Verdict {
         if sql.len() > MAX_TEXT {
             return oversized(sql, catalog);
         }
-        let key = Key::new(self.seed, catalog.id(), search_path, sql);
+        let key = Key::new(self.seed, catalog.id(), scope, sql);
         if let Some(verdict) = key.recall() {
             return verdict;
         }
@@ -118,22 +123,24 @@ fn judge_readings(sql: &[u8], usual: &Tokens, catalog: &Catalog, scope: Scope<'_
 /// Judges every statement of a string; the worst counts.
 pub(super) fn judge(sql: &[u8], tokens: &Tokens, catalog: &Catalog, scope: Scope<'_>) -> Judgement {
     let mut whole = Whole::default();
-    for statement in tokens.split(|token| token.kind == Kind::Semicolon).filter(|tokens| !tokens.is_empty()) {
+    let mut scope = scope;
+    let statements = tokens.split(|token| token.kind == Kind::Semicolon).filter(|tokens| !tokens.is_empty());
+    let mut statements = statements.peekable();
+    while let Some(statement) = statements.next() {
         let mut form = Statement::of(sql, statement);
         if form.reason == Reason::Procedure && code::hides_nothing(sql, statement, catalog) {
             form.effects = form.effects.without(Effects::HIDDEN);
         }
-        let text = match form.nature {
-            Nature::Query => Text::Query,
-            Nature::Other => Text::Other,
-            Nature::Bare => {
-                whole.add(form, Found::default());
-                continue;
-            }
+        let mut found = match form.nature {
+            Nature::Query => names::find(sql, statement, Text::Query, catalog, scope),
+            Nature::Other => names::find(sql, statement, Text::Other, catalog, scope),
+            Nature::Bare => Found::default(),
         };
-        let mut found = names::find(sql, statement, text, catalog, scope);
         if form.nature == Nature::Query && !is_balanced(statement) {
             found.reason = found.reason.worse(Reason::Malformed);
+        }
+        if statements.peek().is_some() && moves_names(sql, statement, form.effects | found.effects) {
+            scope = Scope::Any;
         }
         whole.add(form, found);
     }
@@ -143,6 +150,14 @@ pub(super) fn judge(sql: &[u8], tokens: &Tokens, catalog: &Catalog, scope: Scope
         judgement.effects |= ANYTHING;
     }
     judgement
+}
+
+/// May the names in the statements behind this one mean something else than those in it?
+fn moves_names(sql: &[u8], statement: &[Token], effects: Effects) -> bool {
+    const MAY_SET: Effects = Effects::STATE.with(Effects::LOCAL_SETTING).with(Effects::HIDDEN);
+    let ([first, ..], [.., last]) = (statement, statement) else { return false };
+    let text = || &sql[first.start as usize..last.end as usize];
+    effects.intersects(MAY_SET) && setting_names(text()).move_names(effects)
 }
 
 /// The sum over statements.

@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
 use super::Verdict;
+use super::catalog::Scope;
 
 /// Places in each thread's memory, of 48 bytes each; every text has one of them, which it takes from whoever had it.
 const PLACES: usize = 2048;
@@ -20,8 +21,11 @@ pub struct Key(u128);
 
 impl Key {
     /// `seed` is secret, so that nobody can make two texts that pass for one.
-    pub fn new(seed: u64, catalog: u64, search_path: Option<&str>, sql: &[u8]) -> Self {
-        let around = search_path.map_or(seed, |path| xxh3_64_with_seed(path.as_bytes(), seed));
+    pub fn new(seed: u64, catalog: u64, scope: Scope<'_>, sql: &[u8]) -> Self {
+        let around = match scope {
+            Scope::Session(path) => path.map_or(seed, |path| xxh3_64_with_seed(path.as_bytes(), seed)),
+            Scope::Any => !seed,
+        };
         Self(xxh3_128_with_seed(sql, around ^ catalog))
     }
 
@@ -53,11 +57,12 @@ mod tests {
 
     #[test]
     fn a_text_is_recalled_for_its_own_catalog_and_path_alone() {
-        let key = |catalog, path| Key::new(1, catalog, path, b"SELECT 1");
+        let key = |catalog, path| Key::new(1, catalog, Scope::Session(path), b"SELECT 1");
         key(1, None).remember(Verdict::opaque(Reason::Write));
         assert_eq!(key(1, None).recall(), Some(Verdict::opaque(Reason::Write)));
         assert!(key(2, None).recall().is_none() && key(1, Some("a")).recall().is_none());
-        assert!(Key::new(2, 1, None, b"SELECT 1").recall().is_none());
-        assert!(Key::new(1, 1, None, b"SELECT 2").recall().is_none());
+        assert!(Key::new(2, 1, Scope::Session(None), b"SELECT 1").recall().is_none());
+        assert!(Key::new(1, 1, Scope::Any, b"SELECT 1").recall().is_none());
+        assert!(Key::new(1, 1, Scope::Session(None), b"SELECT 2").recall().is_none());
     }
 }

@@ -1,5 +1,6 @@
 //! Settings: which of them read the same on every server, and which a statement changes.
 
+use super::Effects;
 use super::keyword::Keyword;
 use super::lexer::{Kind, Reading, Token};
 use super::name;
@@ -25,6 +26,17 @@ pub struct SettingNames {
     pub all: bool,
     /// There is code, or something makes or changes a function: `DO`, `CREATE FUNCTION`, `ALTER ROUTINE`, `LOAD`.
     pub code: bool,
+}
+
+impl SettingNames {
+    /// May names mean something else behind what has these and `effects`: by another `search_path`, or as another role, whose
+    /// schema it may hold (`"$user"`)?
+    pub fn move_names(&self, effects: Effects) -> bool {
+        const MOVE: [&str; 3] = ["search_path", "role", "session_authorization"];
+        let unseen =
+            self.all || self.unknown || self.code || effects.intersects(Effects::HIDDEN.with(Effects::STATEMENTS));
+        unseen || self.names.iter().any(|name| MOVE.contains(&name.as_str()))
+    }
 }
 
 /// Finds the names of the settings that `sql` mentions in order to change them, `SET LOCAL` included. Not for

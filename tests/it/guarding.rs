@@ -6,7 +6,9 @@ use tokio_postgres::Client;
 
 use crate::support::primary_only::{config, sqlstate, value};
 use crate::support::proxy::Proxy;
-use crate::support::{TestDatabase, connect, eventually, fresh_database, shared_cluster, unique};
+use crate::support::raw::RawClient;
+use crate::support::stage::Stage as RawStage;
+use crate::support::{TestDatabase, connect, eventually, fresh_database, say, shared_cluster, unique};
 
 /// One table of all tenants' rows, whose policy reads a setting, and a user whom it binds.
 pub struct Stage {
@@ -309,6 +311,130 @@ async fn what_writes_run_unasked_lasts_no_longer_than_their_message() {
     assert_eq!(value(&acme, SEEN).await, "acme acme");
     let other = connect(&stage.url(&proxy, "acme").await).await;
     assert_eq!(value(&other, SEEN).await, "acme acme");
+}
+
+/// Behind a change of `search_path`, which nobody has settled, a name may be that of another schema's function.
+#[tokio::test]
+async fn what_a_search_path_of_the_same_transaction_brings_into_sight_is_hidden() {
+    let stage = RawStage::set(
+        "CREATE SCHEMA play; GRANT USAGE ON SCHEMA play TO PUBLIC; CREATE TABLE one AS SELECT 1 AS x; \
+         GRANT SELECT ON one TO PUBLIC; \
+         CREATE FUNCTION play.h() RETURNS boolean LANGUAGE plpgsql AS $$BEGIN \
+         EXECUTE 'SELECT set_' || 'config(''app.tenant'', ''beta'', false), set_' || 'config(''app.x'', ''left'', false)'; \
+         RETURN true; END$$; \
+         CREATE VIEW play.v AS SELECT play.h(); GRANT SELECT ON play.v TO PUBLIC",
+    )
+    .await;
+    let seen = "SELECT concat_ws(' ', current_setting('app.tenant'), current_setting('app.x', true))";
+    let set = "SET search_path = play, public";
+    let extended = |statements: &[&str]| {
+        let run = |sql: &&str| say::run(sql, &[]);
+        [statements.iter().flat_map(run).collect(), say::sync()].concat()
+    };
+    for strict in [false, true] {
+        let more = format!(
+            "[tiers.standard]\n[[tenants]]\nname = \"acme\"\nmatch = {{ user = \"{}\" }}\nstrict = {strict}\n\
+             settings = {{ \"app.tenant\" = \"acme\" }}\n[pool]\nsize = 1\n",
+            stage.user
+        );
+        let proxy = Proxy::start(&stage.config(&more).await).await;
+        let endpoint = stage.endpoint(proxy.port);
+        let call = "SELECT h()";
+        for messages in [
+            vec![say::query("BEGIN"), say::query("SET LOCAL search_path = play"), say::query(call)],
+            vec![say::query("BEGIN"), say::query("SET LOCAL SCHEMA 'play'"), say::query("TABLE v")],
+            vec![say::query(&format!("{set}; {call}"))],
+            vec![say::query(&format!("SELECT set_config('search_path', 'play,public', false); {call}"))],
+            vec![extended(&[set, call])],
+            vec![say::query("BEGIN"), extended(&[set]), extended(&[call])],
+            vec![[say::parse("s", call), say::sync()].concat()],
+            vec![
+                say::query("BEGIN"),
+                say::query(set),
+                [say::parse("s", call), say::sync()].concat(),
+                say::again("s", &[]),
+            ],
+        ] {
+            let mut client = RawClient::welcome(&endpoint).await;
+            client.query("SELECT count(*) FROM one").await;
+            let mut codes = Vec::new();
+            for message in &messages {
+                client.send(message).await.unwrap();
+                let (frames, _) = client.until_ready(1).await;
+                codes.extend(frames.iter().find_map(|frame| frame.sqlstate()));
+            }
+            let shown = messages.iter().map(|message| String::from_utf8_lossy(message)).collect::<String>();
+            match codes.first().map(String::as_str) {
+                // There is none where nothing has moved.
+                Some("42883") => assert_eq!(messages.len(), 1, "{shown}"),
+                code => assert_eq!(code, strict.then_some("42501"), "{shown}"),
+            }
+            client.query("COMMIT").await;
+            client.leave().await;
+            for _ in 0..2 {
+                let mut next = RawClient::welcome(&endpoint).await;
+                assert_eq!(next.rows(seen).await, ["acme"], "behind {shown}");
+                next.leave().await;
+            }
+        }
+    }
+}
+
+/// Within a transaction nothing is judged by the catalog of its beginning, nor what was prepared by that of its `Parse`.
+#[tokio::test]
+async fn what_has_become_other_code_since_is_judged_anew() {
+    const HARMLESS: &str = "CREATE OR REPLACE FUNCTION changes() RETURNS text LANGUAGE sql AS 'SELECT ''x''::text'";
+    const HIDES: &str = "CREATE OR REPLACE FUNCTION changes() RETURNS text LANGUAGE sql AS \
+                         'SELECT set_config(''app.tenant'', ''beta'', false)'";
+    // In a transaction the server looks for a new definition when it opens a table.
+    let stage = RawStage::set("CREATE TABLE one AS SELECT 1 AS x; GRANT SELECT ON one TO PUBLIC").await;
+    for strict in [false, true] {
+        let more = format!(
+            "[tiers.standard]\n[[tenants]]\nname = \"acme\"\nmatch = {{ user = \"{}\" }}\nstrict = {strict}\n\
+             settings = {{ \"app.tenant\" = \"acme\" }}\n[pool]\nsize = 8\n",
+            stage.user
+        );
+        stage.database.sql(HARMLESS).await;
+        let proxy = Proxy::start(&stage.config(&more).await).await;
+        let endpoint = stage.endpoint(proxy.port);
+        let mut other = RawClient::welcome(&endpoint).await;
+        let mut is_read = async || {
+            let rows = other.rows("EXPLAIN ROUTE SELECT changes()").await;
+            rows.iter().any(|row| row.starts_with("class|read"))
+        };
+        eventually("the catalog is read", &mut is_read).await;
+        let prepared = [say::parse("s", "SELECT changes() FROM one"), say::sync()].concat();
+        let unnamed = [say::parse("", "SELECT changes() FROM one"), say::sync()].concat();
+        let mut waiting = Vec::new();
+        for (what, before, then) in [
+            ("simple", say::query("SELECT changes() FROM one"), say::query("SELECT changes() FROM one")),
+            ("named", prepared, say::again("s", &[])),
+            ("unnamed", unnamed, say::again("", &[])),
+        ] {
+            let mut client = RawClient::welcome(&endpoint).await;
+            for messages in [say::query("BEGIN; SELECT 1"), before] {
+                client.send(&messages).await.unwrap();
+                let (frames, _) = client.until_ready(1).await;
+                assert!(frames.iter().all(|frame| frame.sqlstate().is_none()), "{what}: {frames:?}");
+            }
+            waiting.push((what, client, then));
+        }
+        stage.database.sql(HIDES).await;
+        eventually("the catalog is read again", async || !is_read().await).await;
+        for (what, mut client, then) in waiting {
+            client.send(&then).await.unwrap();
+            let (frames, _) = client.until_ready(1).await;
+            let code = frames.iter().find_map(|frame| frame.sqlstate());
+            assert_eq!(code.as_deref(), strict.then_some("42501"), "{what}: {frames:?}");
+            client.query("COMMIT").await;
+            assert_eq!(client.rows("SHOW app.tenant").await, ["acme"], "{what}, {strict}");
+            client.leave().await;
+            for _ in 0..8 {
+                let mut next = RawClient::welcome(&endpoint).await;
+                assert_eq!(next.rows("SHOW app.tenant").await, ["acme"], "behind {what}, {strict}");
+            }
+        }
+    }
 }
 
 /// Code that is no trigger, default, check or rule, and runs all the same where something is inserted.
