@@ -20,18 +20,21 @@ impl Session {
             return Effects::STATE;
         }
         let is_held = !self.tenant.limits.settings.is_empty();
-        // Whoever has settings that are held may reach code by an operator or a cast as well.
-        let reaches = || is_held && intake::may_reach(text, verdict, &self.catalog);
+        let reaches = || intake::may_reach(text, verdict, &self.catalog);
         let names = || intake::may_call(text, verdict) || (verdict.reason != Reason::Ddl && reaches());
-        let unread = || reaches() && !self.group.last_catalog().is_loaded();
-        let matters = (names() && self.may_be_new(is_held)) || unread();
+        let unread = || is_held && reaches() && !self.group.last_catalog().is_loaded();
+        let matters = (self.may_be_new(is_held) && names()) || unread();
         if !matters {
             return Effects::NONE;
         }
         let last = self.group.last_catalog();
         let effects = || self.shared.classifier.classify_in(self.state.scope(), text, &last).effects;
+        // By an operator or a cast whoever has no settings that are held reaches what was there before, or what is his own.
+        let is_asked = is_held || self.awaits_catalog.is_some() || intake::may_call(text, verdict);
         match last.is_loaded().then(effects) {
+            Some(Effects::NONE) if !is_asked => Effects::NONE,
             Some(effects) => Effects::STATE | effects,
+            None if !is_asked => Effects::NONE,
             None if self.group.catalog_is_failing() => Effects::STATE | Effects::HIDDEN,
             None => Effects::STATE,
         }
@@ -54,8 +57,8 @@ impl Session {
         self.makes_code |= makes && state::makes_code(text, temporary);
         let new = leased.schema == Schema::Changed || makes || !catalog.is_loaded();
         let changes = match verdict.reason {
-            // While it is read again: as it was before.
-            Reason::Ddl if !catalog.is_loaded() => self.group.last_catalog().ddl_changes_state(),
+            // While it is read again: as it was before, and as the session has made it.
+            Reason::Ddl if !catalog.is_loaded() => self.group.last_catalog().ddl_changes_state() || self.makes_code,
             Reason::Ddl => catalog.ddl_changes_state(),
             _ => catalog.writes_change_state() || self.makes_code || new,
         };

@@ -133,6 +133,69 @@ async fn settings_made_inside_functions_are_not_lost_and_not_shared() {
     }
 }
 
+/// The same of a change of the schema that runs what the one before it has made.
+#[tokio::test]
+async fn settings_made_by_a_new_event_trigger_are_not_shared() {
+    let database = fresh_database(
+        "CREATE FUNCTION sets() RETURNS event_trigger LANGUAGE plpgsql AS \
+         'BEGIN PERFORM set_config(''work_mem'', ''7MB'', false); END'",
+    )
+    .await;
+    let proxy = proxy("[pool]\nsize = 1\n").await;
+    let url = url(&proxy, &database).await;
+    let next = connect(&url).await;
+    for round in 0..3 {
+        let maker = connect(&url).await;
+        let made = format!("CREATE EVENT TRIGGER e{round} ON ddl_command_end EXECUTE FUNCTION sets()");
+        maker.batch_execute(&made).await.unwrap();
+        maker.batch_execute(&format!("CREATE TABLE t{round} ()")).await.unwrap();
+        assert_eq!(value(&maker, "SHOW work_mem").await, "7MB");
+        drop(maker);
+        assert_eq!(value(&next, "SHOW work_mem").await, "4MB", "{round}");
+    }
+}
+
+/// Right behind a change of the schema, what reaches code without a call: by a view that is known, or by what the session
+/// has made itself.
+#[tokio::test]
+async fn settings_made_without_a_call_are_not_shared_while_the_catalog_is_read() {
+    let database = fresh_database(
+        "CREATE FUNCTION sets(text) RETURNS text LANGUAGE plpgsql AS \
+         'BEGIN PERFORM set_config(''work_mem'', ''7MB'', false); RETURN $1; END'; CREATE VIEW existing AS SELECT sets('x')",
+    )
+    .await;
+    let proxy = proxy("[pool]\nsize = 1\n").await;
+    let url = url(&proxy, &database).await;
+    let (maker, next) = (connect(&url).await, connect(&url).await);
+    assert_eq!(value(&maker, "SELECT sets('x')").await, "x");
+    drop(maker);
+    for round in 0..3 {
+        let operator = "%".repeat(round + 3);
+        let made = format!("CREATE OPERATOR {operator} (RIGHTARG = text, FUNCTION = sets)");
+        for (change, sql, by_itself) in [
+            (format!("CREATE TABLE t{round} ()"), "TABLE existing".to_owned(), false),
+            (made, format!("SELECT {operator} text 'x'"), true),
+            (
+                format!(
+                    "CREATE FUNCTION f{round}() RETURNS text LANGUAGE sql AS 'SELECT sets(''x'')'; CREATE VIEW v{round} AS SELECT f{round}()"
+                ),
+                format!("TABLE v{round}"),
+                true,
+            ),
+        ] {
+            let (maker, user) = (connect(&url).await, connect(&url).await);
+            maker.batch_execute(&change).await.unwrap();
+            let by = if by_itself { &maker } else { &user };
+            by.batch_execute(&sql).await.unwrap();
+            if by_itself {
+                assert_eq!(value(by, "SHOW work_mem").await, "7MB", "{change}");
+            }
+            drop((maker, user));
+            assert_eq!(value(&next, "SHOW work_mem").await, "4MB", "behind {change}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_one_connection_holds_keeps_the_client_there_until_it_is_gone() {
     let database = fresh_database("CREATE TABLE t AS SELECT generate_series(1, 5) AS x").await;
