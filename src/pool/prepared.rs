@@ -209,6 +209,13 @@ impl Prepared {
         self.bytes += statement.cost();
     }
 
+    /// It is too old for everybody, and still there.
+    pub fn retire(&mut self, id: u64) {
+        if let Some(kept) = self.kept.peek_mut(&id) {
+            kept.generation = 0;
+        }
+    }
+
     pub fn remove(&mut self, id: u64) {
         if let Some(kept) = self.kept.pop(&id) {
             self.bytes -= kept.cost;
@@ -316,6 +323,9 @@ mod tests {
         assert_eq!(generations(&mut prepared), [Some(4), Some(5)]);
         prepared.outdate(4);
         assert_eq!(generations(&mut prepared), [Some(4), None]);
+        prepared.retire(before);
+        assert_eq!(generations(&mut prepared), [None, None]);
+        assert_eq!(prepared.take_shared().len(), 2);
     }
 
     #[test]

@@ -200,7 +200,7 @@ impl Session {
             }
             Some(false) if leased.may_move() => {
                 // A replica that is behind the schema, or a connection that is.
-                leased.lease.prepared.remove(named.statement.id());
+                leased.lease.prepared.retire(named.statement.id());
                 leased.again = Some(Again::OnPrimary);
                 self.ledger.mute();
             }

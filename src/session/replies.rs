@@ -479,7 +479,7 @@ impl Session {
 
     /// Nobody runs the statement again as it was parsed before a change of the schema.
     fn forget_stale(&mut self, leased: &mut Leased, used: &Used) {
-        leased.lease.prepared.remove(used.id);
+        leased.lease.prepared.retire(used.id);
         self.group.schema_changed();
     }
 

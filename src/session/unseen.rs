@@ -32,7 +32,7 @@ impl Session {
         // By an operator or a cast whoever has no settings that are held reaches what was there before, or what is his own.
         let is_asked = is_held || self.awaits_catalog.is_some() || intake::may_call(text, verdict);
         match last.is_loaded().then(effects) {
-            Some(Effects::NONE) if !is_asked => Effects::NONE,
+            Some(effects) if !is_asked && !effects.contains(Effects::STATE) => Effects::NONE,
             Some(effects) => Effects::STATE | effects,
             None if !is_asked => Effects::NONE,
             None if self.group.catalog_is_failing() => Effects::STATE | Effects::HIDDEN,
