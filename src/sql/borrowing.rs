@@ -89,7 +89,7 @@ mod tests {
             columns.map(|column| Some(column.to_owned())).to_vec()
         };
         let results = CATALOG_QUERIES.iter().map(|(query, _)| match *query {
-            "context" => lines(&["150000|public|f|f|f"]),
+            "context" => lines(&["150000|public||f|f|f"]),
             "schemas" => lines(SCHEMAS),
             "functions" => functions.iter().map(function).collect(),
             "relations" => {

@@ -313,6 +313,40 @@ async fn what_writes_run_unasked_lasts_no_longer_than_their_message() {
     assert_eq!(value(&other, SEEN).await, "acme acme");
 }
 
+/// Nor is it known which of them a server connection has begun with.
+#[tokio::test]
+async fn what_a_default_search_path_brings_into_sight_is_hidden() {
+    let stage = RawStage::set(
+        "CREATE SCHEMA play; GRANT USAGE ON SCHEMA play TO PUBLIC; \
+         CREATE FUNCTION play.h() RETURNS text LANGUAGE sql AS 'SELECT set_config(''app.tenant'', ''beta'', false)'",
+    )
+    .await;
+    for strict in [false, true] {
+        let more = format!(
+            "[tiers.standard]\n[[tenants]]\nname = \"acme\"\nmatch = {{ user = \"{}\" }}\nstrict = {strict}\n\
+             settings = {{ \"app.tenant\" = \"acme\" }}\n[pool]\nsize = 1\n",
+            stage.user
+        );
+        let proxy = Proxy::start(&stage.config(&more).await).await;
+        let endpoint = stage.endpoint(proxy.port);
+        let mut client = RawClient::welcome(&endpoint).await;
+        client.query(&format!("ALTER ROLE {} SET search_path = play", stage.user)).await;
+        // The next one begins with that.
+        client.send(&say::query("SELECT pg_terminate_backend(pg_backend_pid())")).await.unwrap();
+        client.reader.rest().await;
+        for _ in 0..3 {
+            let mut client = RawClient::welcome(&endpoint).await;
+            let code = client.query("SELECT h()").await.iter().find_map(|frame| frame.sqlstate());
+            assert_eq!(code.as_deref(), strict.then_some("42501"));
+            client.leave().await;
+            let mut next = RawClient::welcome(&endpoint).await;
+            assert_eq!(next.rows("SHOW app.tenant").await, ["acme"], "{strict}");
+            next.leave().await;
+        }
+        stage.database.sql(&format!("ALTER ROLE {} RESET search_path", stage.user)).await;
+    }
+}
+
 /// Behind a change of `search_path`, which nobody has settled, a name may be that of another schema's function.
 #[tokio::test]
 async fn what_a_search_path_of_the_same_transaction_brings_into_sight_is_hidden() {

@@ -53,6 +53,7 @@ fn reaching(rows: &CatalogRows, lent: HashMap<u32, Lent>) -> (Catalog, Known) {
     for schema in &rows.schemas {
         base.schema(schema.name.as_bytes(), schema.role);
     }
+    base.searches_by_default(&rows.default_paths);
     let functions = lent.into_iter().map(|(oid, lent)| (oid, Found { lent, ..Found::default() })).collect();
     let known = Known { functions, ..Known::default() };
     let (_, known) = settle(base.clone(), rows, known, |found| !found.lent.is_nothing());
@@ -83,6 +84,7 @@ fn base(generation: u64, rows: &CatalogRows) -> Catalog {
     for schema in &rows.schemas {
         catalog.schema(schema.name.as_bytes(), schema.role);
     }
+    catalog.searches_by_default(&rows.default_paths);
     builtins::add(&mut catalog);
     builtins::add_rows(&mut catalog, &rows.builtins);
     let returns_row = |oid: u32| rows.functions.iter().any(|function| function.oid == oid && function.returns_row);

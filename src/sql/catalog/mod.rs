@@ -146,6 +146,8 @@ struct Schema {
     name: Box<[u8]>,
     /// A role has the same name, so `"$user"` may mean it.
     role: bool,
+    /// Some role's sessions have it in their path by default. When a server connection began, nobody knows.
+    by_default: bool,
 }
 
 /// Where an unqualified name is looked up.
@@ -206,7 +208,7 @@ impl Catalog {
             names: NameTable::default(),
             operators: NameTable::default(),
             implied_operators: Vec::new(),
-            schemas: vec![Schema { name: b"pg_catalog".as_slice().into(), role: false }],
+            schemas: vec![Schema { name: b"pg_catalog".as_slice().into(), role: false, by_default: false }],
             composite_columns: false,
             implicit_casts: false,
             beyond_ascii: false,
@@ -319,7 +321,10 @@ impl Catalog {
     }
 
     fn on_path(&self, schema: SchemaId, path: Option<&str>) -> bool {
-        let Schema { name, role } = &self.schemas[schema as usize];
+        let Schema { name, role, by_default } = &self.schemas[schema as usize];
+        if *by_default {
+            return true;
+        }
         let Some(path) = path else { return *role || &**name == b"public" };
         path_elements(path).any(|element| match element {
             b"$user" | b"\"$user\"" => *role,
@@ -332,8 +337,17 @@ impl Catalog {
             self.schemas[at].role |= role;
             return at as SchemaId;
         }
-        self.schemas.push(Schema { name: name.into(), role });
+        self.schemas.push(Schema { name: name.into(), role, by_default: false });
         (self.schemas.len() - 1) as SchemaId
+    }
+
+    /// `paths`: a `search_path` each line.
+    fn searches_by_default(&mut self, paths: &str) {
+        let named: HashSet<_> = paths.lines().flat_map(path_elements).map(name::spelled).collect();
+        let users = named.contains(&b"$user"[..]);
+        for schema in &mut self.schemas {
+            schema.by_default |= named.contains(&*schema.name) || (users && schema.role);
+        }
     }
 }
 
@@ -371,6 +385,7 @@ mod tests {
         let public = catalog.schema(b"public", false);
         let audit = catalog.schema(b"audit", false);
         let alice = catalog.schema(b"alice", true);
+        let usual = catalog.schema(b"Usual", false);
         let seen = |schema, path| catalog.visible(schema, None, Scope::Session(path));
         assert!(seen(public, None) && seen(alice, None) && !seen(audit, None));
         assert!(seen(audit, Some("Audit, public")) && seen(audit, Some(" \"audit\" ")));
@@ -378,6 +393,11 @@ mod tests {
         assert!(seen(alice, Some("\"$user\"")) && !seen(public, Some("\"$user\"")));
         assert!(seen(PG_CATALOG, Some("audit")));
         assert!(catalog.visible(audit, Some(b"AUDIT"), Scope::Session(None)));
+        catalog.searches_by_default("alice\n\"Usual\", pg_catalog");
+        let seen = |schema, path| catalog.visible(schema, None, Scope::Session(path));
+        assert!(seen(usual, None) && seen(usual, Some("audit")) && !seen(audit, None) && !seen(public, Some("audit")));
+        catalog.searches_by_default("\"$user\"");
+        assert!(catalog.visible(alice, None, Scope::Session(Some("audit"))));
         assert!(!catalog.visible(audit, Some(b"public"), Scope::Any));
         assert!(pg_catalog_first(Scope::Session(Some("pg_catalog, audit"))));
         assert!(!pg_catalog_first(Scope::Session(Some("audit, pg_catalog"))));

@@ -57,10 +57,14 @@ pub const CATALOG_QUERIES: &[(&str, &str)] = &[
     ("implied", IMPLIED),
 ];
 
-/// Version, `search_path`, and whether a write could notify without saying so: by a trigger, where any function
+/// Version, `search_path`, those that sessions of some role or of this database have by default, a line each, and whether a write could notify without saying so: by a trigger, where any function
 /// notifies, or by a rule; and whether there is code that may catch its own cancellation, or make settings of timeouts.
 const CONTEXT: &str = "\
 SELECT pg_catalog.current_setting('server_version_num'), pg_catalog.current_setting('search_path'),
+  (SELECT pg_catalog.string_agg(pg_catalog.substr(c.setting, 13), E'\\n')
+     FROM pg_catalog.pg_db_role_setting s, LATERAL pg_catalog.unnest(s.setconfig) AS c(setting)
+     WHERE s.setdatabase IN (0, (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()))
+       AND c.setting ~ '^search_path='),
   EXISTS (SELECT 1 FROM pg_catalog.pg_rewrite r WHERE r.ev_type <> '1' AND r.oid >= 16384)
   OR (EXISTS (SELECT 1 FROM pg_catalog.pg_trigger t WHERE NOT t.tgisinternal)
     AND EXISTS (SELECT 1 FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang
@@ -242,4 +246,5 @@ SELECT pg_catalog.concat_ws(' ',
   (SELECT pg_catalog.concat_ws(',', pg_catalog.count(*), pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_inherits),
   (SELECT pg_catalog.concat_ws(',', pg_catalog.count(*), pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_namespace
      WHERE nspname !~ '^pg_(toast|temp)'),
+  (SELECT pg_catalog.concat_ws(',', pg_catalog.count(*), pg_catalog.sum(xmin::pg_catalog.text::pg_catalog.int8)) FROM pg_catalog.pg_db_role_setting),
   (SELECT pg_catalog.concat_ws(',', pg_catalog.count(*), pg_catalog.max(oid::pg_catalog.int8)) FROM pg_catalog.pg_roles))";

@@ -8,6 +8,8 @@ use super::{Argument, Signature};
 pub struct CatalogRows {
     /// The `search_path` with which the server deparsed definitions.
     pub(super) search_path: String,
+    /// Those that sessions may have by default (`ALTER ROLE … SET`, `ALTER DATABASE … SET`), a line each.
+    pub(super) default_paths: String,
     /// Writes may notify without saying so.
     pub(super) writes_may_notify: bool,
     /// There is code that may catch its own cancellation.
@@ -147,9 +149,9 @@ impl CatalogRows {
     fn add(&mut self, row: &Row) -> Result<(), CatalogRowsError> {
         match row.query {
             "context" => {
-                self.search_path = row.text(1)?;
-                (self.writes_may_notify, self.catches_cancels) = (row.bool(2)?, row.bool(3)?);
-                self.lifts_timeouts = row.bool(4)?;
+                (self.search_path, self.default_paths) = (row.text(1)?, row.optional(2).unwrap_or_default());
+                (self.writes_may_notify, self.catches_cancels) = (row.bool(3)?, row.bool(4)?);
+                self.lifts_timeouts = row.bool(5)?;
             }
             "schemas" => self.schemas.push(SchemaRow { oid: row.oid(0)?, name: row.text(1)?, role: row.bool(2)? }),
             "builtins" => self.builtins.push(BuiltinRow {
