@@ -290,11 +290,21 @@ impl Clock {
         }
     }
 
-    /// The rest of a message is awaited, before anything of it can run. Within a transaction (`status`) all of it counts as a
-    /// wait, as in PostgreSQL, however often a part of it comes.
-    pub fn receives(&self, now: Instant, status: Status) {
+    /// Since when a transaction waits for its next statement, like `busy_since`.
+    pub fn waits_since(&self) -> u64 {
+        self.idle_since.load(Relaxed)
+    }
+
+    /// It goes on to wait since then: of the next statement there is only the beginning.
+    pub fn waits_on(&self, since: u64) {
+        self.idle_since.store(since, Relaxed);
+    }
+
+    /// The rest of a message is awaited, before anything of it can run. Within a transaction all of it counts as a wait, as
+    /// in PostgreSQL, however often a part of it comes.
+    pub fn receives(&self, now: Instant, in_transaction: bool) {
         self.busy_since.store(0, Relaxed);
-        if status == Status::Idle || self.idle_since.load(Relaxed) == 0 {
+        if !in_transaction || self.idle_since.load(Relaxed) == 0 {
             self.idle_since.store(self.at(now), Relaxed);
         }
     }

@@ -294,7 +294,7 @@ impl Session {
     pub(super) fn receives(&self) {
         let begins = self.intake.streaming.and_then(|streaming| streaming.begins);
         if begins.is_some_and(|own| self.ledger.running() <= own) {
-            self.slot.clock.receives(Instant::now(), self.ledger.status());
+            self.slot.clock.receives(Instant::now(), self.ledger.may_be_in_transaction());
         }
     }
 
@@ -597,6 +597,7 @@ impl Session {
         }
         // Taken out while a request borrows from it.
         let inbound = std::mem::take(&mut self.inbound);
+        let waits_since = self.slot.clock.waits_since();
         let sent = match read(inbound.data(), self.longest_query) {
             Ok(Read::Request { request, len }) => {
                 let sent = match self.lease.take() {
@@ -645,6 +646,9 @@ impl Session {
             Sent::Dropped => self.intake.streaming = Some(Streaming::dropped(len)),
             Sent::Not(step) => return Ok(Some(step)),
             Sent::Goodbye => self.says_goodbye(),
+        }
+        if self.intake.streaming.is_some_and(|rest| rest.begins.is_some() && rest.left > 0) {
+            self.slot.clock.waits_on(waits_since);
         }
         Ok(None)
     }

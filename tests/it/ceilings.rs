@@ -662,6 +662,44 @@ async fn a_message_that_comes_in_drops_is_a_wait_in_its_transaction() {
     uploads_slowly(&stage, &proxy, Duration::from_millis(300)).await;
 }
 
+/// Nor one in a batch whose end does not come, of which nobody has said yet that it is in a transaction; nor does what was
+/// waited before such a message count for nothing.
+#[tokio::test]
+async fn a_message_that_comes_in_drops_is_a_wait_in_its_batch() {
+    const CEILING: &str = "[tiers.standard]\nidle_in_transaction_timeout = \"2s\"\n[pool]\nsize = 5\n";
+    let stage = Stage::set(SCHEMA).await;
+    let proxy = Proxy::start(&stage.config(CEILING).await).await;
+    let flushed = |sql: &str| [say::run(sql, &[]), say::flush()].concat();
+    for (begin, pause, parts) in [
+        (flushed("BEGIN"), 700, 5),
+        (flushed("UPDATE t SET x = x"), 700, 5),
+        (flushed("UPDATE t SET x = x"), 1500, 2),
+        (say::query("BEGIN; UPDATE t SET x = x"), 1500, 2),
+    ] {
+        let mut client = RawClient::welcome(&stage.endpoint(proxy.port)).await;
+        client.query("PREPARE p AS SELECT length($1::text)").await;
+        client.send(&begin).await.unwrap();
+        let answered = |frame: &Frame| matches!(frame.status(), Some(b'T')) || (frame.tag == b'C' && begin[0] == b'P');
+        while !answered(&client.frame().await.unwrap()) {}
+        let message = [say::bind("", "p", &[&"x".repeat(200_000)]), say::flush()].concat();
+        for part in message.chunks(message.len() / parts + 1) {
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            let _ = client.writer.send(part).await;
+        }
+        let frame = client.frame().await.unwrap_or_else(|end| panic!("{parts} parts: {end:?}"));
+        assert_eq!(frame.sqlstate().as_deref(), Some("25P03"), "{parts} parts: {frame:?}");
+    }
+    // What was only prepared has not been waited for.
+    let mut client = RawClient::welcome(&stage.endpoint(proxy.port)).await;
+    let batch = [say::run("SELECT length($1)", &[&"x".repeat(200_000)]), say::sync()].concat();
+    for part in batch.chunks(25_000) {
+        client.send(part).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(400)).await;
+    }
+    let (frames, end) = client.until_ready(1).await;
+    assert!(end.is_none() && code(&frames).is_none(), "{frames:?}");
+}
+
 #[tokio::test]
 async fn nobody_waits_in_a_transaction_for_longer_than_he_may() {
     let database = fresh_database("CREATE TABLE t AS SELECT 1 AS x").await;

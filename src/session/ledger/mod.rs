@@ -141,6 +141,8 @@ pub struct Ledger<C> {
     /// that a `COPY` had failed, and the server has read it either as part of that or after it.
     doubtful_syncs: usize,
     muted: bool,
+    /// Since the last `ReadyForQuery`, statements of extended messages were carried out.
+    has_run: bool,
 }
 
 impl<C> Default for Ledger<C> {
@@ -153,6 +155,7 @@ impl<C> Default for Ledger<C> {
             status: Status::Idle,
             doubtful_syncs: 0,
             muted: false,
+            has_run: false,
         }
     }
 }
@@ -325,6 +328,11 @@ impl<C> Ledger<C> {
         self.status
     }
 
+    /// Is a transaction open, or may one be by what was carried out since?
+    pub fn may_be_in_transaction(&self) -> bool {
+        self.status != Status::Idle || self.has_run
+    }
+
     /// From now on the client sees nothing until [`Self::settled`]: the batch will be run again.
     pub fn mute(&mut self) {
         self.muted = true;
@@ -367,7 +375,7 @@ impl<C> Ledger<C> {
             }
             _ => return Verdict::Unexpected,
         };
-        self.status = status;
+        (self.status, self.has_run) = (status, false);
         self.muted &= !self.settled();
         verdict
     }
@@ -446,7 +454,8 @@ impl<C> Ledger<C> {
 
     /// The front entry's reply is complete.
     fn answered(&mut self) {
-        self.entries.pop_front();
+        let answered = self.entries.pop_front();
+        self.has_run |= answered.is_some_and(|entry| entry.awaits.runs());
         while self.entries.front().is_some_and(|entry| entry.awaits == Awaits::CopyEnd) {
             self.entries.pop_front();
         }

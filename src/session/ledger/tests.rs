@@ -115,6 +115,25 @@ fn after_a_flush_nothing_is_awaited_and_nothing_is_settled() {
 }
 
 #[test]
+fn what_was_carried_out_may_have_begun_a_transaction() {
+    let mut ledger = ledger(&[Parse, Bind]);
+    forwards(&mut ledger, "12");
+    assert!(!ledger.may_be_in_transaction());
+    send(&mut ledger, &[Execute, Bind]);
+    forwards(&mut ledger, "C");
+    assert!(ledger.may_be_in_transaction());
+    forwards(&mut ledger, "2");
+    // Whatever comes instead of a `Sync`.
+    send(&mut ledger, &[Query]);
+    assert!(ledger.may_be_in_transaction());
+    settles(&mut ledger, "CZI");
+    assert!(!ledger.may_be_in_transaction());
+    send(&mut ledger, &[Query]);
+    settles(&mut ledger, "CZT");
+    assert!(ledger.may_be_in_transaction());
+}
+
+#[test]
 fn a_simple_query_ends_an_unsynced_batch() {
     let mut ledger = ledger(&[Parse, Query]);
     settles(&mut ledger, "1CZI");
