@@ -53,7 +53,7 @@ use crate::config::{Consistency, PoolMode};
 use crate::metrics::{Limit, Metrics, PoolMetrics, Who};
 use crate::net::buffer::{ReadBuffer, WriteBuffer};
 use crate::net::stream::Stream;
-use crate::pool::{Lease, Member, Sequences, Unlisted};
+use crate::pool::{Lease, Member, Sequences};
 use crate::router::RouteReason;
 use crate::sql::{
     Catalog, Class, Classifier, Effects, Reason, SettingNames, TxControl, Verdict, custom_settings, databases_named,
@@ -524,7 +524,7 @@ impl Session {
         }
         self.note(leased, verdict, text)?;
         if is_long {
-            self.note_unseen(leased);
+            self.note_any_effects(leased);
         }
         Ok(())
     }
@@ -533,21 +533,6 @@ impl Session {
     fn may_run_unseen(&mut self, leased: &mut Leased, head: &[u8]) -> Result<(), PgError> {
         self.stays_with_tenant_of(leased, head)?;
         self.guard_unseen()
-    }
-
-    /// The same as [`Self::note`] for such a message.
-    fn note_unseen(&mut self, leased: &mut Leased) {
-        let effects = Effects::STATE | Effects::MAYBE_DDL;
-        self.slot.clock.note_stubborn();
-        self.slot.clock.note_lifted();
-        self.slot.clock.note_savepoint();
-        self.slot.clock.note_chain();
-        self.effects |= effects;
-        self.state.ask_everything();
-        self.state.note_environment(&SettingNames::default(), effects);
-        leased.lease.unlisted = Unlisted::Any;
-        leased.writes = true;
-        leased.schema = leased.schema.max(Schema::Suspected);
     }
 
     /// The generation of the schema as the session's transaction sees it. The odd ones are those of transactions

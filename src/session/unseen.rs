@@ -1,16 +1,37 @@
 //! What a statement may do to its session that its text does not show: by functions of which nobody knows yet, by what
-//! writes run without naming it, and by code that catches its own cancellation.
+//! writes run without naming it, by code that catches its own cancellation, and as it is too long to be
+//! looked at.
 
 use super::{Leased, Schema, Session, intake, state};
 use crate::cluster::Place;
 use crate::pool::Unlisted;
-use crate::sql::{Class, Effects, Reason, Verdict, mentions, statements};
+use crate::sql::{Class, Effects, Reason, SettingNames, Verdict, mentions, statements};
 
 /// How code speaks of a cancellation that it catches, or of the conditions to which that belongs. Last, a parameter, which may
 /// say so too.
 const CATCHES: [&[u8]; 5] = [b"query_canceled", b"operator_intervention", b"57014", b"57000", b"$1"];
 
 impl Session {
+    /// The same as [`Session::note`] for a message that is too long to be looked at.
+    pub(super) fn note_unseen(&mut self, leased: &mut Leased) {
+        self.slot.clock.note_stubborn();
+        self.slot.clock.note_lifted();
+        self.slot.clock.note_savepoint();
+        self.slot.clock.note_chain();
+        self.note_any_effects(leased);
+    }
+
+    /// It may do anything to the session and to the schema.
+    pub(super) fn note_any_effects(&mut self, leased: &mut Leased) {
+        let effects = Effects::STATE | Effects::MAYBE_DDL;
+        self.effects |= effects;
+        self.state.ask_everything();
+        self.state.note_environment(&SettingNames::default(), effects);
+        leased.lease.unlisted = Unlisted::Any;
+        leased.writes = true;
+        leased.schema = leased.schema.max(Schema::Suspected);
+    }
+
     /// While the catalog is being read, nobody knows for sure what functions do to the session; nor of those that its own
     /// transaction, or message, has made. Where the last one knew of nothing the server is asked all the same; where there is
     /// none to be had the session stays where it is.

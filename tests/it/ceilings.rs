@@ -563,6 +563,18 @@ async fn each_statement_of_a_message_has_its_own_time() {
     }
 }
 
+/// Also of one that is long, where it is read.
+#[tokio::test]
+async fn each_statement_of_a_long_message_has_its_own_time() {
+    let database = fresh_database("").await;
+    for more in ["settings = { \"app.tenant\" = \"acme\" }", "rate_limits = [\"1000/s\"]"] {
+        let proxy = proxy(&format!("[tiers.standard]\nstatement_timeout = \"1s\"\n{more}\n")).await;
+        let client = proxy.connect(&database.name).await;
+        let text = format!("SELECT length('{}'); {}", "x".repeat(30_000), ["SELECT pg_sleep(0.6)"; 3].join(";"));
+        client.batch_execute(&text).await.unwrap_or_else(|error| panic!("{more}: {error:?}"));
+    }
+}
+
 /// Code of the session's own makes the server's timeout another, where the database has none that could.
 #[tokio::test]
 async fn what_writes_run_unasked_lifts_no_ceiling() {

@@ -161,11 +161,14 @@ async fn a_transaction_fails_by_it_and_can_be_ended() {
 
 #[tokio::test]
 async fn transactions_count_once() {
+    let long =
+        format!("BEGIN; SELECT '{}'; SAVEPOINT a; ROLLBACK TO a; SELECT 2; ROLLBACK TO a; COMMIT", "x".repeat(30_000));
     let database = fresh_database("").await;
     let limits = "rate_limits = [{ rate = \"3/h\", counts = \"transactions\" }]";
     let proxy = proxy(&format!("[tiers.standard]\n{limits}\n")).await;
     let client = proxy.connect(&database.name).await;
-    client.batch_execute("BEGIN; SELECT 1; SELECT 2; COMMIT").await.unwrap();
+    // What stands in a long one is read.
+    client.batch_execute(&long).await.unwrap();
     for text in ["BEGIN", "SELECT 1", "SELECT 2", "COMMIT"] {
         client.batch_execute(text).await.unwrap();
     }
