@@ -164,17 +164,20 @@ async fn transactions_count_once() {
     let long =
         format!("BEGIN; SELECT '{}'; SAVEPOINT a; ROLLBACK TO a; SELECT 2; ROLLBACK TO a; COMMIT", "x".repeat(30_000));
     let database = fresh_database("").await;
-    let limits = "rate_limits = [{ rate = \"3/h\", counts = \"transactions\" }]";
+    let limits = "rate_limits = [{ rate = \"5/h\", counts = \"transactions\" }]";
     let proxy = proxy(&format!("[tiers.standard]\n{limits}\n")).await;
     let client = proxy.connect(&database.name).await;
+    client.batch_execute("BEGIN; SELECT 1; SELECT 2; COMMIT").await.unwrap();
     // What stands in a long one is read.
     client.batch_execute(&long).await.unwrap();
     for text in ["BEGIN", "SELECT 1", "SELECT 2", "COMMIT"] {
         client.batch_execute(text).await.unwrap();
     }
     client.batch_execute("SELECT 1").await.unwrap();
+    // Preparing is no statement, but a transaction.
+    client.prepare("SELECT 1").await.unwrap();
     let error = client.batch_execute("BEGIN").await.unwrap_err();
-    assert!(error.as_db_error().unwrap().message().ends_with("exceeded: 3 transactions per h"), "{error:?}");
+    assert!(error.as_db_error().unwrap().message().ends_with("exceeded: 5 transactions per h"), "{error:?}");
 }
 
 /// However many a message has, and wherever one begins where another ends.
