@@ -19,12 +19,16 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes of its answer.
 const LARGEST: usize = 256 << 20;
 
-/// Asks for as long as it is polled. What cannot be had leaves the tenants as they are.
+/// Asks for as long as it is polled. What cannot be had leaves the tenants as they are. Until there was any answer, whatever
+/// changes may be what was amiss.
 pub async fn follow(door: Arc<Door>, snapshots: Arc<Snapshots>) {
     let mut seen = snapshots.current.subscribe();
     loop {
-        let query = door.snapshot().config().tenancy.query.clone();
-        let changes = seen.wait_for(|now| now.config().tenancy.query != query);
+        let asked = door.snapshot();
+        let query = asked.config().tenancy.query.clone();
+        let changes = seen.wait_for(|now| {
+            now.config().tenancy.query != query || (now.queried.is_none() && !Arc::ptr_eq(now, &asked))
+        });
         tokio::select! {
             _ = changes => {}
             () = keep_asking(&door, &snapshots, query.as_ref()) => {}

@@ -167,3 +167,33 @@ async fn a_query_that_failed_is_asked_again_soon_and_a_changed_one_at_once() {
     proxy.reload(&text("others")).await.unwrap();
     eventually("beta is known", async || comes("beta").await).await;
 }
+
+/// As it may have mended what was amiss: a password, or where the servers are.
+#[tokio::test]
+async fn a_reload_asks_at_once_while_nothing_was_answered() {
+    let cluster = shared_cluster().await;
+    let database =
+        fresh_database("CREATE SEQUENCE attempts; CREATE TABLE tenants AS SELECT 'acme' AS name, 0 AS ready").await;
+    let name = &database.name;
+    // Also what fails draws from a sequence.
+    let query = "SELECT name FROM tenants WHERE nextval('attempts') / ready > 0";
+    let tenancy = format!(
+        "[tiers.standard]\n[tenancy]\nidentify = [\"option\"]\nunknown = \"refuse\"\n\
+         tenants_query = {{ query = \"{query}\", database = \"{name}\", user = \"postgres\", refresh = \"1h\" }}\n\
+         [databases.{name}]\n"
+    );
+    let text = config(cluster, &tenancy, &["postgres"]);
+    let proxy = Proxy::start(&text).await;
+    let url = format!("{}?options=-c%20pgweir.tenant%3Dacme", proxy.url(cluster, "postgres", name));
+    let comes = async || tokio_postgres::connect(&url, tokio_postgres::NoTls).await.is_ok();
+    // From then on it is asked every eight seconds or less often.
+    eventually("it was asked four times", async || {
+        database.sql("SELECT last_value >= 4 FROM attempts").await.trim() == "t"
+    })
+    .await;
+    assert!(!comes().await);
+    database.sql("UPDATE tenants SET ready = 1").await;
+    proxy.reload(&text).await.unwrap();
+    let known = eventually("acme is known", comes);
+    tokio::time::timeout(std::time::Duration::from_secs(5), known).await.expect("it was asked at once");
+}
