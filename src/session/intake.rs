@@ -284,7 +284,7 @@ impl Session {
         let left = left - count;
         self.intake.streaming = (left > 0).then_some(Streaming { left, to_server, begins });
         match left {
-            0 if begins.is_some() => self.slot.clock.has_received(Instant::now()),
+            0 if begins.is_some() && !self.ledger.is_skipping() => self.slot.clock.has_received(Instant::now()),
             _ => self.receives(),
         }
         (left > 0).then_some(Step::NeedClient)

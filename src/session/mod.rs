@@ -564,7 +564,7 @@ impl Session {
             leased.overhead = if fresh { now - leased.since } else { Duration::ZERO };
             leased.since = now;
             self.slot.clock.statement_starts(now);
-        } else {
+        } else if !self.ledger.is_skipping() {
             self.slot.clock.goes_on_in_batch(Instant::now);
         }
     }

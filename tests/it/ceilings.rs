@@ -712,6 +712,27 @@ async fn a_message_that_comes_in_drops_is_a_wait_in_its_batch() {
     assert!(end.is_none() && code(&frames).is_none(), "{frames:?}");
 }
 
+/// Nor what the server skips, behind an error whose `Sync` does not come.
+#[tokio::test]
+async fn what_is_skipped_is_a_wait_in_its_transaction() {
+    const CEILING: &str = "[tiers.standard]\nidle_in_transaction_timeout = \"1s\"\n[pool]\nsize = 5\n";
+    let stage = Stage::set(SCHEMA).await;
+    let proxy = Proxy::start(&stage.config(CEILING).await).await;
+    for (begin, skipped) in [
+        ("BEGIN; UPDATE t SET x = x", say::execute("", 0)),
+        ("BEGIN; SAVEPOINT s; UPDATE t SET x = x", say::bind("", "p", &[&"x".repeat(200_000)])),
+        ("SELECT 1", say::run("SELECT 1", &[])),
+    ] {
+        let mut client = RawClient::welcome(&stage.endpoint(proxy.port)).await;
+        client.query(begin).await;
+        client.send(&[say::run("SELECT 1/0", &[]), say::flush()].concat()).await.unwrap();
+        while client.frame().await.unwrap().sqlstate().as_deref() != Some("22012") {}
+        client.send(&skipped).await.unwrap();
+        let frame = client.frame().await.unwrap_or_else(|end| panic!("{begin}: {end:?}"));
+        assert_eq!(frame.sqlstate().as_deref(), Some("25P03"), "{begin}: {frame:?}");
+    }
+}
+
 #[tokio::test]
 async fn nobody_waits_in_a_transaction_for_longer_than_he_may() {
     let database = fresh_database("CREATE TABLE t AS SELECT 1 AS x").await;
