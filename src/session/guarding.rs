@@ -3,20 +3,25 @@
 //! whatever would change one is refused before it is sent.
 //!
 //! What a text does not show may change one all the same (`DO`, functions): until the next message within the transaction,
-//! and no further. For tenants that are `strict` that is refused too, and so is what runs with the rights of somebody else, or
+//! and no further. A message that undoes what made it again, by the end of the transaction or `ROLLBACK TO`, does not go on
+//! behind that. For tenants that are `strict` that is refused too, and so is what runs with the rights of somebody else, or
 //! under other values of these settings ([`borrows`]).
 
 use std::cell::OnceCell;
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use super::intake::{may_call, may_reach};
 use super::ledger::Status;
 use super::state::SEARCH_PATH;
+use super::statements::Unnamed;
 use super::{Leased, Session, refusal};
 use crate::config::Tier;
 use crate::sql::{
-    Borrowed, Effects, Reason, Scope, SettingNames, Verdict, borrows, mentions, prepared_names, setting_names,
+    Borrowed, Effects, Reason, Scope, SettingNames, Undone, Verdict, borrows, mentions, prepared_names, setting_names,
 };
 use crate::wire::error::PgError;
+use crate::wire::view::BindHead;
 
 impl Session {
     /// Before a statement is sent, whatever it is. `unknown`: what the functions that it may call do as far as anybody knows
@@ -49,7 +54,7 @@ impl Session {
         let touches = guarded(limits, text, verdict, names).or(code).or(unasked);
         let error = match touches.or_else(|| self.borrows(text, verdict).map(Touches::Borrowed)) {
             None => {
-                self.state.guards |= hides;
+                self.state.guards.hides(hides);
                 return Ok(());
             }
             Some(Touches::Named(name)) => refusal::guarded(&name, &self.tenant.name),
@@ -117,20 +122,111 @@ impl Session {
         if limits.settings.is_empty() {
             return Ok(());
         }
-        self.state.guards = true;
         if limits.strict {
             return Err(self.guarded(refusal::guards_code(&self.tenant.name)));
         }
+        if self.state.guards.undone() != Undone::Nothing {
+            return Err(self.guarded(refusal::guards_undone(&self.tenant.name)));
+        }
+        self.state.guards.hides(true);
         Ok(())
+    }
+
+    /// Before a simple query is sent: in a transaction that may have changed them it does not go on behind what it undoes.
+    ///
+    /// Errors: 42501.
+    pub(super) fn guard_undone(&mut self, text: &[u8]) -> Result<(), PgError> {
+        let Guards::MadeAgain { undone, .. } = &mut self.state.guards else { return Ok(()) };
+        *undone = undone.then(text);
+        self.has_not_gone_on()
+    }
+
+    /// The same before a portal is executed.
+    pub(super) fn guard_portal(&mut self, name: &[u8]) -> Result<(), PgError> {
+        let Guards::MadeAgain { undone, bound } = &mut self.state.guards else { return Ok(()) };
+        let known = bound.filter(|bound| bound.name == xxh3_64(name));
+        // One of an earlier batch may be of any statement.
+        let [behind_nothing, behind_something] = known.map_or(Bound::UNKNOWN, |bound| bound.then);
+        *undone = if *undone == Undone::Nothing { behind_nothing } else { behind_something };
+        self.has_not_gone_on()
+    }
+
+    /// A portal is bound to a statement: what that undoes.
+    pub(super) fn note_bound(&mut self, head: &BindHead<'_>) {
+        let Guards::MadeAgain { bound, .. } = &mut self.state.guards else { return };
+        let then = match (head.statement, &self.unnamed) {
+            (b"", Unnamed::TooLong) => Bound::UNKNOWN,
+            (b"", unnamed) => Bound::then(unnamed.text()),
+            // What SQL has prepared is nothing that ends a transaction.
+            (name, _) => self.names.get(name).map_or(Bound::RUNS, |named| Bound::then(named.statement.text())),
+        };
+        *bound = Some(Bound { name: xxh3_64(head.portal), then });
+    }
+
+    fn has_not_gone_on(&self) -> Result<(), PgError> {
+        match self.state.guards.undone() {
+            Undone::Nothing | Undone::Something => Ok(()),
+            Undone::GoneOn => Err(self.guarded(refusal::guards_undone(&self.tenant.name))),
+        }
     }
 
     /// Inside a transaction that may have changed them in a way that was not seen: they have their values again.
     pub(super) fn keep_guarded(&mut self, leased: &mut Leased) {
         // As often as anything was said, until it is over: what a ROLLBACK TO undoes may be this.
-        if self.state.guards && self.ledger.status() == Status::Transaction {
+        if self.state.guards == Guards::Kept {
+            return;
+        }
+        self.state.guards = Guards::MadeAgain { undone: Undone::Nothing, bound: None };
+        // One that has failed runs nothing before a message that goes back.
+        if self.ledger.status() == Status::Transaction {
             let sql = self.state.guarded_again();
             self.inject_apart(leased, &sql);
         }
+    }
+}
+
+/// Whether settings that are held for a tenant have their values, as far as was seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Guards {
+    #[default]
+    Kept,
+    /// What is under way may have changed them.
+    Hidden,
+    /// An earlier message of the transaction may have. They were made again behind it, and what undoes that may bring back
+    /// what it has set: nothing else runs in the same message, or batch.
+    MadeAgain { undone: Undone, bound: Option<Bound> },
+}
+
+/// The portal that was bound last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Bound {
+    /// Its name, by a hash.
+    name: u64,
+    /// What its batch has come to when it is executed: where nothing was undone before it, and where something was.
+    then: [Undone; 2],
+}
+
+impl Guards {
+    fn hides(&mut self, hides: bool) {
+        if hides && *self == Self::Kept {
+            *self = Self::Hidden;
+        }
+    }
+
+    fn undone(&self) -> Undone {
+        match self {
+            Self::Kept | Self::Hidden => Undone::Nothing,
+            Self::MadeAgain { undone, .. } => *undone,
+        }
+    }
+}
+
+impl Bound {
+    const RUNS: [Undone; 2] = [Undone::Nothing, Undone::GoneOn];
+    const UNKNOWN: [Undone; 2] = [Undone::Something, Undone::GoneOn];
+
+    fn then(text: &[u8]) -> [Undone; 2] {
+        [Undone::Nothing, Undone::Something].map(|before| before.then(text))
     }
 }
 

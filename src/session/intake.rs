@@ -7,6 +7,7 @@ use std::time::Instant;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::batch::Batch;
+use super::guarding::Guards;
 use super::ledger::Status;
 use super::moving::belongs_on_primary;
 use super::request::{LONGEST_QUERY, Malformed, Read, Request, is_long, read};
@@ -244,7 +245,7 @@ impl Session {
             || (waiting && self.is_held_otherwise())
             || (waiting || leased.withheld.ready) && self.holds_the_end(leased);
         // What is held for its tenant may have to be made again first.
-        if waiting && self.state.guards && !under_way {
+        if waiting && self.state.guards != Guards::Kept && !under_way {
             return false;
         }
         let over = waiting && leased.is_ending(&self.ledger) && self.holds_the_end(leased);

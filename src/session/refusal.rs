@@ -218,6 +218,15 @@ pub(super) fn guards_code(tenant: &str) -> PgError {
         .hint("Do without DO, CREATE FUNCTION, functions that set parameters and simple queries of more than 20 KiB, or take \"strict\" from the tenant.")
 }
 
+pub(super) fn guards_undone(tenant: &str) -> PgError {
+    PgError::error("42501", "permission denied to go on behind the end of a transaction, or ROLLBACK TO, in the same message")
+        .detail(format!(
+            "Code that this transaction has run may have set what has its value for every session of the tenant \"{tenant}\" \
+             (settings in pgweir's configuration), and what ends it, or goes back to a savepoint, may bring that back."
+        ))
+        .hint("Send what follows in a message of its own: another simple query, or, in the extended protocol, behind a Sync.")
+}
+
 /// For strict tenants. `name` is `None` where it may be any.
 pub(super) fn guards_unasked(name: Option<&str>, tenant: &str) -> PgError {
     let what = name.map_or_else(|| "any parameter".to_owned(), |name| format!("parameter \"{name}\""));

@@ -205,6 +205,7 @@ impl Session {
         if head.portal.is_empty() && !self.ledger.is_skipping() {
             leased.unnamed_portal = Some(leased.batch);
         }
+        self.note_bound(&head);
         match self.knows(leased, head.statement) {
             Known::Unsure => Done(Sent::Not(Step::Stalled)),
             Known::Ours => Done(self.send_bind(leased, head, len)),
@@ -308,6 +309,9 @@ impl Session {
         // executing it reads freed memory, and may crash the server.
         if portal.is_empty() && leased.unnamed_portal.is_none() && self.ledger.status() == Status::Failed {
             return Done(self.poison(leased, refusal::transaction_is_aborted()));
+        }
+        if let Err(error) = self.guard_portal(portal) {
+            return Done(self.poison(leased, error));
         }
         Owed(Awaits::Execute, None)
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use xxhash_rust::xxh3::Xxh3;
 
+use super::guarding::Guards;
 use super::refusal;
 use super::switching::TENANT;
 use crate::cluster::{Defaults, Greeting};
@@ -71,7 +72,7 @@ pub(super) struct State {
     /// One of its transaction has set one, perhaps to less than that ceiling.
     timeout_said: bool,
     /// What is held for its tenant may have been changed in a way that was not seen.
-    pub guards: bool,
+    pub guards: Guards,
     limits: Arc<Tier>,
     defaults: Arc<Defaults>,
 }
@@ -141,7 +142,7 @@ impl State {
             reads_sequences: false,
             timeout_touched: false,
             timeout_said: false,
-            guards: false,
+            guards: Guards::default(),
             limits,
             defaults: greeting.defaults.clone(),
         };
@@ -236,7 +237,7 @@ impl State {
         self.asks = Asks::Nothing;
         self.in_transaction = false;
         self.base_touched = None;
-        self.guards = false;
+        self.guards = Guards::default();
     }
 
     /// A statement opens or shapes a transaction: the settings made from now on may be undone with it.

@@ -30,6 +30,7 @@ mod settings;
 mod sources;
 mod statement;
 mod tokens;
+mod undoing;
 mod verdict;
 mod veto;
 
@@ -46,4 +47,5 @@ pub use fingerprint::fingerprint;
 pub use prepared::{executed_name, prepared_names};
 pub use settings::{SettingNames, custom_settings, renamed, setting_names};
 pub use statement::{mentions, statements};
+pub use undoing::Undone;
 pub use verdict::{Class, Effects, Hint, Reason, TxControl, Verdict, explain};

@@ -6,7 +6,7 @@ use tokio_postgres::Client;
 
 use crate::support::primary_only::{config, sqlstate, value};
 use crate::support::proxy::Proxy;
-use crate::support::raw::RawClient;
+use crate::support::raw::{Frame, RawClient};
 use crate::support::stage::Stage as RawStage;
 use crate::support::{TestDatabase, connect, eventually, fresh_database, say, shared_cluster, unique};
 
@@ -690,6 +690,97 @@ async fn what_is_hidden_lasts_no_longer_than_its_message() {
         assert_eq!(value(&acme, SEEN).await, "acme acme", "{sql}");
     }
     assert_eq!(value(&acme, "SELECT harmless() + count(*) FROM rows").await, "6");
+}
+
+/// Nor does it come back with what undoes what made it again: nothing goes on behind that in one message.
+#[tokio::test]
+async fn what_is_hidden_does_not_come_back_with_what_is_undone() {
+    const HIDES: &str = "DO $$ BEGIN PERFORM set_config('app.tenant', 'beta', false); END $$";
+    const SEES: &str = "SELECT string_agg(DISTINCT tenant, ',') FROM rows";
+    let stage = raw_stage().await;
+    let more = "[tiers.standard]\nsettings = { \"app.tenant\" = \"acme\" }\n[pool]\nsize = 2\n";
+    let proxy = Proxy::start(&stage.config(more).await).await;
+    let query = |sql: &str| say::query(&sql.replace("HIDES", HIDES).replace("SEES", SEES));
+    let run = |sql: &str| say::run(&sql.replace("HIDES", HIDES).replace("SEES", SEES), &[]);
+    let batch = |statements: &[&str]| {
+        let all: Vec<_> = statements.iter().map(|sql| run(sql)).collect();
+        [all.concat(), say::sync()].concat()
+    };
+    let local = "DO $$ BEGIN PERFORM set_config('app.tenant', 'beta', true); END $$; SAVEPOINT a";
+    let padding = "x".repeat(30_000);
+    let kept = say::bind("kept", "", &[]);
+    let refused = [
+        vec![query("BEGIN"), query("HIDES"), query("COMMIT; SEES")],
+        vec![query("BEGIN"), query("HIDES"), batch(&["COMMIT", "SEES"])],
+        vec![query("BEGIN"), query("HIDES"), query("COMMIT AND CHAIN; SEES")],
+        vec![query("BEGIN"), query("HIDES"), query("COMMIT AND CHAIN"), query("COMMIT; SEES")],
+        vec![query("BEGIN; HIDES; COMMIT AND CHAIN"), query("ROLLBACK; SEES")],
+        vec![query("BEGIN; HIDES; COMMIT AND CHAIN"), query("COMMIT; SEES")],
+        vec![query("BEGIN; HIDES; COMMIT AND CHAIN"), batch(&["ROLLBACK", "SEES"])],
+        vec![query("HIDES; COMMIT; BEGIN"), query("ROLLBACK; BEGIN; SEES")],
+        vec![query("BEGIN"), query("HIDES; SAVEPOINT a"), query("ROLLBACK TO a; SEES")],
+        vec![query("BEGIN"), query("HIDES; SAVEPOINT a"), query(&format!("ROLLBACK TO a; SEES /* {padding} */"))],
+        vec![query("BEGIN"), query(local), query("ROLLBACK TO a; SEES")],
+        vec![query("BEGIN"), query("HIDES; SAVEPOINT a"), query("SAVEPOINT b; ROLLBACK TO a; SEES")],
+        vec![query("BEGIN"), batch(&["HIDES", "SAVEPOINT a"]), batch(&["ROLLBACK TO a", "SEES"])],
+        vec![query("BEGIN"), query("HIDES; SAVEPOINT a"), [run("ROLLBACK TO a"), query("SEES")].concat()],
+        vec![query("BEGIN"), query("HIDES; SAVEPOINT a"), query("SELECT 1/0"), query("ROLLBACK TO a; SEES")],
+        vec![query("BEGIN"), query("HIDES; SAVEPOINT a"), query("SELECT 1/0"), batch(&["ROLLBACK TO a", "SEES"])],
+        // Under a name, and bound before.
+        vec![
+            [say::parse("back", "ROLLBACK TO a"), say::parse("see", SEES), say::sync()].concat(),
+            query("BEGIN"),
+            query("HIDES; SAVEPOINT a"),
+            [say::again("back", &[])[..].strip_suffix(&say::sync()[..]).unwrap(), &say::again("see", &[])].concat(),
+        ],
+        vec![
+            query("BEGIN"),
+            query("HIDES; SAVEPOINT a"),
+            [say::parse("", "ROLLBACK TO a"), kept, say::sync()].concat(),
+            [say::execute("kept", 0), run("SEES"), say::sync()].concat(),
+        ],
+    ];
+    let fine = [
+        vec![
+            query("BEGIN"),
+            query("HIDES; SAVEPOINT a"),
+            query("ROLLBACK TO a; RELEASE a; SAVEPOINT b"),
+            query("SEES"),
+        ],
+        vec![query("BEGIN"), query("HIDES"), query("SAVEPOINT a; SEES"), query("RELEASE a; SEES")],
+        vec![query("BEGIN"), query("HIDES"), batch(&["SAVEPOINT a", "SEES"]), batch(&["RELEASE a", "SEES"])],
+        vec![query("BEGIN"), query("HIDES"), query("COMMIT; BEGIN"), query("SEES; COMMIT")],
+        vec![query("BEGIN"), query("HIDES"), batch(&["COMMIT", "BEGIN"]), batch(&["SEES", "ROLLBACK"])],
+        vec![query("BEGIN; HIDES; COMMIT AND CHAIN"), query(&format!("ROLLBACK /* {padding} */")), query("SEES")],
+        vec![query("BEGIN; HIDES; COMMIT"), query("BEGIN; SEES; COMMIT; SEES")],
+    ];
+    let ways = refused.iter().map(|way| (way, true)).chain(fine.iter().map(|way| (way, false)));
+    for (way, is_refused) in ways {
+        let shown: Vec<_> = way.iter().map(|bytes| String::from_utf8_lossy(&bytes[..bytes.len().min(200)])).collect();
+        let mut client = RawClient::welcome(&stage.endpoint(proxy.port)).await;
+        let mut frames = Vec::new();
+        for message in way {
+            client.send(message).await.unwrap();
+            frames = client.until_ready(1).await.0;
+        }
+        let seen: Vec<_> = frames.iter().filter(|frame| frame.tag == b'D').flat_map(Frame::values).collect();
+        assert!(seen.iter().all(|seen| seen.as_deref() == Some("acme")), "{shown:?}: {seen:?}");
+        let code = frames.iter().find_map(Frame::sqlstate);
+        assert_eq!(code.as_deref(), is_refused.then_some("42501"), "{shown:?}: {frames:?}");
+        client.query("ROLLBACK").await;
+        assert_eq!(client.rows(SEES).await, ["acme"], "{shown:?}");
+    }
+    assert!(proxy.metric("pgweir_tenant_rejections_total{reason=\"guarded_setting\",tenant=\"default\"}") >= 18.0);
+}
+
+/// The same table, for conversations of raw bytes.
+async fn raw_stage() -> RawStage {
+    RawStage::set(
+        "CREATE TABLE rows (tenant text); INSERT INTO rows VALUES ('acme'), ('beta'); \
+         ALTER TABLE rows ENABLE ROW LEVEL SECURITY; \
+         CREATE POLICY own ON rows USING (tenant = current_setting('app.tenant')); GRANT SELECT ON rows TO PUBLIC",
+    )
+    .await
 }
 
 /// What would change a setting is found however much stands beside it, up to 1 MiB.
