@@ -61,7 +61,7 @@ pub enum Cut {
 pub struct Patience {
     /// Servers may be slow.
     pub usual: Duration,
-    /// Where it may go on on purpose.
+    /// Where it may go on on purpose, or does not hear of the cancel.
     pub stubborn: Duration,
 }
 
@@ -101,6 +101,8 @@ pub struct Clock {
     why_cut: AtomicU8,
     /// When what is cut off was cancelled, like `busy_since`.
     cancelled_at: AtomicU64,
+    /// Since when the client has taken nothing of much that is there for it, like `busy_since`; 0 while it does.
+    full_since: AtomicU64,
 }
 
 const _: () = assert!(std::mem::offset_of!(Clock, tally) == 64);
@@ -121,7 +123,7 @@ impl Clock {
     pub fn new(base: Instant) -> Self {
         let [busy_since, transaction_since, batch_since, idle_since, cut_since, cancelled_at] = Default::default();
         let [asked, stubborn, lifted, nested, chains, tallied] = Default::default();
-        let (statements, tally, why_cut) = Default::default();
+        let (statements, tally, why_cut, full_since) = Default::default();
         Self {
             base,
             busy_since,
@@ -139,6 +141,7 @@ impl Clock {
             tally,
             why_cut,
             cancelled_at,
+            full_since,
         }
     }
 
@@ -167,6 +170,15 @@ impl Clock {
     /// What is about to run may go on in spite of a cancel, until everything is answered.
     pub fn note_stubborn(&self) {
         self.stubborn.store(true, Relaxed);
+    }
+
+    /// Whether as much is there for the client as there may be: a server that cannot send does not hear of a cancel.
+    pub fn note_full(&self, is_full: bool, now: impl FnOnce() -> Instant) {
+        match (is_full, self.full_since.load(Relaxed)) {
+            (true, 0) => self.full_since.store(self.at(now()), Relaxed),
+            (false, 1..) => self.full_since.store(0, Relaxed),
+            (true, _) | (false, 0) => {}
+        }
     }
 
     /// What is about to run may lift the server's own timeout, until its transaction is over.
@@ -446,8 +458,11 @@ impl Clock {
             self.cancelled_at.store(0, Relaxed);
             return Some(Cut::Cancel);
         }
-        let patience = if self.stubborn.load(Relaxed) { patience.stubborn } else { patience.usual };
-        self.overdue(&self.cancelled_at, Some(patience), Instant::now()).map(|_| Cut::Kill)
+        let now = Instant::now();
+        let is_deaf =
+            self.stubborn.load(Relaxed) || self.overdue(&self.full_since, Some(patience.stubborn), now).is_some();
+        let patience = if is_deaf { patience.stubborn } else { patience.usual };
+        self.overdue(&self.cancelled_at, Some(patience), now).map(|_| Cut::Kill)
     }
 
     /// The cancel is under way, and it goes on.

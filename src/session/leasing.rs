@@ -390,7 +390,7 @@ impl Session {
             if let Poll::Ready(outcome) = what.as_mut().poll(cx) {
                 return Poll::Ready(Ok(outcome));
             }
-            let _ = self.outbound.poll_flush(cx, &mut self.client);
+            let _ = self.flush_client(cx);
             while self.poll_client(cx).is_ready() {
                 if self.client_gone {
                     return Poll::Ready(Err(NoLease::ClientGone));

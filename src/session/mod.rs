@@ -522,8 +522,7 @@ impl Session {
         if is_long {
             self.guard_unseen()?;
         }
-        self.guard_undone(text)?;
-        self.note(leased, verdict, text)?;
+        self.guard_undone(text).and_then(|()| self.note(leased, verdict, text))?;
         if is_long {
             self.note_any_effects(leased);
         }

@@ -87,6 +87,9 @@ impl Session {
         loop {
             let signals = self.slot.take_signals(cx.waker());
             if signals & self.heeded() != 0 {
+                if signals & Signal::Kill as u32 != 0 {
+                    let _ = self.poll_message_end(cx);
+                }
                 return Poll::Ready(Event::Signal(signals));
             }
             if let Poll::Ready(event) = self.poll_heard(cx) {
@@ -99,7 +102,7 @@ impl Session {
             match step {
                 Step::NeedLease(batch) => {
                     // Where there is a queue, the answers before it do not wait in it.
-                    let _ = self.outbound.poll_flush(cx, &mut self.client);
+                    let _ = self.flush_client(cx);
                     return Poll::Ready(Event::Batch(batch));
                 }
                 Step::Left => return Poll::Ready(Event::Left),
@@ -116,7 +119,7 @@ impl Session {
                     Poll::Pending => {}
                 }
             }
-            if self.outbound.poll_flush(cx, &mut self.client).is_ready_err() {
+            if self.flush_client(cx).is_ready_err() {
                 return Poll::Ready(Event::Left);
             }
             // Whoever was not polled because the other side was slow has no waker: it is polled now.
@@ -145,6 +148,39 @@ impl Session {
         }
         let outcome = ready!(self.inbound.poll_fill(cx, &mut self.client));
         self.client_gone = !matches!(outcome, Ok(count) if count > 0);
+        Poll::Ready(())
+    }
+
+    /// Writes what is there for the client, as far as it takes that.
+    pub(super) fn flush_client(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let was_full = self.outbound.len() >= HIGH_WATER;
+        let flushed = self.outbound.poll_flush(cx, &mut self.client);
+        let is_full = self.outbound.len() >= HIGH_WATER;
+        if was_full || is_full {
+            self.slot.clock.note_full(is_full, Instant::now);
+        }
+        flushed
+    }
+
+    /// In the middle of a message the client can be told nothing: the rest of one goes to it, where that is not long and has
+    /// come.
+    fn poll_message_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(leased) = &mut self.lease else { return Poll::Ready(()) };
+        if leased.holding_back || leased.passing > HIGH_WATER {
+            return Poll::Ready(());
+        }
+        while leased.passing > 0 {
+            let conn = &mut *leased.lease;
+            if conn.inbound.is_empty() && !matches!(ready!(conn.inbound.poll_fill(cx, &mut *conn.stream)), Ok(1..)) {
+                break;
+            }
+            let count = leased.passing.min(conn.inbound.data().len());
+            if !leased.swallowing {
+                self.outbound.push(&conn.inbound.data()[..count]);
+            }
+            conn.inbound.consume(count);
+            leased.passing -= count;
+        }
         Poll::Ready(())
     }
 

@@ -399,6 +399,38 @@ fn unnamed_savepoint() -> Vec<u8> {
     [say::parse("b", "BEGIN"), say::parse("", "SAVEPOINT s"), say::sync()].concat()
 }
 
+/// A server that cannot send hears of no cancel.
+#[tokio::test]
+async fn nor_does_a_client_that_takes_nothing_of_its_answer() {
+    // Row by row, from the first one on.
+    const ROWS: &str = "SELECT repeat('x', 1000), generate_series(1, 1000000)";
+    const RUNS: &str = "state = 'active' AND query LIKE '%repeat%'";
+    let stage = Stage::set(SCHEMA).await;
+    for (limit, sql) in [
+        ("transaction_timeout", format!("BEGIN; {ROWS}")),
+        ("transaction_timeout", format!("BEGIN; COPY ({ROWS}) TO STDOUT")),
+        ("statement_timeout", format!("SET statement_timeout = 0; {ROWS}")),
+    ] {
+        let more = format!("[tiers.standard]\n{limit} = \"1s\"\n[pool]\nsize = 2\n");
+        let proxy = Proxy::start(&stage.config(&more).await).await;
+        let mut longer = Vec::new();
+        while longer.len() < TRIES && longer.iter().all(|longer| *longer > 0.7) {
+            let mut client = RawClient::welcome(&stage.endpoint(proxy.port)).await;
+            let sends = async {
+                client.send(&say::query(&sql)).await.unwrap();
+                eventually("it runs", async || stage.busy_backends().await.iter().any(|one| one.contains("repeat")))
+                    .await;
+            };
+            longer.push(longest(&stage.database.name, RUNS, "query_start", sends).await - 1.0);
+            let (frames, _) = client.until_ready(1).await;
+            let error = frames.iter().find(|frame| frame.tag == b'E').unwrap();
+            let told = error.field(b'D').is_some_and(|detail| detail.contains("tenant \"default\" is 1000 ms"));
+            assert!(told && error.sqlstate().as_deref() == Some("57014"), "{sql}: {error:?}");
+        }
+        assert!(longer.iter().any(|longer| *longer <= 0.7), "{sql}: {longer:?}");
+    }
+}
+
 /// What only looks like the end of a transaction, or ends another one.
 #[tokio::test]
 async fn nor_do_ends_that_are_none_lead_around_it() {
