@@ -524,10 +524,10 @@ fn may_lower((name, ceiling, _): Timeout, names: &SettingNames) -> bool {
 }
 
 /// May a statement that changes the schema make code that sessions run without naming it? The catalog knows of what is made
-/// for good, but not of what belongs to temporary tables.
+/// for good, but not of what belongs to temporary relations: `temporary`, where it may be of one.
 pub(super) fn makes_code(text: &[u8], temporary: bool) -> bool {
     const ON_ANY: [&[u8]; 2] = [b"trigger", b"rule"];
-    const OF_ITSELF: [&[u8]; 3] = [b"default", b"check", b"generated"];
+    const OF_ITSELF: [&[u8]; 7] = [b"default", b"check", b"generated", b"view", b"policy", b"index", b"statistics"];
     let says = |words: &[&[u8]]| words.iter().any(|word| mentions(text, word));
     says(&ON_ANY) || (temporary && says(&OF_ITSELF))
 }

@@ -1,6 +1,5 @@
 //! What a statement may do to its session that its text does not show: by functions of which nobody knows yet, by what
-//! writes run without naming it, by code that catches its own cancellation, and as it is too long to be
-//! looked at.
+//! writes run without naming it, by code that catches its own cancellation, and as it is too long to be looked at.
 
 use super::{Leased, Schema, Session, intake, state};
 use crate::cluster::Place;
@@ -19,6 +18,7 @@ impl Session {
         self.slot.clock.note_savepoint();
         self.slot.clock.note_chain();
         self.note_any_effects(leased);
+        self.state.note_environment(&SettingNames { unknown: true, ..SettingNames::default() }, Effects::STATE);
     }
 
     /// It may do anything to the session and to the schema.
@@ -33,8 +33,8 @@ impl Session {
     }
 
     /// While the catalog is being read, nobody knows for sure what functions do to the session; nor of those that its own
-    /// transaction, or message, has made. Where the last one knew of nothing the server is asked all the same; where there is
-    /// none to be had the session stays where it is.
+    /// transaction, or message, has made. Where the last one knew of nothing the server is asked all the same, if the session
+    /// may call something new; where there is none to be had the session stays where it is.
     pub(super) fn unknown_effects(&self, leased: &Leased, text: &[u8], verdict: Verdict) -> Effects {
         let makes = verdict.effects.intersects(Effects::DDL | Effects::MAYBE_DDL);
         if leased.schema != Schema::Same || (makes && statements(text) > 1) {
@@ -42,6 +42,10 @@ impl Session {
         }
         let is_held = !self.tenant.limits.settings.is_empty();
         let reaches = || intake::may_reach(text, verdict, &self.catalog);
+        // Of what is temporary no catalog knows.
+        if is_held && self.makes_code && self.keeps_lease() && reaches() {
+            return Effects::STATE;
+        }
         let names = || intake::may_call(text, verdict) || (verdict.reason != Reason::Ddl && reaches());
         let unread = || is_held && reaches() && !self.group.last_catalog().is_loaded();
         let matters = (self.may_be_new(is_held) && names()) || unread();
@@ -75,11 +79,16 @@ impl Session {
         let catalog = self.group.catalog();
         let temporary = verdict.effects.contains(Effects::MAYBE_DDL) && mentions(text, b"temp");
         let makes = verdict.effects.contains(Effects::DDL) || temporary;
-        self.makes_code |= makes && state::makes_code(text, temporary);
+        let is_held = !self.tenant.limits.settings.is_empty();
+        self.makes_code |= makes && state::makes_code(text, temporary || (is_held && self.keeps_lease()));
         let new = leased.schema == Schema::Changed || makes || !catalog.is_loaded();
         let changes = match verdict.reason {
             // While it is read again: as it was before, and as the session has made it.
-            Reason::Ddl if !catalog.is_loaded() => self.group.last_catalog().ddl_changes_state() || self.makes_code,
+            // (A strict tenant makes nothing that sets what is held.)
+            Reason::Ddl if !catalog.is_loaded() => {
+                let made = self.makes_code && !self.tenant.limits.strict;
+                self.group.last_catalog().ddl_changes_state() || made
+            }
             Reason::Ddl => catalog.ddl_changes_state(),
             _ => catalog.writes_change_state() || self.makes_code || new,
         };

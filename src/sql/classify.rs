@@ -139,7 +139,8 @@ pub(super) fn judge(sql: &[u8], tokens: &Tokens, catalog: &Catalog, scope: Scope
         if form.nature == Nature::Query && !is_balanced(statement) {
             found.reason = found.reason.worse(Reason::Malformed);
         }
-        if statements.peek().is_some() && moves_names(sql, statement, form.effects | found.effects) {
+        let may_move = matches!(scope, Scope::Session(_)) && statements.peek().is_some();
+        if may_move && moves_names(sql, statement, form.effects | found.effects) {
             scope = Scope::Any;
         }
         whole.add(form, found);

@@ -347,6 +347,57 @@ async fn what_a_default_search_path_brings_into_sight_is_hidden() {
     }
 }
 
+/// Temporary relations are in no catalog that is read.
+#[tokio::test]
+async fn what_a_temporary_relation_reaches_is_hidden() {
+    let stage = Stage::set().await;
+    stage
+        .database
+        .sql(
+            "CREATE FUNCTION hidden() RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS \
+             'BEGIN PERFORM set_config(''app.tenant'', ''beta'', false); RETURN true; END'",
+        )
+        .await;
+    let proxy = stage.proxy("size = 4", false).await;
+    let other = connect(&stage.url(&proxy, "acme").await).await;
+    let strict = stage.proxy("size = 4", true).await;
+    for (made, read) in [
+        (vec!["CREATE TEMP VIEW shown AS SELECT hides('beta')"], "TABLE shown"),
+        (
+            vec![
+                "CREATE TEMP TABLE own AS SELECT 1 AS x",
+                "CREATE POLICY p ON own USING (hidden())",
+                "ALTER TABLE own ENABLE ROW LEVEL SECURITY",
+                "ALTER TABLE own FORCE ROW LEVEL SECURITY",
+            ],
+            "SELECT x FROM own",
+        ),
+        (
+            vec!["CREATE TEMP TABLE own AS SELECT 1 AS x", "CREATE INDEX ON own (x) WHERE hidden()"],
+            "SELECT x FROM own WHERE x = 1",
+        ),
+    ] {
+        let client = connect(&stage.url(&strict, "acme").await).await;
+        let mut codes = Vec::new();
+        for sql in &made {
+            codes.extend(client.batch_execute(sql).await.err().map(|error| sqlstate(&error).to_owned()));
+        }
+        assert!(codes.iter().any(|code| code == "42501"), "{made:?}: {codes:?}");
+        let client = connect(&stage.url(&proxy, "acme").await).await;
+        for sql in &made {
+            client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        }
+        // The catalog is read again, and settled.
+        assert_eq!(value(&client, "SELECT harmless()").await, "1");
+        assert_eq!(value(&other, "SELECT harmless()").await, "1");
+        tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+        for _ in 0..2 {
+            client.batch_execute(read).await.unwrap();
+            assert_eq!(value(&client, SEEN).await, "acme acme", "{made:?}");
+        }
+    }
+}
+
 /// Behind a change of `search_path`, which nobody has settled, a name may be that of another schema's function.
 #[tokio::test]
 async fn what_a_search_path_of_the_same_transaction_brings_into_sight_is_hidden() {
@@ -356,7 +407,9 @@ async fn what_a_search_path_of_the_same_transaction_brings_into_sight_is_hidden(
          CREATE FUNCTION play.h() RETURNS boolean LANGUAGE plpgsql AS $$BEGIN \
          EXECUTE 'SELECT set_' || 'config(''app.tenant'', ''beta'', false), set_' || 'config(''app.x'', ''left'', false)'; \
          RETURN true; END$$; \
-         CREATE VIEW play.v AS SELECT play.h(); GRANT SELECT ON play.v TO PUBLIC",
+         CREATE VIEW play.v AS SELECT play.h(); GRANT SELECT ON play.v TO PUBLIC; \
+         CREATE FUNCTION play.op(int, int) RETURNS boolean LANGUAGE sql AS 'SELECT play.h()'; \
+         CREATE OPERATOR play.= (LEFTARG = int, RIGHTARG = int, FUNCTION = play.op)",
     )
     .await;
     let seen = "SELECT concat_ws(' ', current_setting('app.tenant'), current_setting('app.x', true))";
@@ -365,6 +418,7 @@ async fn what_a_search_path_of_the_same_transaction_brings_into_sight_is_hidden(
         let run = |sql: &&str| say::run(sql, &[]);
         [statements.iter().flat_map(run).collect(), say::sync()].concat()
     };
+    let long = format!("SET LOCAL search_path = play /* {} */", "x".repeat(1 << 20));
     for strict in [false, true] {
         let more = format!(
             "[tiers.standard]\n[[tenants]]\nname = \"acme\"\nmatch = {{ user = \"{}\" }}\nstrict = {strict}\n\
@@ -377,6 +431,12 @@ async fn what_a_search_path_of_the_same_transaction_brings_into_sight_is_hidden(
         for messages in [
             vec![say::query("BEGIN"), say::query("SET LOCAL search_path = play"), say::query(call)],
             vec![say::query("BEGIN"), say::query("SET LOCAL SCHEMA 'play'"), say::query("TABLE v")],
+            vec![say::query("BEGIN"), say::query(&long), say::query(call)],
+            vec![
+                say::query("BEGIN"),
+                say::query("SET LOCAL search_path = play, pg_catalog"),
+                say::query("SELECT 1 IN (2)"),
+            ],
             vec![say::query(&format!("{set}; {call}"))],
             vec![say::query(&format!("SELECT set_config('search_path', 'play,public', false); {call}"))],
             vec![extended(&[set, call])],
@@ -397,7 +457,8 @@ async fn what_a_search_path_of_the_same_transaction_brings_into_sight_is_hidden(
                 let (frames, _) = client.until_ready(1).await;
                 codes.extend(frames.iter().find_map(|frame| frame.sqlstate()));
             }
-            let shown = messages.iter().map(|message| String::from_utf8_lossy(message)).collect::<String>();
+            let head = |message: &Vec<u8>| String::from_utf8_lossy(&message[..message.len().min(100)]).into_owned();
+            let shown = messages.iter().map(head).collect::<String>();
             match codes.first().map(String::as_str) {
                 // There is none where nothing has moved.
                 Some("42883") => assert_eq!(messages.len(), 1, "{shown}"),

@@ -617,7 +617,7 @@ proptest! {
         let longest = own_waits(Purpose::Watch);
         prop_assert!(longest <= longest_service + turn, "the watch has waited for {longest} us");
         let longest = world.longest_refused;
-        prop_assert!(longest <= longest_service + in_line * turn, "a service has waited for {longest} us");
+        prop_assert!(longest <= longest_service + (in_line + 1) * turn, "a service has waited for {longest} us");
         // What is promised (two at most, one after the other) is there, unless somebody has taken it while it was not known
         // to be missing.
         let longest = world.stands.iter().map(|stand| stand.longest_below).max().unwrap_or(0);

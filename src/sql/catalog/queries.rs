@@ -57,8 +57,9 @@ pub const CATALOG_QUERIES: &[(&str, &str)] = &[
     ("implied", IMPLIED),
 ];
 
-/// Version, `search_path`, those that sessions of some role or of this database have by default, a line each, and whether a write could notify without saying so: by a trigger, where any function
-/// notifies, or by a rule; and whether there is code that may catch its own cancellation, or make settings of timeouts.
+/// Version, `search_path`, those that sessions of some role or of this database have by default, a line each, and whether a
+/// write could notify without saying so: by a trigger, where any function notifies, or by a rule; and whether there is code
+/// that may catch its own cancellation, or make settings of timeouts.
 const CONTEXT: &str = "\
 SELECT pg_catalog.current_setting('server_version_num'), pg_catalog.current_setting('search_path'),
   (SELECT pg_catalog.string_agg(pg_catalog.substr(c.setting, 13), E'\\n')
