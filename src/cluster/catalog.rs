@@ -81,21 +81,21 @@ impl Default for CatalogKeeper {
 impl CatalogKeeper {
     /// Never one that a change of the schema has made void.
     pub fn current(&self) -> Arc<Catalog> {
-        let current = self.current.load();
-        if current.generation == self.generation() { current.catalog.clone() } else { self.unloaded.clone() }
+        self.in_force(&self.current.load()).clone()
     }
 
     /// See [`Group::catalog_is_read`]. Takes no count on the catalog, which all sessions share.
     pub fn is_read(&self) -> bool {
-        let current = self.current.load();
-        current.generation == self.generation() && current.catalog.is_loaded()
+        self.in_force(&self.current.load()).is_loaded()
     }
 
     /// Is [`Self::current`] this one? Takes no count on it either.
     pub fn is_current(&self, catalog: &Arc<Catalog>) -> bool {
-        let current = self.current.load();
-        let now = if current.generation == self.generation() { &current.catalog } else { &self.unloaded };
-        Arc::ptr_eq(now, catalog)
+        Arc::ptr_eq(self.in_force(&self.current.load()), catalog)
+    }
+
+    fn in_force<'a>(&'a self, published: &'a Published) -> &'a Arc<Catalog> {
+        if published.generation == self.generation() { &published.catalog } else { &self.unloaded }
     }
 
     /// What was read last, though the schema has changed since.

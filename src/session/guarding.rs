@@ -67,6 +67,11 @@ impl Session {
         Err(self.guarded(error))
     }
 
+    /// Are there any for its tenant?
+    pub(super) fn has_held_settings(&self) -> bool {
+        !self.tenant.limits.settings.is_empty()
+    }
+
     /// Where the tenant is strict: does it reach a function that lends it something, as the catalog was read last?
     fn borrows(&self, text: &[u8], verdict: Verdict) -> Option<Borrowed> {
         let limits = &self.tenant.limits;
@@ -110,7 +115,7 @@ impl Session {
     pub(super) fn guard_call(&mut self, function: u32) -> Result<(), PgError> {
         /// `pg_proc.dat`.
         const SET_CONFIG: u32 = 2078;
-        if function == SET_CONFIG && !self.tenant.limits.settings.is_empty() {
+        if function == SET_CONFIG && self.has_held_settings() {
             return Err(self.guarded(refusal::guards_unknown(&self.tenant.name)));
         }
         self.guard_unseen()

@@ -265,7 +265,7 @@ impl Session {
         let Some(verdict) = self.unnamed_verdict(judged) else { return Ok(()) };
         // Whoever has become another tenant's since he has prepared it is held to that one's settings. And a
         // savepoint is one of the transaction that it is in now. What it calls may have become another since.
-        let is_held = self.switching.is_some() || !self.tenant.limits.settings.is_empty();
+        let is_held = self.switching.is_some() || self.has_held_settings();
         let read = is_held || verdict.tx == TxControl::Inside || !self.group.catalog_is_read();
         let kept = std::mem::take(&mut self.unnamed);
         // First, because what that sends ahead may drop the statement.

@@ -40,7 +40,7 @@ impl Session {
         if leased.schema != Schema::Same || (makes && statements(text) > 1) {
             return Effects::STATE;
         }
-        let is_held = !self.tenant.limits.settings.is_empty();
+        let is_held = self.has_held_settings();
         let reaches = || intake::may_reach(text, verdict, &self.catalog);
         // Of what is temporary no catalog knows.
         if is_held && self.makes_code && self.keeps_lease() && reaches() {
@@ -79,7 +79,7 @@ impl Session {
         let catalog = self.group.catalog();
         let temporary = verdict.effects.contains(Effects::MAYBE_DDL) && mentions(text, b"temp");
         let makes = verdict.effects.contains(Effects::DDL) || temporary;
-        let is_held = !self.tenant.limits.settings.is_empty();
+        let is_held = self.has_held_settings();
         self.makes_code |= makes && state::makes_code(text, temporary || (is_held && self.keeps_lease()));
         let new = leased.schema == Schema::Changed || makes || !catalog.is_loaded();
         let changes = match verdict.reason {

@@ -322,12 +322,7 @@ async fn what_a_default_search_path_brings_into_sight_is_hidden() {
     )
     .await;
     for strict in [false, true] {
-        let more = format!(
-            "[tiers.standard]\n[[tenants]]\nname = \"acme\"\nmatch = {{ user = \"{}\" }}\nstrict = {strict}\n\
-             settings = {{ \"app.tenant\" = \"acme\" }}\n[pool]\nsize = 1\n",
-            stage.user
-        );
-        let proxy = Proxy::start(&stage.config(&more).await).await;
+        let proxy = raw_proxy(&stage, 1, strict).await;
         let endpoint = stage.endpoint(proxy.port);
         let mut client = RawClient::welcome(&endpoint).await;
         client.query(&format!("ALTER ROLE {} SET search_path = play", stage.user)).await;
@@ -420,12 +415,7 @@ async fn what_a_search_path_of_the_same_transaction_brings_into_sight_is_hidden(
     };
     let long = format!("SET LOCAL search_path = play /* {} */", "x".repeat(1 << 20));
     for strict in [false, true] {
-        let more = format!(
-            "[tiers.standard]\n[[tenants]]\nname = \"acme\"\nmatch = {{ user = \"{}\" }}\nstrict = {strict}\n\
-             settings = {{ \"app.tenant\" = \"acme\" }}\n[pool]\nsize = 1\n",
-            stage.user
-        );
-        let proxy = Proxy::start(&stage.config(&more).await).await;
+        let proxy = raw_proxy(&stage, 1, strict).await;
         let endpoint = stage.endpoint(proxy.port);
         let call = "SELECT h()";
         for messages in [
@@ -484,13 +474,8 @@ async fn what_has_become_other_code_since_is_judged_anew() {
     // In a transaction the server looks for a new definition when it opens a table.
     let stage = RawStage::set("CREATE TABLE one AS SELECT 1 AS x; GRANT SELECT ON one TO PUBLIC").await;
     for strict in [false, true] {
-        let more = format!(
-            "[tiers.standard]\n[[tenants]]\nname = \"acme\"\nmatch = {{ user = \"{}\" }}\nstrict = {strict}\n\
-             settings = {{ \"app.tenant\" = \"acme\" }}\n[pool]\nsize = 8\n",
-            stage.user
-        );
         stage.database.sql(HARMLESS).await;
-        let proxy = Proxy::start(&stage.config(&more).await).await;
+        let proxy = raw_proxy(&stage, 8, strict).await;
         let endpoint = stage.endpoint(proxy.port);
         let mut other = RawClient::welcome(&endpoint).await;
         let mut is_read = async || {
@@ -832,6 +817,16 @@ async fn what_is_hidden_does_not_come_back_with_what_is_undone() {
         assert_eq!(client.rows(SEES).await, ["acme"], "{shown:?}");
     }
     assert!(proxy.metric("pgweir_tenant_rejections_total{reason=\"guarded_setting\",tenant=\"default\"}") >= 18.0);
+}
+
+/// The stage's user is the tenant acme.
+async fn raw_proxy(stage: &RawStage, size: usize, strict: bool) -> Proxy {
+    let more = format!(
+        "[tiers.standard]\n[[tenants]]\nname = \"acme\"\nmatch = {{ user = \"{}\" }}\nstrict = {strict}\n\
+         settings = {{ \"app.tenant\" = \"acme\" }}\n[pool]\nsize = {size}\n",
+        stage.user
+    );
+    Proxy::start(&stage.config(&more).await).await
 }
 
 /// The same table, for conversations of raw bytes.
